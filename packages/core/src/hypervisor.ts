@@ -1,0 +1,223 @@
+// The engine interface that KVM, Hypervisor.framework and the software CPU implement (bhyve: vmm.h, libvmmapi).
+// Exits that need an answer (ports, MMIO, MSRs) are calls from inside run() into the VM's buses, so that nothing is
+// allocated and no instruction has to be restarted; run() returns only when the vCPU stops. See docs/decisions/0001.
+import type { Clock } from './clock.ts';
+import type { GuestMemory, RegionSpec } from './memory.ts';
+import type { PhysAddr, Width } from './types.ts';
+
+/** One CPUID leaf's answer; registers are unsigned 32-bit. */
+export interface CpuidResult {
+  eax: number;
+  ebx: number;
+  ecx: number;
+  edx: number;
+}
+
+/** A CPUID table row. A row without `subleaf` answers every value of ECX. */
+export interface CpuidEntry extends Readonly<CpuidResult> {
+  /** EAX going in. */
+  readonly leaf: number;
+  /** ECX going in, where the leaf has sub-leaves. */
+  readonly subleaf?: number;
+}
+
+/** A 64-bit MSR value as two unsigned halves, reused between calls. */
+export interface MsrValue {
+  lo: number;
+  hi: number;
+}
+
+/**
+ * What one vCPU reaches outside itself. Called synchronously while it runs; must not throw for anything a guest does.
+ * Eight-byte MMIO arrives as two four-byte accesses, low half first.
+ */
+export interface VcpuBus {
+  /** IN. */
+  ioRead(port: number, width: Width): number;
+  /** OUT. */
+  ioWrite(port: number, width: Width, value: number): void;
+  /** Load from an address that is not RAM or ROM. */
+  mmioRead(addr: PhysAddr, width: Width): number;
+  /** Store to an address that is not RAM (stores to ROM come here too). */
+  mmioWrite(addr: PhysAddr, width: Width, value: number): void;
+  /** RDMSR of an MSR that is not the engine's own ({@link Vcpu} lists those). False means #GP(0). */
+  rdmsr(index: number, out: MsrValue): boolean;
+  /** WRMSR likewise. */
+  wrmsr(index: number, lo: number, hi: number): boolean;
+  /** CR8 (TPR bits 7:4), 0–15. */
+  readCr8(): number;
+  /** MOV to CR8. */
+  writeCr8(value: number): void;
+}
+
+/** Why {@link Vcpu.run} came back. */
+export const Exit = {
+  /** The time budget is used up. */
+  Budget: 0,
+  /** {@link Vcpu.kick} was called, or a bus call asked for attention. */
+  Kicked: 1,
+  /** HLT with nothing to deliver; the vCPU stays halted until an interrupt is injected. */
+  Halt: 2,
+  /** The window asked for by {@link Vcpu.requestIrqWindow} is open. */
+  IrqWindow: 3,
+  /** Triple fault. */
+  Shutdown: 4,
+  /** A debug event that the host asked for (breakpoint, single step). */
+  Debug: 5,
+  /** PAUSE, where the host asked to see it (`-P`). */
+  Pause: 6,
+  /** The engine cannot go on; `detail` says why. */
+  Error: 7,
+} as const;
+
+/** One of {@link Exit}'s values. */
+export type ExitReason = (typeof Exit)[keyof typeof Exit];
+
+/** The record {@link Vcpu.run} returns: the vCPU's own, valid until its next run. */
+export interface VmExit {
+  /** Why. */
+  reason: ExitReason;
+  /** For `Error`: what happened, with address and instruction bytes. Empty otherwise. */
+  detail: string;
+}
+
+/** One segment register. */
+export interface SegmentState {
+  /** Visible selector. */
+  selector: number;
+  /** Base, linear. */
+  base: bigint;
+  /** Limit in bytes, granularity already applied: 0–0xFFFFFFFF. */
+  limit: number;
+  /** Access rights: descriptor bits 40–47 in bits 0–7 and 52–55 in bits 12–15 (the VMX layout); bit 16: unusable. */
+  attr: number;
+}
+
+/** GDTR or IDTR. */
+export interface TableRegister {
+  /** Linear base. */
+  base: bigint;
+  /** Limit, 0–0xFFFF. */
+  limit: number;
+}
+
+/** A vCPU's whole architectural state, the same for every engine. Plain data: for set-up, saving and debuggers only. */
+export interface VcpuStateV1 {
+  /** Format version. */
+  v: 1;
+  /** RAX RCX RDX RBX RSP RBP RSI RDI R8–R15. */
+  gpr: bigint[];
+  /** Instruction pointer. */
+  rip: bigint;
+  /** Flags. */
+  rflags: bigint;
+  /** Control registers. */
+  cr0: bigint;
+  /** Page-fault linear address. */
+  cr2: bigint;
+  /** Page-table base with PCID. */
+  cr3: bigint;
+  /** Feature enables. */
+  cr4: bigint;
+  /** Extended features. */
+  efer: bigint;
+  /** XCR0. */
+  xcr0: bigint;
+  /** DR0–DR3, DR6, DR7. */
+  dr: bigint[];
+  /** ES CS SS DS FS GS LDTR TR. */
+  segments: SegmentState[];
+  /** GDTR. */
+  gdtr: TableRegister;
+  /** IDTR. */
+  idtr: TableRegister;
+  /** XSAVE area, standard format: 512-byte legacy region, 64-byte header, then components in XCR0 order. */
+  xsave: Uint8Array;
+  /** Engine-held MSRs: index, value. */
+  msrs: [number, bigint][];
+  /** `running`, `halted` (HLT), or `wait-for-sipi` (an application processor after INIT). */
+  activity: 'running' | 'halted' | 'wait-for-sipi';
+  /** Interrupts blocked for one instruction by STI or MOV SS. */
+  interruptShadow: boolean;
+  /** NMIs blocked until IRET. */
+  nmiBlocked: boolean;
+  /** NMI waiting. */
+  nmiPending: boolean;
+}
+
+/**
+ * One virtual CPU. The engine itself holds these MSRs: EFER STAR LSTAR CSTAR FMASK FS_BASE GS_BASE KERNEL_GS_BASE
+ * SYSENTER_CS/ESP/EIP PAT TSC TSC_ADJUST TSC_AUX; all others go to {@link VcpuBus.rdmsr}.
+ */
+export interface Vcpu {
+  /** 0 is the boot processor. */
+  readonly index: number;
+  /** Runs for about `budgetNs` of guest time; synchronous. */
+  run(budgetNs: number): VmExit;
+  /** Makes a running or later {@link Vcpu.run} return soon. Callable from bus calls. */
+  kick(): void;
+  /** Whether {@link Vcpu.inject} would be taken now: IF set, no shadow, nothing injected before. */
+  canInject(): boolean;
+  /** Delivers a maskable interrupt before the next instruction; wakes from HLT. False, and no effect, unless it can. */
+  inject(vector: number): boolean;
+  /** Asks for an {@link Exit.IrqWindow} exit as soon as {@link Vcpu.canInject} is true. */
+  requestIrqWindow(): void;
+  /** Latches an NMI. */
+  injectNmi(): void;
+  /** INIT: the state after INIT#, waiting for SIPI (the boot processor starts at the reset vector instead). */
+  init(): void;
+  /** SIPI: starts at `vector << 12` in real mode if the vCPU waits for it, else nothing. */
+  startup(vector: number): void;
+  /** Power-on reset. */
+  reset(): void;
+  /** Whether it waits in HLT. */
+  readonly halted: boolean;
+  /** Whether it waits for a SIPI. */
+  readonly waitingForSipi: boolean;
+  /** Instructions retired since reset; 0 where the engine cannot tell. */
+  retired(): number;
+  /** Reads the whole state. */
+  getState(): VcpuStateV1;
+  /** Writes the whole state. @throws HyveError `VCPU_STATE` for what the processor cannot be in */
+  setState(s: VcpuStateV1): void;
+}
+
+/** What {@link Hypervisor.createVm} needs. */
+export interface VmOptions {
+  /** Guest memory; see {@link RegionSpec}. */
+  readonly memory: readonly RegionSpec[];
+  /** How many vCPUs, at least 1. */
+  readonly vcpus: number;
+  /** The bus of each vCPU; called once per vCPU at creation. */
+  readonly bus: (vcpu: number) => VcpuBus;
+  /** CPUID table of each vCPU. The engine fills in what depends on its state (OSXSAVE, XSAVE sizes). */
+  readonly cpuid: (vcpu: number) => readonly CpuidEntry[];
+  /** Source of the TSC. */
+  readonly clock: Clock;
+  /** TSC frequency in Hz. */
+  readonly tscHz: number;
+  /** Return {@link Exit.Pause} for PAUSE. */
+  readonly exitOnPause?: boolean;
+}
+
+/** A virtual machine of one engine. */
+export interface Vm {
+  /** Guest memory. */
+  readonly memory: GuestMemory;
+  /** The vCPUs, by index. Only the boot processor runs after creation; others wait for SIPI. */
+  readonly vcpus: readonly Vcpu[];
+  /** Engine counters by name. */
+  counters(): Readonly<Record<string, number>>;
+  /** Frees everything. The VM is unusable afterwards. */
+  close(): void;
+}
+
+/** An engine. */
+export interface Hypervisor {
+  /** `soft`, `kvm`, `hvf`. */
+  readonly name: string;
+  /** What the engine's processor can do at most, as CPUID rows; policy (@hyve/vmm) takes away from it. */
+  supportedCpuid(): readonly CpuidEntry[];
+  /** @throws HyveError `VM_MEMORY`, `VM_VCPUS`, `ENGINE_UNAVAILABLE` */
+  createVm(options: VmOptions): Vm;
+}

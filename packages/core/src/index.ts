@@ -1,0 +1,39 @@
+// Interfaces and small shared parts of Hyve. This package imports nothing.
+export type {
+  BlockBackend,
+  BlockStatus,
+  CharBackend,
+  EntropySource,
+  NetBackend,
+} from './backends.ts';
+export { Bus, type Claim, type ClaimOptions, type IoBus, type IoHandler, type UnclaimedAccess } from './bus.ts';
+export { type Clock, type Timer, TimerQueue } from './clock.ts';
+export { type Device, type Logger, silentLogger } from './device.ts';
+export { HyveError, isHyveError } from './errors.ts';
+export {
+  type CpuidEntry,
+  type CpuidResult,
+  Exit,
+  type ExitReason,
+  type Hypervisor,
+  type MsrValue,
+  type SegmentState,
+  type TableRegister,
+  type Vcpu,
+  type VcpuBus,
+  type VcpuStateV1,
+  type Vm,
+  type VmExit,
+  type VmOptions,
+} from './hypervisor.ts';
+export { type InterruptController, type IrqLine, type MsiSink, SharedPin, unconnectedLine } from './irq.ts';
+export {
+  type BackedRegion,
+  type DmaMemory,
+  type GuestMemory,
+  type PageWatch,
+  RegionMemory,
+  type RegionSpec,
+} from './memory.ts';
+export type { PciBarSpec, PciCapabilitySpec, PciContext, PciDevice, PciSpec } from './pci.ts';
+export { allOnes, hi32, join64, lo32, type PhysAddr, type Width } from './types.ts';
