@@ -1,1 +1,27 @@
-export {};
+// The PC board. The machine's description is plain data (spec.ts).
+export {
+  type BoardSupport,
+  type BootromBootSpec,
+  type BootSpec,
+  type ClockSpec,
+  type CpuTopologySpec,
+  type EngineName,
+  type FirmwareConfigSpec,
+  type FwCfgItemSpec,
+  type GdbSpec,
+  type KexecBootSpec,
+  type LpcDeviceSpec,
+  type LpcExtraSpec,
+  MAX_VCPUS,
+  type MachineSpec,
+  MIN_MEMORY_BYTES,
+  type MultibootBootSpec,
+  type MultibootModuleSpec,
+  type NumaDomainSpec,
+  type PciSlotSpec,
+  type SerialPortSpec,
+  type TablesSpec,
+  type UserbootBootSpec,
+  VIRTUAL_INSTRUCTIONS_PER_SECOND,
+  VIRTUAL_START_SECONDS,
+} from './spec.ts';
