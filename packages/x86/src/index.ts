@@ -1,1 +1,5 @@
-export {};
+export { ccFlags, type FlagEffects } from './effects.ts';
+export { Insn, Kind, type Mode, Seg, Status } from './insn.ts';
+export { OP, OP_NAMES, type OpName } from './ops.ts';
+export type { Encoding, RowSpec } from './row.ts';
+export { ROWS, type Row } from './table.ts';
