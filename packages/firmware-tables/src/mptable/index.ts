@@ -1,1 +1,2 @@
-export {};
+// @hyve/firmware-tables/mptable: the MP table from plain data.
+export { buildMpTable, type MpIntxRoute, type MpTableConfig } from './table.ts';
