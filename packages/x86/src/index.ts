@@ -1,3 +1,4 @@
+export { Decoder, MAX_LENGTH } from './decode.ts';
 export { ccFlags, type FlagEffects } from './effects.ts';
 export { Insn, Kind, type Mode, Seg, Status } from './insn.ts';
 export { OP, OP_NAMES, type OpName } from './ops.ts';
