@@ -112,11 +112,11 @@ export class Decoder {
    */
   decode(insn: Insn, bytes: Uint8Array, offset: number, limit: number, mode: Mode): number {
     if (limit - offset >= WINDOW && limit <= bytes.length) return this.run(insn, bytes, offset, WINDOW, mode);
-    const end = limit < bytes.length ? limit : bytes.length;
+    const end = Math.min(limit, bytes.length);
     const scratch = this.scratch;
     const available = end - offset;
     for (let i = 0; i < WINDOW; i++) scratch[i] = i < available ? bytes[offset + i] : 0;
-    return this.run(insn, scratch, 0, available < 0 ? 0 : available, mode);
+    return this.run(insn, scratch, 0, Math.max(available, 0), mode);
   }
 
   // Ends an unsuccessful decode that has used `length` bytes. What lies beyond the available bytes was read as zeros,

@@ -3,6 +3,8 @@ import { type Access, access0, type FlagEffects, flagEffects } from './effects.t
 import { OP, type OpName } from './ops.ts';
 import { type Encoding, operandList, parseEncoding, type RowSpec } from './row.ts';
 import { INTEGER } from './table-integer.ts';
+import { SSE } from './table-sse.ts';
+import { X87 } from './table-x87.ts';
 
 /** How the operand size of a row is found in 64-bit mode; see `RowSpec.attributes`. */
 export type OperandSizeRule = 'normal' | 'd64' | 'f64' | 'native';
@@ -77,4 +79,4 @@ function build(spec: RowSpec, id: number): Row {
 }
 
 /** Every form of every instruction. The position of a row may change between versions. */
-export const ROWS: readonly Row[] = [...INTEGER].map(build);
+export const ROWS: readonly Row[] = [...INTEGER, ...X87, ...SSE].map(build);
