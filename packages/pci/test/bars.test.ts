@@ -363,6 +363,18 @@ describe('bridges (PCI-to-PCI Bridge 1.2)', () => {
     expect(r.cfgRead(bdf(2, 6) + 0x10)).toBe(base);
   });
 
+  it('that claim one bus number: the first has it', () => {
+    const r = createPci();
+    r.pci.attach(new PciBridge({ secondary: 1 }), { slot: 1 });
+    r.pci.attach(new PciBridge({ secondary: 2 }), { slot: 2 });
+    r.pci.attach(new Fake({ device: 1 }), { bus: 1, slot: 0 });
+    r.pci.attach(new Fake({ device: 2 }), { bus: 2, slot: 0 });
+    r.pci.assign();
+    expect([r.cfgRead(bdf(1, 0) + 2, 2), r.cfgRead(bdf(2, 0) + 2, 2)]).toEqual([1, 2]);
+    r.cfgWrite(bdf(0, 2) + 0x19, 0x0101, 2);
+    expect([r.cfgRead(bdf(1, 0) + 2, 2), r.cfgRead(bdf(2, 0) + 2, 2)]).toEqual([1, 0xffff]);
+  });
+
   it('with nothing behind have closed windows', () => {
     const r = createPci();
     r.pci.attach(new PciBridge({ secondary: 3, rootPort: true }), { slot: 1 });

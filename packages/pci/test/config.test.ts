@@ -289,6 +289,18 @@ describe('capabilities', () => {
     r.cfgWrite(ctl, 0x2810, 2);
     expect(d.resets).toBe(1);
   });
+
+  it('makes room for a BAR that waited, when a function is reset', () => {
+    const r = createPci();
+    for (const slot of [1, 2])
+      r.pci.attach(new Fake({ express: 'endpoint', bars: [{ bar: 0, kind: 'mem32', size: 4096 }] }), { slot });
+    r.pci.assign();
+    r.cfgWrite(bdf(0, 2) + 0x10, 0xc000_0000);
+    const current = (): unknown => r.pci.functions().map((f) => f.bars[0]?.current);
+    expect(current()).toEqual([0xc000_0000, null]);
+    r.cfgWrite(bdf(0, 1) + findCap(r, bdf(0, 1), 0x10) + 8, 0x8000, 2);
+    expect(current()).toEqual([null, 0xc000_0000]);
+  });
 });
 
 describe('host mistakes', () => {
