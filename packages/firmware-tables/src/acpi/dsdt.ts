@@ -85,15 +85,8 @@ function linkDevice(i: number, irqs: readonly number[]): aml.AmlTerm {
     aml.name('_PRS', aml.resourceTemplate([aml.irq(irqs, flags)])),
     aml.name('RBUF', aml.resourceTemplate([aml.irq([], flags)])),
     aml.createField(2, aml.path('RBUF'), 1, 'RIRQ'),
-    aml.method('_STA', {}, [aml.cond(aml.binary('and', reg, PIRQ_DISABLED), [aml.ret(0x09)], [aml.ret(0x0b)])]),
-    aml.method('_CRS', {}, [
-      aml.cond(
-        aml.binary('and', reg, PIRQ_DISABLED),
-        [aml.store(0, aml.path('RIRQ'))],
-        [aml.binary('shl', 1, aml.binary('and', reg, PIRQ_IRQ_MASK), aml.path('RIRQ'))],
-      ),
-      aml.ret(aml.path('RBUF')),
-    ]),
+    aml.method('_STA', {}, [aml.cond(aml.call('PIRM', [reg]), [aml.ret(0x0b)], [aml.ret(0x09)])]),
+    aml.method('_CRS', {}, [aml.store(aml.call('PIRM', [reg]), aml.path('RIRQ')), aml.ret(aml.path('RBUF'))]),
     aml.method('_SRS', { args: 1, serialized: true }, [
       aml.createField(2, aml.argument(0), 1, 'SIRQ'),
       aml.unary('findSetRightBit', aml.path('SIRQ'), aml.local(0)),
@@ -134,6 +127,11 @@ function isaBridge(c: AcpiConfig, isa: IsaBridgeConfig): aml.AmlTerm {
       ['PIRF', 8],
       ['PIRG', 8],
       ['PIRH', 8],
+    ]),
+    // PIRM(register): the interrupt mask it routes to; nothing while disabled or set to an IRQ the router refuses.
+    aml.method('PIRM', { args: 1 }, [
+      aml.cond(aml.binary('and', aml.argument(0), PIRQ_DISABLED), [aml.ret(0)]),
+      aml.ret(aml.binary('and', aml.binary('shl', 1, aml.binary('and', aml.argument(0), PIRQ_IRQ_MASK)), mask)),
     ]),
     ...Array.from(LINKS, (_, i) => linkDevice(i, irqs)),
     aml.device('SIO', [
