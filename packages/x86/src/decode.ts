@@ -259,7 +259,7 @@ export class Decoder {
     insn.cc = (info & INFO_CC) !== 0 ? byte & 15 : -1;
     insn.lock = lock;
     insn.rep = (info & INFO_REP) !== 0 ? repeat : 0;
-    insn.rexW = (rex >> 3) & 1;
+    insn.rexW = long ? (rex >> 3) & 1 : 0;
     insn.vex = vex;
     insn.vexL = vexL;
     insn.vexV = long ? vexV : vexV & 7;

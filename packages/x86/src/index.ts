@@ -1,5 +1,6 @@
 export { Decoder, MAX_LENGTH } from './decode.ts';
 export { ccFlags, type FlagEffects } from './effects.ts';
+export { type EncodeOptions, encodeRandom } from './encode.ts';
 export { format, mnemonic } from './format.ts';
 export { Insn, Kind, type Mode, Seg, Status } from './insn.ts';
 export { OP, OP_NAMES, type OpName } from './ops.ts';

@@ -80,7 +80,7 @@ export class Insn {
   lock = 0;
   /** 0xF2 or 0xF3 on string instructions with a repeat prefix, otherwise 0. */
   rep = 0;
-  /** REX.W or VEX.W. */
+  /** REX.W, or VEX.W in 64-bit mode (elsewhere VEX.W selects rows only). */
   rexW = 0;
   /** VEX.L: 0 for 128 bits, 1 for 256. */
   vexL = 0;

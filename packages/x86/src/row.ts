@@ -15,6 +15,7 @@
 // ignored) Z(register in opcode) I J A O X Y S C D, P Q N (MMX) V W U (XMM/YMM) H (VEX.vvvv) L (imm8[7:4]) B (vvvv, general).
 // Types: b w d q dq qq; v (2/4/8) z (2/4/4) y (4/4/8); x ps pd (VEX.L: 16/32); hx qx ex (half, quarter, eighth of x);
 // ss sd; p (far pointer) s (table register) a (BOUND) t (80 bits) e (x87 environment) n (x87 state) fx (FXSAVE).
+// vm32x vm64y …: gather, index width and register kind; a further letter is the element when it has another width.
 // Ibs is a byte sign-extended to the operand size. MwRv: word in memory, or a whole register.
 import { HyveError } from '@hyve/core';
 import type { OpName } from './ops.ts';
@@ -89,7 +90,7 @@ const PREFIXES: Readonly<Record<string, number>> = {
 
 /** Whether an operand comes from a ModRM byte. */
 function usesModrm(operand: string): boolean {
-  return /^[EGMRSCDPQNVWU][!a-z]/.test(operand) || operand === 'M' || operand === 'STi';
+  return /^[EGMRSCDPQNVWU][!a-z]/.test(operand) || operand === 'M' || operand === 'STi' || operand.startsWith('vm');
 }
 
 /**
@@ -153,7 +154,7 @@ export function parseEncoding(spec: RowSpec): Encoding {
   }
   const operands = operandList(spec);
   for (const operand of operands) {
-    if (/^M[a-z]*$/.test(operand)) mod3 = 0;
+    if (/^(M[a-z]*|vm.*)$/.test(operand)) mod3 = 0;
     else if (/^[RUN][a-z]/.test(operand)) mod3 = 1;
   }
   const modrm = reg >= 0 || mod3 >= 0 || rm >= 0 || operands.some(usesModrm);

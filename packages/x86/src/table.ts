@@ -2,6 +2,7 @@
 import { type Access, access0, type FlagEffects, flagEffects } from './effects.ts';
 import { OP, type OpName } from './ops.ts';
 import { type Encoding, operandList, parseEncoding, type RowSpec } from './row.ts';
+import { AVX } from './table-avx.ts';
 import { INTEGER } from './table-integer.ts';
 import { SSE } from './table-sse.ts';
 import { X87 } from './table-x87.ts';
@@ -79,4 +80,4 @@ function build(spec: RowSpec, id: number): Row {
 }
 
 /** Every form of every instruction. The position of a row may change between versions. */
-export const ROWS: readonly Row[] = [...INTEGER, ...X87, ...SSE].map(build);
+export const ROWS: readonly Row[] = [...INTEGER, ...X87, ...SSE, ...AVX].map(build);
