@@ -1,1 +1,5 @@
-export {};
+// xhyve as a library: the command line's parts, for embedders and tests. The program itself is bin/xhyve.js.
+export { type Invocation, type ParseHost, parseArgs, type RunInvocation } from './args.ts';
+export { describeMachine, resolveMachine } from './machine.ts';
+export { type MainHost, main, version } from './main.ts';
+export { type Board, type CharRequest, type Pc, type PcHost, runMachine, type StopReason } from './run.ts';

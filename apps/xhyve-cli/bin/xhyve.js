@@ -1,0 +1,26 @@
+#!/usr/bin/env node
+// Starts xhyve. The version check is plain old JavaScript, so that old runtimes reach the message.
+var need = 24;
+var have = parseInt(process.versions.node.split('.')[0], 10);
+if (have < need) {
+  console.error('xhyve: needs Node.js ' + need + ' or newer; this is ' + process.version);
+  process.exit(1);
+}
+// A published package has dist; in the repository Node runs the TypeScript as it is.
+import('node:fs')
+  .then((fs) => {
+    var built = new URL('../dist/main.js', import.meta.url);
+    var source = new URL('../src/main.ts', import.meta.url);
+    var inRepository = import.meta.url.indexOf('/node_modules/') < 0 && fs.existsSync(source);
+    return import(inRepository ? source.href : built.href);
+  })
+  .then((m) => m.main(process.argv.slice(2)))
+  .then(
+    (status) => {
+      process.exitCode = status;
+    },
+    (e) => {
+      console.error('xhyve: ' + (e instanceof Error ? e.message : e));
+      process.exitCode = 4;
+    },
+  );

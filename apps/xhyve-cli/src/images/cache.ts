@@ -1,0 +1,187 @@
+// The user's cache of guests: files by their SHA-256, one manifest per image. Nothing becomes visible before it is whole:
+// work happens in a directory of its own inside the cache, then files are renamed into place, the manifest last.
+import { createHash } from 'node:crypto';
+import { createReadStream } from 'node:fs';
+import { mkdir, mkdtemp, open, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { homedir } from 'node:os';
+import { isAbsolute, join } from 'node:path';
+import { runError } from '../errors.ts';
+
+/** A file of an image. */
+export interface ImageFile {
+  /** What it is for: `kernel`, `initrd`, `code`, `vars`, `iso`. */
+  readonly role: ImageRole;
+  /** Its name where it came from. */
+  readonly name: string;
+  /** Hexadecimal. */
+  readonly sha256: string;
+  /** Bytes. */
+  readonly size: number;
+}
+
+/** Roles of image files. */
+export type ImageRole = 'kernel' | 'initrd' | 'code' | 'vars' | 'iso';
+
+/** Where a file of an image came from. */
+export interface ImageSource {
+  /** Package and version, or address. */
+  readonly name: string;
+  /** Digest of what was downloaded, hexadecimal. */
+  readonly sha256: string;
+}
+
+/** What the cache keeps about an image. */
+export interface ImageManifest {
+  /** Version of this shape. */
+  readonly v: 1;
+  /** Catalogue name. */
+  readonly name: string;
+  /** Version of the guest, such as the kernel's. */
+  readonly version: string;
+  /** Its files. */
+  readonly files: readonly ImageFile[];
+  /** Kernel command line for the serial console, or null. */
+  readonly cmdline: string | null;
+  /** Memory it needs, as -m takes it. */
+  readonly memory: string;
+  /** Downloads it was made from. */
+  readonly sources: readonly ImageSource[];
+  /** Remarks, such as drivers its kernel lacks. */
+  readonly notes: readonly string[];
+}
+
+/** A file to be kept. */
+export interface NewFile {
+  /** What it is for. */
+  readonly role: ImageRole;
+  /** Its name where it came from. */
+  readonly name: string;
+  /** Content. */
+  readonly data: Uint8Array;
+}
+
+const WORK_PREFIX = '.work-';
+
+/** The default place: `$XDG_CACHE_HOME/xhyve/images`, or below `~/.cache`. */
+export function defaultCacheDir(env: Readonly<Record<string, string | undefined>> = process.env): string {
+  const xdg = env['XDG_CACHE_HOME'];
+  const base = xdg !== undefined && isAbsolute(xdg) ? xdg : join(homedir(), '.cache');
+  return join(base, 'xhyve', 'images');
+}
+
+/** SHA-256 of bytes, hexadecimal. */
+export function sha256(data: Uint8Array): string {
+  return createHash('sha256').update(data).digest('hex');
+}
+
+/** SHA-256 of a file, hexadecimal. */
+export async function sha256File(path: string): Promise<string> {
+  const hash = createHash('sha256');
+  for await (const part of createReadStream(path)) hash.update(part as Uint8Array);
+  return hash.digest('hex');
+}
+
+/** Guests on disk. Several processes may use one cache. */
+export class ImageCache {
+  /** Where it lives. */
+  readonly dir: string;
+
+  constructor(dir: string = defaultCacheDir()) {
+    this.dir = dir;
+  }
+
+  /** Host path of a file. */
+  pathOf(sha: string): string {
+    return join(this.dir, 'sha256', sha);
+  }
+
+  private manifestPath(name: string): string {
+    return join(this.dir, `${name}.json`);
+  }
+
+  /**
+   * The manifest of an image that is whole, or null.
+   * @param verify also reads every file and compares its digest; otherwise sizes are compared
+   */
+  async find(name: string, verify: boolean): Promise<ImageManifest | null> {
+    let manifest: ImageManifest;
+    try {
+      manifest = JSON.parse(await readFile(this.manifestPath(name), 'utf8')) as ImageManifest;
+    } catch {
+      return null;
+    }
+    if (manifest.v !== 1 || !Array.isArray(manifest.files)) return null;
+    for (const f of manifest.files) {
+      const path = this.pathOf(f.sha256);
+      const size = await stat(path).then(
+        (s) => s.size,
+        () => -1,
+      );
+      if (size !== f.size) return null;
+      if (verify && (await sha256File(path)) !== f.sha256) return null;
+    }
+    return manifest;
+  }
+
+  /**
+   * A directory to work in, removed by the caller with {@link ImageCache.discard}. Leftovers of processes that are gone
+   * are cleared away first.
+   */
+  async workDir(): Promise<string> {
+    try {
+      await mkdir(join(this.dir, 'sha256'), { recursive: true });
+      for (const name of await readdir(this.dir)) {
+        const m = new RegExp(`^\\${WORK_PREFIX}(\\d+)-`, 'u').exec(name);
+        if (m !== null && !isAlive(Number(m[1]))) await rm(join(this.dir, name), { recursive: true, force: true });
+      }
+      return await mkdtemp(join(this.dir, `${WORK_PREFIX}${process.pid}-`));
+    } catch (e) {
+      throw runError(`the image cache ${this.dir}: ${e instanceof Error ? e.message : String(e)}`, e);
+    }
+  }
+
+  /** Removes a work directory. */
+  async discard(work: string): Promise<void> {
+    await rm(work, { recursive: true, force: true });
+  }
+
+  /** Keeps an image: its files first, then the manifest, each by a rename inside the cache. */
+  async store(
+    work: string,
+    about: Omit<ImageManifest, 'v' | 'files'>,
+    files: readonly NewFile[],
+  ): Promise<ImageManifest> {
+    const kept: ImageFile[] = [];
+    for (const f of files) {
+      const sha = sha256(f.data);
+      const temporary = join(work, `keep-${sha}`);
+      await writeWhole(temporary, f.data);
+      await rename(temporary, this.pathOf(sha));
+      kept.push({ role: f.role, name: f.name, sha256: sha, size: f.data.length });
+    }
+    const manifest: ImageManifest = { v: 1, ...about, files: kept };
+    const temporary = join(work, 'manifest');
+    await writeFile(temporary, `${JSON.stringify(manifest, null, 2)}\n`);
+    await rename(temporary, this.manifestPath(about.name));
+    return manifest;
+  }
+}
+
+async function writeWhole(path: string, data: Uint8Array): Promise<void> {
+  const file = await open(path, 'w', 0o644);
+  try {
+    await file.writeFile(data);
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (e) {
+    return typeof e === 'object' && e !== null && 'code' in e && e.code === 'EPERM';
+  }
+}

@@ -1,0 +1,158 @@
+// The initial RAM file system of our Debian guests: busybox, the drivers of the devices Hyve builds, and an init script
+// that ends in a shell with job control on the console.
+import { CpioWriter } from './cpio.ts';
+import { type ModuleFile, modulesAlias, modulesDep } from './modules.ts';
+
+/** Drivers worth having, by module name; those a kernel lacks are left out. */
+export const WANTED_MODULES: readonly string[] = [
+  'virtio_pci',
+  'virtio_mmio',
+  'virtio_blk',
+  'virtio_net',
+  'virtio_rng',
+  'virtio_console',
+  'virtio_scsi',
+  'virtio_balloon',
+  'virtio_input',
+  'vmw_vsock_virtio_transport',
+  '9pnet_virtio',
+  '9p',
+  'virtiofs',
+  'ahci',
+  'libata',
+  'sd_mod',
+  'sr_mod',
+  'nvme',
+  'e1000',
+  'xhci_pci',
+  'usbhid',
+  'usb_storage',
+  'ext4',
+  'crc32c_generic',
+  'isofs',
+  'vfat',
+  'nls_ascii',
+  'nls_cp437',
+  'nls_iso8859_1',
+  'button',
+  'evdev',
+];
+
+const INIT = `#!/bin/sh
+# First process of the guest: mounts, drivers, then a shell on the console for as long as the machine runs.
+export PATH=/sbin:/bin:/usr/sbin:/usr/bin HOME=/root
+mount -t proc -o nosuid,nodev,noexec proc /proc
+mount -t sysfs -o nosuid,nodev,noexec sysfs /sys
+mount -t devtmpfs -o nosuid,mode=0755 dev /dev
+mkdir -p /dev/pts /dev/shm
+mount -t devpts -o nosuid,noexec,gid=5,mode=0620 devpts /dev/pts
+mount -t tmpfs -o nosuid,nodev shm /dev/shm
+mount -t tmpfs -o nosuid,nodev,mode=0755 run /run
+mount -t tmpfs -o nosuid,nodev,mode=1777 tmp /tmp
+hostname hyve
+
+# Drivers for the devices that are there. A bus may appear with a driver, so each goes after the one it hangs on.
+drivers() {
+  for bus in "$@"; do cat /sys/bus/$bus/devices/*/modalias 2>/dev/null; done | sort -u | xargs -r modprobe -qab 2>/dev/null
+}
+drivers pci acpi platform
+drivers virtio usb
+if [ -e /sys/class/scsi_host/host0 ]; then modprobe -qab sd_mod sr_mod 2>/dev/null; fi
+if [ -d /sys/bus/acpi/devices/LNXPWRBN:00 ]; then modprobe -qab button evdev 2>/dev/null; acpid -l /dev/null 2>/dev/null; fi
+
+ip link set lo up
+for nic in /sys/class/net/*; do
+  nic=\${nic##*/}
+  [ $nic = lo ] && continue
+  ip link set $nic up
+  (udhcpc -i $nic -b -S -s /etc/udhcpc.sh >/dev/null 2>&1 &)
+done
+
+tty=$(cat /sys/class/tty/console/active 2>/dev/null); tty=\${tty##* }
+[ -n "$LINES" ] && [ -n "$COLUMNS" ] && stty -F /dev/\${tty:-console} rows $LINES cols $COLUMNS 2>/dev/null
+export TERM=\${TERM:-linux}
+[ "$TERM" = linux ] && [ "\${tty#ttyS}" != "$tty" ] && TERM=vt100
+unset BOOT_IMAGE LINES COLUMNS
+cat /etc/motd
+cd /root
+while :; do setsid cttyhack /bin/sh -l; done
+`;
+
+const PROFILE = `export PATH=/sbin:/bin:/usr/sbin:/usr/bin HOME=/root
+PS1='\\w # '
+`;
+
+const MOTD = `
+This is Debian's kernel with a small BusyBox system in memory; nothing is kept.
+poweroff ends the machine, reboot ends it with exit status 0.
+
+`;
+
+const UDHCPC = `#!/bin/sh
+case $1 in
+deconfig) ip addr flush dev $interface ;;
+bound | renew)
+  ip addr flush dev $interface
+  ip addr add $ip/\${mask:-24} dev $interface
+  for r in $router; do ip route add default via $r dev $interface; break; done
+  : >/etc/resolv.conf
+  for d in $dns; do echo "nameserver $d" >>/etc/resolv.conf; done
+  ;;
+esac
+`;
+
+/** poweroff, reboot and halt at once: there is no init to ask, and nothing to keep but disks. */
+const stopScript = (applet: string): string => `#!/bin/sh
+sync
+exec /bin/busybox ${applet} -f
+`;
+
+/** Applets that are scripts here. */
+const SCRIPTED = ['poweroff', 'reboot', 'halt'];
+
+/** Applets every Debian busybox-static has; linked so that a shell finds them without asking busybox first. */
+const APPLETS =
+  '[ [[ acpid ar arch arping ash awk base64 basename bc blkdiscard blockdev bunzip2 bzcat bzip2 cal cat chgrp chmod chown chroot clear cmp cp cpio cttyhack cut date dc dd depmod devmem df diff dirname dmesg dos2unix du echo egrep env expand expr factor fallocate false fdisk fgrep find fold free fsfreeze fstrim getopt getty grep groups gunzip gzip head hexdump hostid hostname httpd hwclock id ifconfig insmod ionice ip ipcalc kill killall last less link ln logger ls lsmod lsscsi lzcat lzma md5sum mdev microcom mkdir mkdosfs mke2fs mkfifo mknod mkswap mktemp modinfo modprobe more mount mt mv nc netstat nl nologin nproc nslookup nuke od partprobe paste patch pidof ping ping6 pivot_root printf ps pwd rdate readlink realpath renice reset resume rev rm rmdir rmmod route run-init run-parts sed seq setsid sh sha1sum sha256sum sha512sum shred shuf sleep sort stat strings stty swapoff swapon switch_root sync sysctl tac tail tar taskset tee telnet test tftp time timeout top touch tr traceroute true truncate ts tty udhcpc uevent umount uname uncompress uniq unix2dos unlink unlzma unxz unzip uptime usleep vi w watch wc wget which who whoami xargs xxd xz xzcat yes zcat'.split(
+    ' ',
+  );
+
+/** What an initrd is made from. */
+export interface InitrdParts {
+  /** Static busybox. */
+  readonly busybox: Uint8Array;
+  /** Kernel version as `uname -r` says it. */
+  readonly release: string;
+  /** Modules, dependencies first. */
+  readonly modules: readonly ModuleFile[];
+  /** The kernel's own index files to copy along (`modules.builtin`, `modules.order`), by name. */
+  readonly indexes: ReadonlyMap<string, Uint8Array>;
+}
+
+/** The archive, not compressed: a guest copies it faster than it inflates it. */
+export function buildInitrd(parts: InitrdParts): Uint8Array {
+  const c = new CpioWriter();
+  for (const d of ['bin', 'sbin', 'dev', 'etc', 'mnt', 'proc', 'run', 'sys', 'usr/bin', 'usr/sbin', 'var']) c.dir(d);
+  c.dir('root', 0o700);
+  c.dir('tmp', 0o1777);
+  c.charDevice('dev/console', 5, 1);
+  c.charDevice('dev/null', 1, 3, 0o666);
+  c.file('init', INIT, 0o755);
+  c.file('bin/busybox', parts.busybox, 0o755);
+  for (const a of APPLETS) c.symlink(`bin/${a}`, 'busybox');
+  for (const a of SCRIPTED) c.file(`sbin/${a}`, stopScript(a), 0o755);
+  c.symlink('sbin/modprobe', '../bin/busybox'); // the path the kernel itself calls
+  c.file('etc/profile', PROFILE);
+  c.file('etc/motd', MOTD);
+  c.file('etc/passwd', 'root::0:0:root:/root:/bin/sh\n');
+  c.file('etc/group', 'root:x:0:\ntty:x:5:\n');
+  c.file('etc/hosts', '127.0.0.1 localhost hyve\n::1 localhost\n');
+  c.file('etc/udhcpc.sh', UDHCPC, 0o755);
+  c.file('etc/acpi/PWRF/00000080', '#!/bin/sh\nexec /sbin/poweroff\n', 0o755);
+  const base = `lib/modules/${parts.release}`;
+  for (const m of parts.modules) c.file(`${base}/${m.path}`, m.data);
+  c.file(`${base}/modules.dep`, modulesDep(parts.modules));
+  c.file(`${base}/modules.alias`, modulesAlias(parts.modules));
+  c.file(`${base}/modules.symbols`, '');
+  for (const [name, data] of parts.indexes) c.file(`${base}/${name}`, data);
+  return c.finish();
+}
