@@ -2,7 +2,14 @@
 // registers 0x60-0x63 and 0x68-0x6B, ISA devices, processors, \_S5. Mirrors bhyve's acpi.c, pci_emul.c and pci_lpc.c.
 import { HyveError } from '@hyve/core';
 import * as aml from '../aml/index.ts';
-import { type AcpiConfig, type AddressRange, type IsaBridgeConfig, type PciRootConfig, resolvePm } from './config.ts';
+import {
+  type AcpiConfig,
+  type AddressRange,
+  type IntxRoute,
+  type IsaBridgeConfig,
+  type PciRootConfig,
+  resolvePm,
+} from './config.ts';
 
 const LINKS = 'ABCDEFGH';
 const PIRQ_DISABLED = 0x80;
@@ -37,15 +44,26 @@ function without(r: AddressRange, hole: AddressRange): AddressRange[] {
   return [left, right].filter((x) => x.size > 0);
 }
 
-/** _PRT package: one row per pin; `source` gives the last two fields. */
-function prt(root: PciRootConfig, source: (r: PciRootConfig['routes'][number]) => aml.AmlArg[] | null): aml.AmlTerm {
-  const rows: aml.AmlTerm[] = [];
-  for (const r of root.routes) {
-    const where = source(r);
-    // Address: device number high, function 0xFFFF: all functions (ACPI 6.4 §6.2.13).
-    if (where !== null) rows.push(aml.pkg([r.slot * 0x10000 + 0xffff, r.pin, ...where]));
-  }
-  return aml.pkg(rows);
+/** One row of a _PRT. Address: device number high, function 0xFFFF for all functions (ACPI 6.4 §6.2.13). */
+function prtRow(r: IntxRoute, source: aml.AmlArg, index: number): aml.AmlTerm {
+  return aml.pkg([r.slot * 0x10000 + 0xffff, r.pin, source, index]);
+}
+
+/** _PRT from the routes: by link device in PIC mode, by global system interrupt in APIC mode. */
+function routing(c: AcpiConfig, root: PciRootConfig): aml.AmlTerm[] {
+  if (root.routes.length === 0) return [];
+  const apic = aml.pkg(root.routes.map((r) => prtRow(r, 0, r.gsi)));
+  const links = `\\_SB.${rootName(c.isa?.bus ?? 0)}.ISA.LNK`;
+  const pic: aml.AmlTerm[] = [];
+  if (c.isa !== undefined)
+    for (const r of root.routes) if (r.link !== undefined) pic.push(prtRow(r, aml.path(links + LINKS[r.link]), 0));
+  // Without a PIRQ router no interrupt reaches the 8259s, and there is nothing better to say in PIC mode.
+  if (pic.length === 0) return [aml.name('_PRT', apic)];
+  return [
+    aml.name('PPRT', aml.pkg(pic)),
+    aml.name('APRT', apic),
+    aml.method('_PRT', {}, [aml.cond(aml.path('\\PICM'), [aml.ret(aml.path('APRT'))], [aml.ret(aml.path('PPRT'))])]),
+  ];
 }
 
 /** _OSC for a PCI Express root: grants native hot-plug, PME, AER and the capability structure; PCI Firmware 3.3 §4.5. */
@@ -175,8 +193,6 @@ function pciRoot(c: AcpiConfig, root: PciRootConfig): aml.AmlTerm {
   for (const r of ports) resources.push(aml.wordIo(r.base, r.size));
   for (const r of root.memory)
     resources.push(r.base + r.size <= 2 ** 32 ? aml.dwordMemory(r.base, r.size) : aml.qwordMemory(r.base, r.size));
-  const links = `\\_SB.${rootName(c.isa?.bus ?? 0)}.ISA.LNK`;
-  const hasLinks = c.isa !== undefined;
   return aml.device(rootName(root.bus), [
     namedId('_HID', root.express === true ? 'PNP0A08' : 'PNP0A03'),
     ...(root.express === true ? [namedId('_CID', 'PNP0A03')] : []),
@@ -184,15 +200,7 @@ function pciRoot(c: AcpiConfig, root: PciRootConfig): aml.AmlTerm {
     aml.name('_UID', root.bus),
     aml.name('_SEG', 0),
     crs(resources),
-    aml.name(
-      'PPRT',
-      prt(root, (r) => (hasLinks && r.link !== undefined ? [aml.path(links + LINKS[r.link]), 0] : null)),
-    ),
-    aml.name(
-      'APRT',
-      prt(root, (r) => [0, r.gsi]),
-    ),
-    aml.method('_PRT', {}, [aml.cond(aml.path('\\PICM'), [aml.ret(aml.path('APRT'))], [aml.ret(aml.path('PPRT'))])]),
+    ...routing(c, root),
     ...(root.express === true ? osc() : []),
     ...(isa === undefined ? [] : [isaBridge(c, isa)]),
   ]);
