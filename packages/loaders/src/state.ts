@@ -98,8 +98,8 @@ export function powerOnState(o: { readonly signature?: number } = {}): VcpuState
 export const FLAT_CODE = 0x10;
 /** Data selector likewise. */
 export const FLAT_DATA = 0x18;
-/** Bytes of the table. */
-export const FLAT_GDT_BYTES = 40;
+/** Bytes of the table: in long mode the TSS descriptor takes two slots. */
+export const FLAT_GDT_BYTES = 48;
 const FLAT_TSS = 0x20;
 
 /** Null, null, code, data, TSS: flat segments in the given mode. */

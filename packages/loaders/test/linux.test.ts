@@ -214,7 +214,7 @@ describe('entry state', () => {
     expect(seg(e.state, 1)).toEqual({ selector: 0x10, base: 0n, limit: 0xffffffff, attr: 0xc09b });
     for (const i of [0, 2, 3])
       expect(seg(e.state, i)).toEqual({ selector: 0x18, base: 0n, limit: 0xffffffff, attr: 0xc093 });
-    expect(e.state.gdtr).toEqual({ base: 0x2000n, limit: 39 });
+    expect(e.state.gdtr).toEqual({ base: 0x2000n, limit: 47 });
     expect([r.memory.read32(0x2010), r.memory.read32(0x2014), r.memory.read32(0x201c)]).toEqual([
       0xffff, 0x00cf9b00, 0x00cf9300,
     ]);
