@@ -1,1 +1,10 @@
-export {};
+// Local APIC and the interrupt fabric between local APICs.
+export { ApicBus, type EoiListener } from './apic-bus.ts';
+export {
+  APIC_TIMER_HZ,
+  LocalApic,
+  type LocalApicOptions,
+  type LocalApicStateV1,
+  type TscSource,
+  type X2ApicSupport,
+} from './lapic.ts';
