@@ -31,7 +31,7 @@ export class ByteQueue {
   pushAll(bytes: Uint8Array): number {
     if (this.count + bytes.length > this.ring.length) this.grow(this.count + bytes.length);
     const room = this.ring.length - this.count;
-    const n = bytes.length < room ? bytes.length : room;
+    const n = Math.min(bytes.length, room);
     const mask = this.ring.length - 1;
     for (let i = 0; i < n; i++) this.ring[(this.head + this.count + i) & mask] = bytes[i] as number;
     this.count += n;
