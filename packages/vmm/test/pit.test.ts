@@ -506,7 +506,7 @@ describe('hostile guest', () => {
         play(b, before);
         const copy = bench();
         copy.rig.clock.advance(b.rig.clock.now());
-        copy.pit.load(structuredClone(b.pit.save()));
+        copy.pit.load(JSON.parse(JSON.stringify(b.pit.save())));
         expect(copy.irq.edges).toBe(0);
         const edges = b.irq.edges;
         expect(play(copy, after)).toEqual(play(b, after));

@@ -76,6 +76,17 @@ describe('state', () => {
     );
   });
 
+  it('tells the next change of bit 31 by the loaded count', () => {
+    let n = 0;
+    const { rig, timer } = bench(() => n++);
+    rig.clock.advance(123e9);
+    timer.load({ v: 1, count: 0x8000_0000 - PM_TIMER_HZ });
+    rig.clock.advance(1e9 - 1000);
+    expect(n).toBe(0);
+    rig.clock.advance(2000);
+    expect([n, rig.cpu.in32(PM_TIMER_PORT) >>> 31]).toEqual([1, 1]);
+  });
+
   it('refuses other versions and bad counts', () => {
     const { timer } = bench();
     for (const [state, code] of [
