@@ -22,6 +22,9 @@ export interface Input {
 /** Bytes handed to the guest in one call at most, so that a pause takes effect soon. */
 const SLICE = 4096;
 
+/** Bytes that wait before a source is told to stop. Reading on until then is how a client's hang-up is noticed. */
+const STOP_ABOVE = 1 << 15;
+
 /** @internal Holds input back while the guest does not take it. */
 export class Inbox {
   private waiting: Uint8Array[] = [];
@@ -53,7 +56,6 @@ export class Inbox {
   setFlow(paused: boolean): void {
     this.paused = paused;
     if (!paused) this.deliver();
-    else this.updateSource();
   }
 
   /** Bytes from the source. The array becomes the inbox's own. */
@@ -88,15 +90,10 @@ export class Inbox {
   }
 
   private updateSource(): void {
-    const stop = this.waitingBytes > 0 || this.paused || this.handler === null;
+    const stop = this.waitingBytes > (this.stopped ? 0 : STOP_ABOVE);
     if (stop === this.stopped) return;
     this.stopped = stop;
     if (this.onStop !== null) this.onStop(stop);
-  }
-
-  /** Whether the source is to stand still, for sources that come up later. */
-  get wantsStop(): boolean {
-    return this.waitingBytes > 0 || this.paused || this.handler === null;
   }
 }
 
@@ -112,7 +109,6 @@ export class Channel implements CharBackend {
     this.output = o.output;
     this.input = o.input;
     this.inbox.onStop = (stopped) => this.input?.setPaused(stopped);
-    this.input?.setPaused(this.inbox.wantsStop);
   }
 
   write(bytes: Uint8Array): boolean {

@@ -11,7 +11,7 @@ export class Listener implements Input, Output {
   private readonly server: Server;
   private readonly inbox: Inbox;
   private client: { readonly socket: Socket; readonly output: SocketOutput } | null = null;
-  private paused = true;
+  private paused = false;
   private refused = false;
   private closing: Promise<void> | null = null;
 

@@ -1,6 +1,6 @@
 // A pseudo-terminal that users attach to with screen, cu or picocom. Mirrors bhyve's and HyperKit's autopty. Node has no
 // openpty of its own; where it has node:ffi (Node 26 and later) the C library is called, elsewhere opening fails by name.
-import { closeSync, constants, readSync, unlinkSync, writeFileSync } from 'node:fs';
+import { closeSync, constants, openSync, readSync, unlinkSync, writeFileSync } from 'node:fs';
 import process from 'node:process';
 import { isatty, ReadStream } from 'node:tty';
 import { HyveError } from '@hyve/core';
@@ -82,7 +82,7 @@ export class Pty implements Input, Output {
   private stream: ReadStream | null = null;
   private output: FdOutput | null = null;
   private poll: ReturnType<typeof setTimeout> | null = null;
-  private paused = true;
+  private paused = false;
   private refused = false;
   private closing: Promise<void> | null = null;
 
@@ -105,7 +105,7 @@ export class Pty implements Input, Output {
       throw unsupported('the pseudo-terminal cannot be unlocked');
     }
     this.path = new TextDecoder().decode(name.subarray(0, name.indexOf(0)));
-    this.makeRaw();
+    this.markDetached();
     if (this.linkFile !== null) {
       try {
         writeFileSync(this.linkFile, `${this.path}\n`);
@@ -115,6 +115,15 @@ export class Pty implements Input, Output {
       }
     }
     this.look();
+  }
+
+  /** Reading the master says EIO only once the slave has been open and closed again. */
+  private markDetached(): void {
+    try {
+      closeSync(openSync(this.path, constants.O_RDWR | constants.O_NOCTTY | constants.O_NONBLOCK));
+    } catch {
+      // Output then waits for the first one to attach.
+    }
   }
 
   /** No echo, no line editing: what the guest prints must not come back as input. The modes do not outlive a detach. */
@@ -142,7 +151,6 @@ export class Pty implements Input, Output {
   private lookLater(): void {
     if (this.closing !== null) return;
     this.poll = setTimeout(() => this.look(), ATTACH_POLL_MS);
-    this.poll.unref();
   }
 
   private attach(): void {
