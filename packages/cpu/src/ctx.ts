@@ -1,0 +1,618 @@
+// What an instruction's meaning is written against. A semantic function takes a SemCtx and describes the instruction
+// once; the interpreter generator and the translator give it different operands (fields of a decoded record, or
+// constants and locals) and different ends (next record, or the next block of a region).
+//
+// Values: operands of 1, 2 and 4 bytes are i32 nodes, zero-extended; 8 bytes are i64; 16 bytes are v128.
+import { type Insn, Kind } from '@hyve/x86';
+import type { MemFns } from './mem.ts';
+import * as S from './state.ts';
+import {
+  c32,
+  c64,
+  call,
+  type Fn,
+  type FnRef,
+  I32,
+  I64,
+  i32,
+  i64,
+  ld,
+  type Local,
+  type Node,
+  select,
+  simd,
+  simdLane,
+  type Ty,
+  V128,
+} from './wasm/builder.ts';
+
+/** How code and stack are addressed; part of what a handler or block is specialised for. */
+export interface CodeMode {
+  /** Code size: 16, 32 or 64. */
+  readonly bits: 16 | 32 | 64;
+  /** Stack pointer size outside 64-bit mode: ESP rather than SP. */
+  readonly ss32: boolean;
+  /** ES CS SS DS are flat. */
+  readonly flat: boolean;
+}
+
+/** Functions outside the instruction that its code may call. */
+export interface Env {
+  readonly mem: MemFns;
+  /** (base, segment offset in state, offset i64, size, write) → linear address; FAULT on violation. */
+  readonly segLinear: FnRef;
+  /** (base) → EFLAGS bits 0–31. */
+  readonly getFlags: FnRef;
+  /** (base, flags): writes EFLAGS bits 0–31. */
+  readonly setFlags: FnRef;
+  /** (base, record) → ST_ status: runs the instruction in TypeScript. */
+  readonly sys: FnRef;
+  /** (base) sets SCRATCH to the time stamp counter, 64 bit. */
+  readonly tsc: FnRef;
+  /** Further functions by name, made on first use by their owner (softfloat). */
+  fn(name: string): FnRef;
+}
+
+type Bin = (a: Node, b: Node) => Node;
+
+/** Integer operations of one operand size: i32 for 1, 2, 4 bytes, i64 for 8. */
+export interface Num {
+  readonly ty: Ty;
+  readonly bits: number;
+  c(v: number): Node;
+  add: Bin;
+  sub: Bin;
+  mul: Bin;
+  and: Bin;
+  or: Bin;
+  xor: Bin;
+  shl: Bin;
+  shr_u: Bin;
+  shr_s: Bin;
+  eq: Bin;
+  ne: Bin;
+  lt_u: Bin;
+  lt_s: Bin;
+  eqz(a: Node): Node;
+  /** Bitwise not (all bits of the type; mask where it matters). */
+  not(a: Node): Node;
+  /** Cuts to the operand size, zero-extended. */
+  trunc(a: Node): Node;
+  /** Sign-extends from the operand size to the type. */
+  sext(a: Node): Node;
+  /** Sign-extends from the operand size to i64. */
+  sext64(a: Node): Node;
+  /** Zero-extends to i64. */
+  zext64(a: Node): Node;
+  /** From i64, cut. */
+  from64(a: Node): Node;
+  /** From i32 (zero-extended value). */
+  from32(a: Node): Node;
+  /** Low 32 bits as i32. */
+  to32(a: Node): Node;
+}
+
+function num(size: number): Num {
+  const wide = size === 8;
+  const o = wide ? i64 : i32;
+  const mask = size === 1 ? 0xff : size === 2 ? 0xffff : 0;
+  const c = wide ? c64 : c32;
+  const trunc = (a: Node): Node => (mask === 0 ? a : i32.and(a, c32(mask)));
+  const sext = (a: Node): Node => (size === 1 ? i32.extend8_s(a) : size === 2 ? i32.extend16_s(a) : a);
+  return {
+    ty: wide ? I64 : I32,
+    bits: size * 8,
+    c,
+    add: o.add,
+    sub: o.sub,
+    mul: o.mul,
+    and: o.and,
+    or: o.or,
+    xor: o.xor,
+    shl: o.shl,
+    shr_u: o.shr_u,
+    shr_s: o.shr_s,
+    eq: o.eq,
+    ne: o.ne,
+    lt_u: o.lt_u,
+    lt_s: o.lt_s,
+    eqz: o.eqz,
+    not: (a) => o.xor(a, c(-1)),
+    trunc,
+    sext,
+    sext64: (a) => (wide ? a : i64.extend_s(sext(a))),
+    zext64: (a) => (wide ? a : i64.extend_u(a)),
+    from64: (a) => (wide ? a : trunc(i32.wrap(a))),
+    from32: (a) => (wide ? i64.extend_u(a) : a),
+    to32: (a) => (wide ? i32.wrap(a) : a),
+  };
+}
+
+/** {@link Num} by size in bytes. */
+export const NUM: Readonly<Record<number, Num>> = { 1: num(1), 2: num(2), 4: num(4), 8: num(8) };
+
+/** Base class of both backends: everything that does not depend on where operands live. */
+export abstract class SemCtx {
+  readonly f: Fn;
+  readonly env: Env;
+  /** The vCPU's state address. */
+  readonly base: Node;
+  /** The instruction. The interpreter's handlers are shared: only `op`, sizes, kinds, `cc`, `addrSize`, `rep`, `lock`, `modrm` bits the key holds are the same for all its users. */
+  readonly insn: Insn;
+  readonly mode: CodeMode;
+  /** Host address of the read-modify-write operand, between rmwRead and rmwWrite. */
+  private rmwPtr: Local | null = null;
+
+  constructor(f: Fn, env: Env, base: Node, insn: Insn, mode: CodeMode) {
+    this.f = f;
+    this.env = env;
+    this.base = base;
+    this.insn = insn;
+    this.mode = mode;
+  }
+
+  // --- what a backend provides -------------------------------------------------------------------------------------
+  /** Reads a general register by number; 8-byte value. */
+  abstract getGpr64(n: number): Node;
+  /** Low 32 bits as i32. */
+  abstract getGpr32(n: number): Node;
+  /** Writes a whole general register. */
+  abstract setGpr64(n: number, v: Node): void;
+  /** Writes the low 1 or 2 bytes of a register, keeping the rest. */
+  abstract setGprLow(n: number, size: 1 | 2, v: Node): void;
+  /** Reads a register operand (kind Gpr or GprHigh). */
+  abstract readReg(i: number, size: number): Node;
+  /** Writes a register operand; 4-byte writes clear the upper half. */
+  abstract writeReg(i: number, size: number, v: Node): void;
+  /** Address (i32 node) of operand `i`'s register in state, plus a constant offset to use with it: for XMM, MMX. */
+  abstract regAddr(i: number): Node;
+  /** Value of an St, Seg, Cr or Dr operand's register number, or any small per-instruction number, as i32. */
+  abstract regNum(i: number): Node;
+  /** The immediate, as i64. */
+  abstract imm64(): Node;
+  /** The immediate, as i32. */
+  abstract imm32(): Node;
+  /** insn.imm2 as i32. */
+  abstract imm2(): Node;
+  /** Linear address of the memory operand (for LEA: the offset), i64. */
+  abstract ea(): Node;
+  /** RIP of this instruction, i64. */
+  abstract rip(): Node;
+  /** RIP of the next instruction, i64, wrapped to the code size. */
+  abstract nextRip(): Node;
+  /** Leaves because FAULT is set. */
+  abstract leaveFault(): void;
+  /** Ends the instruction: goes on at RIP = `target` (i64, already cut to size). */
+  abstract jumpIndirect(target: Node): void;
+  /** Ends the instruction: jumps to next + immediate, cut to the operand size. */
+  abstract jumpRelative(): void;
+  /** Ends the instruction: as {@link jumpRelative} if `cond`, else the next instruction. */
+  abstract branch(cond: Node): void;
+  /** Ends the instruction with a status from TypeScript (ST_…). */
+  abstract leaveStatus(status: Node): void;
+  /** Ends the instruction normally; needed only to leave from the middle. */
+  abstract next(): void;
+  /** Ends the instruction by doing it again (REP, interrupted). */
+  abstract again(): void;
+  /** The record for helpers, i32 (0 where there is none). */
+  abstract record(): Node;
+  /** Stores what helpers need to find the instruction (RIP_BASE, CUR_REC), before calls that may look. */
+  abstract sync(): void;
+
+  // --- sizes ---------------------------------------------------------------------------------------------------------
+  /** Operand size in bytes. */
+  get size(): number {
+    return this.insn.opSize;
+  }
+  kind(i: number): number {
+    const n = this.insn;
+    return i === 0 ? n.kind0 : i === 1 ? n.kind1 : i === 2 ? n.kind2 : n.kind3;
+  }
+  sizeOf(i: number): number {
+    const n = this.insn;
+    return i === 0 ? n.size0 : i === 1 ? n.size1 : i === 2 ? n.size2 : n.size3;
+  }
+  isMem(i: number): boolean {
+    return this.kind(i) === Kind.Mem;
+  }
+  /** Number of the operand that is memory, or -1. */
+  memIndex(): number {
+    for (let i = 0; i < this.insn.operandCount; i++) if (this.kind(i) === Kind.Mem) return i;
+    return -1;
+  }
+
+  // --- operands ------------------------------------------------------------------------------------------------------
+  /** Reads integer operand `i` at its own size (or the one given). Loads may fault and leave. The value is a temporary. */
+  read(i: number, size: number = this.sizeOf(i)): Node {
+    switch (this.kind(i)) {
+      case Kind.Gpr:
+      case Kind.GprHigh:
+        return this.f.tmp(this.readReg(i, size));
+      case Kind.Mem:
+        return this.load(this.ea(), size);
+      case Kind.Imm:
+      case Kind.Const:
+      case Kind.Rel:
+        return size === 8 ? this.imm64() : (NUM[size] as Num).trunc(this.imm32());
+      default:
+        throw new Error(`read of operand kind ${this.kind(i)}`);
+    }
+  }
+  /** Writes integer operand `i`. Stores may fault and leave: write memory before registers and flags. */
+  write(i: number, v: Node, size: number = this.sizeOf(i)): void {
+    if (this.kind(i) === Kind.Mem) this.store(this.ea(), size, v);
+    else this.writeReg(i, size, v);
+  }
+  /** Reads operand `i` for modification; follow with {@link rmwWrite}. */
+  rmwRead(i: number, size: number = this.sizeOf(i)): Node {
+    if (this.kind(i) !== Kind.Mem) return this.read(i, size);
+    const f = this.f;
+    const ea = this.ea();
+    const ptr = f.temp(I32);
+    const e = this.tlbEntry(ea);
+    f.if(
+      i64.eq(ld.i64(e, 8), this.tagOf(ea, size)),
+      () => f.set(ptr, i32.add(i32.wrap(ea), ld.i32(e, 24))),
+      () => {
+        this.sync();
+        f.set(ptr, call(this.env.mem.rmwMiss, this.base, ea, c32(size)));
+        this.checkFault();
+      },
+    );
+    this.rmwPtr = ptr;
+    return f.tmp(this.loadHost(ptr.get, size));
+  }
+  /** Writes what {@link rmwRead} read. */
+  rmwWrite(i: number, v: Node, size: number = this.sizeOf(i)): void {
+    if (this.kind(i) !== Kind.Mem) {
+      this.writeReg(i, size, v);
+      return;
+    }
+    const f = this.f;
+    const ptr = (this.rmwPtr as Local).get;
+    this.storeHost(ptr, size, v);
+    f.if(ld.i32(this.base, S.RMW_SIZE), () => {
+      f.do(call(this.env.mem.rmwCommit, this.base));
+      this.checkFault();
+    });
+  }
+
+  // --- general registers ---------------------------------------------------------------------------------------------
+  /** Reads register `n` at a size. */
+  gpr(n: number, size: number): Node {
+    if (size === 8) return this.getGpr64(n);
+    const v = this.getGpr32(n);
+    return size === 4 ? v : (NUM[size] as Num).trunc(v);
+  }
+  /** Writes register `n`; 4 bytes clear the upper half, 1 and 2 keep the rest. */
+  setGpr(n: number, size: number, v: Node): void {
+    if (size === 8) this.setGpr64(n, v);
+    else if (size === 4) this.setGpr64(n, i64.extend_u(v));
+    else this.setGprLow(n, size as 1 | 2, v);
+  }
+
+  // --- memory by linear address --------------------------------------------------------------------------------------
+  protected tlbEntry(la: Node): Node {
+    return this.f.tmp(
+      i32.add(
+        i32.and(i32.wrap(i64.shr_u(la, c64(7))), c32((S.TLB_ENTRIES - 1) << 5)),
+        ld.i32(this.base, S.TLB_DATA),
+      ),
+    );
+  }
+  protected tagOf(la: Node, size: number): Node {
+    return i64.and(i64.add(la, c64(size - 1)), c64(-4096));
+  }
+  /** Loads from a host address. */
+  loadHost(ptr: Node, size: number): Node {
+    switch (size) {
+      case 1:
+        return ld.i32_8u(ptr);
+      case 2:
+        return ld.i32_16u(ptr);
+      case 4:
+        return ld.i32(ptr);
+      case 8:
+        return ld.i64(ptr);
+      default:
+        return ld.v128(ptr);
+    }
+  }
+  /** Stores to a host address. */
+  storeHost(ptr: Node, size: number, v: Node): void {
+    const f = this.f;
+    switch (size) {
+      case 1:
+        f.st8(ptr, v);
+        return;
+      case 2:
+        f.st16(ptr, v);
+        return;
+      case 4:
+        f.st32(ptr, v);
+        return;
+      case 8:
+        f.st64(ptr, v);
+        return;
+      default:
+        f.stV(ptr, v);
+    }
+  }
+  /** Loads 1, 2, 4, 8 or 16 bytes at a linear address (an i64 temporary, used several times). Leaves on a fault. */
+  load(la: Node, size: number): Node {
+    const f = this.f;
+    const v = f.temp(size === 16 ? V128 : size === 8 ? I64 : I32);
+    const e = this.tlbEntry(la);
+    f.if(
+      i64.eq(ld.i64(e), this.tagOf(la, size)),
+      () => f.set(v, this.loadHost(i32.add(i32.wrap(la), ld.i32(e, 24)), size)),
+      () => {
+        this.sync();
+        if (size === 16) {
+          f.set(v, simd(0x12, [call(this.env.mem.readMiss, this.base, la, c32(8))]));
+          this.checkFault();
+          f.set(v, simdLane(0x1e, 1, [v.get, call(this.env.mem.readMiss, this.base, i64.add(la, c64(8)), c32(8))], V128));
+        } else {
+          const r = call(this.env.mem.readMiss, this.base, la, c32(size));
+          f.set(v, size === 8 ? r : i32.wrap(r));
+        }
+        this.checkFault();
+      },
+    );
+    return v.get;
+  }
+  /** Stores likewise. `v` is evaluated once. */
+  store(la: Node, size: number, v: Node): void {
+    const f = this.f;
+    const e = this.tlbEntry(la);
+    const value = v.isConst ? v : f.tmp(v);
+    f.if(
+      i64.eq(ld.i64(e, 8), this.tagOf(la, size)),
+      () => this.storeHost(i32.add(i32.wrap(la), ld.i32(e, 24)), size, value),
+      () => {
+        this.sync();
+        if (size === 16) {
+          f.do(call(this.env.mem.probe, this.base, la, c32(16), c32(S.ACC_WRITE)));
+          this.checkFault();
+          f.do(call(this.env.mem.writeMiss, this.base, la, simdLane(0x1d, 0, [value], I64), c32(8)));
+          f.do(call(this.env.mem.writeMiss, this.base, i64.add(la, c64(8)), simdLane(0x1d, 1, [value], I64), c32(8)));
+        } else {
+          f.do(
+            call(
+              this.env.mem.writeMiss,
+              this.base,
+              la,
+              size === 8 ? value : i64.extend_u((NUM[size] as Num).trunc(value)),
+              c32(size),
+            ),
+          );
+        }
+        this.checkFault();
+      },
+    );
+  }
+  /** Leaves if FAULT is set. */
+  checkFault(): void {
+    this.f.if(ld.i32(this.base, S.FAULT), () => this.leaveFault());
+  }
+  /** Raises an exception and leaves. */
+  raise(vector: number, code: Node = c32(0)): void {
+    this.f.do(call(this.env.mem.raise, this.base, c32(vector), code));
+    this.leaveFault();
+  }
+
+  // --- segments ------------------------------------------------------------------------------------------------------
+  /** Linear address of `off` (i64, cut to address size) in segment `seg`, checked for `size` bytes. */
+  linear(seg: number, off: Node, size: number, write: boolean): Node {
+    const f = this.f;
+    if (this.mode.bits === 64) {
+      if (seg !== S.FS && seg !== S.GS) return off;
+      return f.tmp(i64.add(off, ld.i64(this.base, S.SEG + seg * S.SEG_STRIDE)));
+    }
+    if (this.mode.flat && seg !== S.FS && seg !== S.GS) return off;
+    this.sync();
+    const la = f.tmp(
+      call(this.env.segLinear, this.base, c32(S.SEG + seg * S.SEG_STRIDE), off, c32(size), c32(write ? 1 : 0)),
+    );
+    this.checkFault();
+    return la;
+  }
+
+  // --- stack ---------------------------------------------------------------------------------------------------------
+  /** Size of the stack pointer in bytes. */
+  get stackSize(): number {
+    return this.mode.bits === 64 ? 8 : this.mode.ss32 ? 4 : 2;
+  }
+  /** The stack pointer as i64. */
+  sp(): Node {
+    const s = this.stackSize;
+    return s === 8 ? this.getGpr64(4) : i64.extend_u(this.gpr(4, s));
+  }
+  /** Cuts an i64 to stack size. */
+  spCut(v: Node): Node {
+    const s = this.stackSize;
+    return s === 8 ? v : i64.and(v, c64(s === 4 ? 0xffffffff : 0xffff));
+  }
+  /** Writes the stack pointer from an i64. */
+  setSp(v: Node): void {
+    const s = this.stackSize;
+    if (s === 8) this.setGpr64(4, v);
+    else this.setGpr(4, s, i32.wrap(v));
+  }
+  /** Pushes a value of `size` bytes; the stack pointer changes only if the store succeeds. */
+  push(size: number, v: Node): void {
+    const f = this.f;
+    const m = f.mark();
+    const value = v.isConst ? v : f.tmp(v);
+    const sp = f.tmp(this.spCut(i64.sub(this.sp(), c64(size))));
+    this.store(this.linear(S.SS, sp, size, true), size, value);
+    this.setSp(sp);
+    f.release(m);
+  }
+  /** Reads `size` bytes at SP + `offset` without popping. */
+  peek(size: number, offset = 0): Node {
+    const f = this.f;
+    const sp = f.tmp(this.spCut(offset === 0 ? this.sp() : i64.add(this.sp(), c64(offset))));
+    return this.load(this.linear(S.SS, sp, size, false), size);
+  }
+  /** Adds to the stack pointer. */
+  addSp(n: number): void {
+    this.setSp(this.spCut(i64.add(this.sp(), c64(n))));
+  }
+
+  // --- flags ---------------------------------------------------------------------------------------------------------
+  private setResult(size: number, r: Node): void {
+    const s = this.f.tmp((NUM[size] as Num).sext64(r));
+    this.f.st64(this.base, s, S.FZ);
+    this.f.st64(this.base, s, S.FR);
+  }
+  /** Stores the carry vector of a size, top-aligned in 32 bits. */
+  private setCarries(size: number, cv: Node): void {
+    this.f.st32(
+      this.base,
+      size === 8 ? i32.wrap(i64.shr_u(cv, c64(32))) : size === 4 ? cv : i32.shl(cv, c32(32 - size * 8)),
+      S.FC,
+    );
+  }
+  /** All flags of `r = a + b (+ carry)`. The nodes must be temporaries or constants. */
+  flagsAdd(size: number, a: Node, b: Node, r: Node): void {
+    const n = NUM[size] as Num;
+    this.setResult(size, r);
+    this.setCarries(size, n.or(n.and(a, b), n.and(n.or(a, b), n.not(r))));
+    this.f.st32(this.base, i32.xor(n.to32(n.xor(a, b)), n.to32(r)), S.FX);
+  }
+  /** All flags of `r = a - b (- borrow)`. */
+  flagsSub(size: number, a: Node, b: Node, r: Node): void {
+    const n = NUM[size] as Num;
+    this.setResult(size, r);
+    // Borrow out of each bit: (~a & b) | (~(a ^ b) & r).
+    this.setCarries(size, n.or(n.and(n.not(a), b), n.and(n.not(n.xor(a, b)), r)));
+    this.f.st32(this.base, i32.xor(n.to32(n.xor(a, b)), n.to32(r)), S.FX);
+  }
+  /** Flags of AND, OR, XOR, TEST: CF = OF = 0; AF cleared (undefined). */
+  flagsLogic(size: number, r: Node): void {
+    this.setResult(size, r);
+    this.f.st32(this.base, c32(0), S.FC);
+    this.f.st32(this.base, c32(0), S.FX);
+  }
+  /** SF, ZF, PF of a result. */
+  flagsSzp(size: number, r: Node): void {
+    this.setResult(size, r);
+  }
+  /** CF and OF from i32 values 0 or 1. */
+  setCfOf(cf: Node, of: Node): void {
+    const c = this.f.tmp(cf);
+    this.f.st32(this.base, i32.or(i32.shl(c, c32(31)), i32.shl(i32.xor(c, of), c32(30))), S.FC);
+  }
+  /** CF alone. */
+  setCf(cf: Node): void {
+    const of = this.f.tmp(this.of());
+    this.setCfOf(cf, of);
+  }
+  /** AF from 0 or 1. */
+  setAf(af: Node): void {
+    this.f.st32(this.base, i32.shl(af, c32(4)), S.FX);
+  }
+  /** ZF from 0 or 1; SF and PF stay. */
+  setZf(zf: Node): void {
+    this.f.st64(this.base, i64.extend_u(i32.xor(zf, c32(1))), S.FZ);
+  }
+  /** CF as 0 or 1. */
+  cf(): Node {
+    return i32.shr_u(ld.i32(this.base, S.FC), c32(31));
+  }
+  /** OF as 0 or 1. */
+  of(): Node {
+    const fc = ld.i32(this.base, S.FC);
+    return i32.shr_u(i32.xor(fc, i32.shl(fc, c32(1))), c32(31));
+  }
+  /** Condition code 0–15 as an i32 truth value (not always 0 or 1). */
+  cond(cc: number): Node {
+    const b = this.base;
+    const fc = ld.i32(b, S.FC);
+    const neg = (v: Node): Node => i32.eqz(v);
+    switch (cc >> 1) {
+      case 0:
+        return cc & 1 ? i32.ge_s(i32.xor(fc, i32.shl(fc, c32(1))), c32(0)) : i32.lt_s(i32.xor(fc, i32.shl(fc, c32(1))), c32(0));
+      case 1:
+        return cc & 1 ? i32.ge_s(fc, c32(0)) : i32.lt_s(fc, c32(0));
+      case 2:
+        return cc & 1 ? i64.ne(ld.i64(b, S.FZ), c64(0)) : i64.eqz(ld.i64(b, S.FZ));
+      case 3: {
+        const be = i32.or(i32.shr_u(fc, c32(31)), i64.eqz(ld.i64(b, S.FZ)));
+        return cc & 1 ? neg(be) : be;
+      }
+      case 4:
+        return cc & 1 ? i32.ge_s(ld.i32(b, S.FR + 4), c32(0)) : i32.lt_s(ld.i32(b, S.FR + 4), c32(0));
+      case 5: {
+        const odd = i32.and(i32.popcnt(ld.i32_8u(b, S.FR)), c32(1));
+        return cc & 1 ? odd : neg(odd);
+      }
+      case 6: {
+        const l = i32.xor(ld.i32(b, S.FR + 4), i32.xor(fc, i32.shl(fc, c32(1))));
+        return cc & 1 ? i32.ge_s(l, c32(0)) : i32.lt_s(l, c32(0));
+      }
+      default: {
+        const l = i32.xor(ld.i32(b, S.FR + 4), i32.xor(fc, i32.shl(fc, c32(1))));
+        const le = i32.or(i32.shr_u(l, c32(31)), i64.eqz(ld.i64(b, S.FZ)));
+        return cc & 1 ? neg(le) : le;
+      }
+    }
+  }
+  /** All of EFLAGS, as i32. */
+  getFlags(): Node {
+    return call(this.env.getFlags, this.base);
+  }
+  /** Writes all of EFLAGS. */
+  setFlags(v: Node): void {
+    this.f.do(call(this.env.setFlags, this.base, v));
+  }
+
+  // --- vectors -------------------------------------------------------------------------------------------------------
+  /** Reads operand `i` (Xmm, Mmx or Mem) as a v128; shorter operands are zero-extended. */
+  readV(i: number, size: number = this.sizeOf(i)): Node {
+    const f = this.f;
+    if (this.kind(i) === Kind.Mem) {
+      if (size === 16) return this.load(this.ea(), 16);
+      if (size === 8) return f.tmp(simdLane(0x1e, 0, [cZeroV(), this.load(this.ea(), 8)], V128));
+      if (size === 4) return f.tmp(simdLane(0x1c, 0, [cZeroV(), this.load(this.ea(), 4)], V128));
+      if (size === 2) return f.tmp(simdLane(0x1a, 0, [cZeroV(), this.load(this.ea(), 2)], V128));
+      return f.tmp(simdLane(0x17, 0, [cZeroV(), this.load(this.ea(), 1)], V128));
+    }
+    const a = this.regAddr(i);
+    if (size === 16) return f.tmp(ld.v128(a));
+    if (size === 8) return f.tmp(ld.v64_zero(a));
+    return f.tmp(ld.v32_zero(a));
+  }
+  /** Writes the low `size` bytes of operand `i` (Xmm, Mmx or Mem) from a v128, keeping a register's other bytes. */
+  writeV(i: number, v: Node, size: number = this.sizeOf(i)): void {
+    const f = this.f;
+    if (this.kind(i) === Kind.Mem) {
+      if (size === 16) this.store(this.ea(), 16, v);
+      else if (size === 8) this.store(this.ea(), 8, simdLane(0x1d, 0, [v], I64));
+      else this.store(this.ea(), 4, simdLane(0x1b, 0, [v], I32));
+      return;
+    }
+    const a = this.regAddr(i);
+    if (size === 16) f.stV(a, v);
+    else if (size === 8) f.st64(a, simdLane(0x1d, 0, [v], I64));
+    else f.st32(a, simdLane(0x1b, 0, [v], I32));
+  }
+  /** Raises #GP(0) unless the memory operand is aligned to `n` bytes (legacy SSE). */
+  requireAligned(n: number): void {
+    if (this.memIndex() < 0) return;
+    this.f.if(i32.and(i32.wrap(this.ea()), c32(n - 1)), () => this.raise(S.EXC_GP));
+  }
+
+  /** `cond ? a : b` on any type. */
+  select(cond: Node, a: Node, b: Node): Node {
+    return select(cond, a, b);
+  }
+}
+
+function cZeroV(): Node {
+  return simd(0x11, [c32(0)]);
+}
+
+/** Describes one instruction. */
+export type Semantic = (c: SemCtx) => void;

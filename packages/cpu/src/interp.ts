@@ -1,0 +1,769 @@
+// Generates the interpreter: a br_table loop over decoded records with the commonest instructions inline, and handlers
+// of all others made on first use as small functions reached through a table.
+import { Insn, Kind, OP } from '@hyve/x86';
+import { type CodeMode, type Env, SemCtx, type Semantic } from './ctx.ts';
+import type { Layout } from './layout.ts';
+import { emitMemory } from './mem.ts';
+import * as R from './record.ts';
+import { emitArith } from './sem/helpers.ts';
+import { sys } from './sem/integer.ts';
+import * as S from './state.ts';
+import {
+  c32,
+  c64,
+  call,
+  callIndirect,
+  F64,
+  type Fn,
+  type FnRef,
+  I32,
+  I64,
+  i32,
+  i64,
+  type Label,
+  ld,
+  type Local,
+  Module,
+  type Node,
+  select,
+} from './wasm/builder.ts';
+
+const REG_FIELDS = [R.R_REG0, R.R_REG1, R.R_REG2, R.R_AUX];
+
+/** How a handler's code leaves; differs between inline code and functions. */
+interface Leave {
+  fault(): void;
+  /** RIP is set. */
+  jump(): void;
+  next(): void;
+  status(st: Node): void;
+  /** Direct jump whose target is RIP_BASE + distance, through link field `link`. */
+  direct(target: Node, link: number): void;
+}
+
+/** Operands in record fields. */
+class RecCtx extends SemCtx {
+  private readonly rec: Node;
+  private readonly eaNode: Node;
+  private readonly leave: Leave;
+
+  constructor(f: Fn, env: Env, base: Node, rec: Node, ea: Node, insn: Insn, mode: CodeMode, leave: Leave) {
+    super(f, env, base, insn, mode);
+    this.rec = rec;
+    this.eaNode = ea;
+    this.leave = leave;
+    this.ea = () => this.eaNode;
+  }
+
+  override ea: () => Node;
+
+  private at(i: number): Node {
+    return i32.add(this.base, ld.i32_16u(this.rec, REG_FIELDS[i] as number));
+  }
+  getGpr64(n: number): Node {
+    return ld.i64(this.base, S.GPR + 8 * n);
+  }
+  getGpr32(n: number): Node {
+    return ld.i32(this.base, S.GPR + 8 * n);
+  }
+  setGpr64(n: number, v: Node): void {
+    this.f.st64(this.base, v, S.GPR + 8 * n);
+  }
+  setGprLow(n: number, size: 1 | 2, v: Node): void {
+    if (size === 1) this.f.st8(this.base, v, S.GPR + 8 * n);
+    else this.f.st16(this.base, v, S.GPR + 8 * n);
+  }
+  readReg(i: number, size: number): Node {
+    const a = this.at(i);
+    return size === 8 ? ld.i64(a) : size === 4 ? ld.i32(a) : size === 2 ? ld.i32_16u(a) : ld.i32_8u(a);
+  }
+  writeReg(i: number, size: number, v: Node): void {
+    const a = this.at(i);
+    if (size === 8) this.f.st64(a, v);
+    else if (size === 4) this.f.st64(a, i64.extend_u(v));
+    else if (size === 2) this.f.st16(a, v);
+    else this.f.st8(a, v);
+  }
+  regAddr(i: number): Node {
+    return this.at(i);
+  }
+  regNum(i: number): Node {
+    return ld.i32_16u(this.rec, REG_FIELDS[i] as number);
+  }
+  imm64(): Node {
+    return ld.i64(this.rec, R.R_IMM);
+  }
+  imm32(): Node {
+    return ld.i32(this.rec, R.R_IMM);
+  }
+  imm2(): Node {
+    return ld.i32(this.rec, R.R_AUX);
+  }
+  rip(): Node {
+    return i64.add(ld.i64(this.base, S.RIP_BASE), ld.i64_16u(this.rec, R.R_OFF));
+  }
+  nextRip(): Node {
+    const v = i64.add(this.rip(), ld.i64_8u(this.rec, R.R_LEN));
+    return this.mode.bits === 64 ? v : i64.and(v, c64(0xffffffff));
+  }
+  leaveFault(): void {
+    this.leave.fault();
+  }
+  jumpIndirect(target: Node): void {
+    this.f.st64(this.base, target, S.RIP);
+    this.leave.jump();
+  }
+  private cut(v: Node): Node {
+    return this.mode.bits === 64 ? v : i64.and(v, c64(this.size === 2 ? 0xffff : 0xffffffff));
+  }
+  jumpRelative(): void {
+    this.leave.direct(this.cut(i64.add(ld.i64(this.base, S.RIP_BASE), this.imm64())), R.R_LINK0);
+  }
+  branch(cond: Node): void {
+    this.f.if(
+      cond,
+      () => this.jumpRelative(),
+      () => this.leave.direct(this.nextRip(), R.R_LINK1),
+    );
+  }
+  leaveStatus(status: Node): void {
+    this.leave.status(status);
+  }
+  next(): void {
+    this.leave.next();
+  }
+  again(): void {
+    this.f.st64(this.base, this.rip(), S.RIP);
+    this.leave.jump();
+  }
+  record(): Node {
+    return this.rec;
+  }
+  sync(): void {
+    this.f.st32(this.base, this.rec, S.CUR_REC);
+  }
+}
+
+/** Operations whose code depends on the addressing mode of code and stack. */
+const MODE_OPS: ReadonlySet<number> = new Set([
+  OP.PUSH, OP.POP, OP.PUSHA, OP.POPA, OP.PUSHF, OP.POPF, OP.CALL, OP.JMP, OP.RET, OP.JCC, OP.LOOP, OP.LOOPE, OP.LOOPNE,
+  OP.JCXZ, OP.LEAVE, OP.MOVS, OP.STOS, OP.LODS, OP.SCAS, OP.CMPS, OP.XLAT, OP.BT, OP.BTS, OP.BTR, OP.BTC,
+]); // biome-ignore format: a list
+/** Operations whose code depends on address size and segment. */
+const STRING_OPS: ReadonlySet<number> = new Set([
+  OP.MOVS, OP.STOS, OP.LODS, OP.SCAS, OP.CMPS, OP.XLAT, OP.LOOP, OP.LOOPE, OP.LOOPNE, OP.JCXZ, OP.MASKMOVQ, OP.MASKMOVDQU,
+]); // biome-ignore format: a list
+/** Operations on which the mode class says nothing use this one. */
+const MODE64 = 2 | S.MODE_FLAT;
+
+/** The handler key of an instruction: all that its code depends on. `mode` is the low four bits of the mode key. */
+export function handlerKey(n: Insn, mode: number): string {
+  const m = MODE_OPS.has(n.op) || STRING_OPS.has(n.op) ? mode & 15 : MODE64;
+  const str = STRING_OPS.has(n.op);
+  return `${n.op},${n.opSize},${str ? n.addrSize : 0},${n.cc},${n.rep},${str ? n.seg : 0},${n.operandCount},${n.kind0},${n.size0},${n.kind1},${n.size1},${n.kind2},${n.size2},${n.kind3},${n.size3},${n.vex ? 1 + n.vexL : 0},${m}`;
+}
+
+function insnOfKey(key: string): { insn: Insn; mode: CodeMode } {
+  const v = key.split(',').map(Number) as number[];
+  const at = (i: number): number => v[i] as number;
+  const n = new Insn();
+  n.op = at(0);
+  n.opSize = at(1);
+  n.addrSize = at(2);
+  n.cc = at(3);
+  n.rep = at(4);
+  n.seg = at(5);
+  n.operandCount = at(6);
+  n.kind0 = at(7);
+  n.size0 = at(8);
+  n.kind1 = at(9);
+  n.size1 = at(10);
+  n.kind2 = at(11);
+  n.size2 = at(12);
+  n.kind3 = at(13);
+  n.size3 = at(14);
+  n.vex = at(15) > 0 ? 1 : 0;
+  n.vexL = Math.max(0, at(15) - 1);
+  const m = at(16);
+  return {
+    insn: n,
+    mode: { bits: (m & 3) === 2 ? 64 : (m & 3) === 1 ? 32 : 16, ss32: (m & S.MODE_SS32) !== 0, flat: (m & S.MODE_FLAT) !== 0 },
+  };
+}
+
+/** Segment, control and debug registers: whatever the operation, TypeScript does it. */
+function inTypeScript(n: Insn): boolean {
+  const special = (k: number): boolean => k === Kind.Seg || k === Kind.Cr || k === Kind.Dr;
+  return special(n.kind0) || special(n.kind1);
+}
+
+/** Imports of the interpreter module, by name under `host`. */
+export interface HostImports {
+  mmioRead(base: number, addr: number, width: number): number;
+  mmioWrite(base: number, addr: number, width: number, value: number): void;
+  invalidate(host: number, size: number): void;
+  translate(base: number, host: number): number;
+  sys(base: number, rec: number): number;
+  tsc(base: number): void;
+}
+
+const IMPORTS: readonly [keyof HostImports, readonly (typeof I32 | typeof F64)[], typeof I32 | 0][] = [
+  ['mmioRead', [I32, F64, I32], I32],
+  ['mmioWrite', [I32, F64, I32, I32], 0],
+  ['invalidate', [I32, I32], 0],
+  ['translate', [I32, I32], I32],
+  ['sys', [I32, I32], I32],
+  ['tsc', [I32], 0],
+];
+
+/** Entry points of the interpreter module. */
+export interface InterpExports {
+  /** Runs from RIP, or from record `rec` if it is not 0, until something needs the run loop: EX_ code. */
+  main(base: number, rec: number): number;
+  fetch(base: number, la: bigint): number;
+  sysRead(base: number, addr: number, size: number, access: number): number;
+  sysWrite(base: number, addr: number, size: number, value: number, access: number): void;
+  sysProbe(base: number, addr: number, size: number, access: number): void;
+  fetchAt(base: number, addr: number): number;
+  flushTlb(base: number, all: number): void;
+  flushPage(base: number, addr: number): void;
+  protectPage(base: number, host: number): void;
+  readonly table: WebAssembly.Table;
+}
+
+/** Slots of the handler table. */
+export const TABLE_SLOTS = 8192;
+
+function emitFlags(m: Module): { get: Fn; set: Fn } {
+  const get = m.fn([I32], I32, 'getFlags');
+  {
+    const f = get;
+    const b = (f.params[0] as Local).get;
+    const fc = ld.i32(b, S.FC);
+    const bit = (cond: Node, n: number): Node => i32.shl(cond, c32(n));
+    f.emit(
+      i32.or(
+        i32.or(
+          i32.or(ld.i32(b, S.EFL), i32.shr_u(fc, c32(31))),
+          i32.or(
+            bit(i32.shr_u(i32.xor(fc, i32.shl(fc, c32(1))), c32(31)), 11),
+            bit(i64.eqz(ld.i64(b, S.FZ)), 6),
+          ),
+        ),
+        i32.or(
+          i32.or(
+            bit(i32.shr_u(ld.i32(b, S.FR + 4), c32(31)), 7),
+            bit(i32.xor(i32.and(i32.popcnt(ld.i32_8u(b, S.FR)), c32(1)), c32(1)), 2),
+          ),
+          i32.or(i32.and(ld.i32(b, S.FX), c32(S.FLAG_AF)), c32(2)),
+        ),
+      ),
+    );
+  }
+  const set = m.fn([I32, I32], 0, 'setFlags');
+  {
+    const f = set;
+    const b = (f.params[0] as Local).get;
+    const v = (f.params[1] as Local).get;
+    const cf = i32.and(v, c32(1));
+    const of = i32.and(i32.shr_u(v, c32(11)), c32(1));
+    f.st32(b, i32.or(i32.shl(cf, c32(31)), i32.shl(i32.xor(cf, of), c32(30))), S.FC);
+    f.st64(b, i64.extend_u(i32.xor(i32.and(i32.shr_u(v, c32(6)), c32(1)), c32(1))), S.FZ);
+    f.st64(
+      b,
+      i64.or(
+        i64.shl(i64.extend_u(i32.shr_u(v, c32(7))), c64(63)),
+        i64.extend_u(i32.xor(i32.and(i32.shr_u(v, c32(2)), c32(1)), c32(1))),
+      ),
+      S.FR,
+    );
+    f.st32(b, i32.and(v, c32(S.FLAG_AF)), S.FX);
+    f.st32(b, i32.or(i32.and(v, c32(~0x8d5 & 0x3f7fd7)), c32(2)), S.EFL);
+  }
+  return { get, set };
+}
+
+/** (base, segment offset, offset, size, write) → linear address. SDM volume 3A 5.3, 5.5. */
+function emitSegLinear(m: Module, raise: FnRef): Fn {
+  const f = m.fn([I32, I32, I64, I32, I32], I64, 'segLinear');
+  const p = (n: number): Node => (f.params[n] as Local).get;
+  const base = p(0);
+  const segOff = p(1);
+  const off = p(2);
+  const size = p(3);
+  const seg = f.local(I32);
+  const attr = f.local(I32);
+  const last = f.local(I64);
+  const bad = f.local(I32);
+  const top = f.local(I64);
+  f.set(seg, i32.add(base, segOff));
+  f.set(attr, ld.i32(seg.get, S.SEG_ATTR));
+  f.set(last, i64.add(off, i64.extend_u(i32.sub(size, c32(1)))));
+  // Unusable or not present; execute-only read; read-only or code written.
+  f.set(bad, i32.or(i32.and(attr.get, c32(S.ATTR_UNUSABLE)), i32.eqz(i32.and(attr.get, c32(S.ATTR_P)))));
+  f.if(
+    i32.and(attr.get, c32(8)),
+    () => f.set(bad, i32.or(bad.get, i32.or(p(4), i32.eqz(i32.and(attr.get, c32(2)))))),
+    () => f.set(bad, i32.or(bad.get, i32.and(p(4), i32.eqz(i32.and(attr.get, c32(2)))))),
+  );
+  f.if(
+    i32.eq(i32.and(attr.get, c32(0xc)), c32(4)),
+    () => {
+      // Expand-down: valid above the limit.
+      f.set(top, select(i32.and(attr.get, c32(S.ATTR_DB)), c64(0xffffffff), c64(0xffff)));
+      f.set(
+        bad,
+        i32.or(bad.get, i32.or(i64.le_u(off, ld.i64_32u(seg.get, S.SEG_LIMIT)), i64.gt_u(last.get, top.get))),
+      );
+    },
+    () => f.set(bad, i32.or(bad.get, i64.gt_u(last.get, ld.i64_32u(seg.get, S.SEG_LIMIT)))),
+  );
+  f.if(bad.get, () => {
+    f.do(
+      call(raise, base, select(i32.eq(segOff, c32(S.SEG + S.SS * S.SEG_STRIDE)), c32(S.EXC_SS), c32(S.EXC_GP)), c32(0)),
+    );
+    f.ret(c64(0));
+  });
+  f.emit(i64.and(i64.add(off, ld.i64(seg.get, S.SEG_BASE)), c64(0xffffffff)));
+  return f;
+}
+
+/** Emits named functions for handlers on first use, in the main module, so that all are importable by handler modules. */
+export type HelperEmitter = (m: Module) => Readonly<Record<string, FnRef>>;
+
+/** The generated interpreter of one VM. */
+export class Interpreter {
+  readonly exports: InterpExports;
+  private readonly semantics: ReadonlyMap<number, Semantic>;
+  private readonly memory: WebAssembly.Memory;
+  private readonly memoryLimits: { min: number; max: number; shared: boolean };
+  private readonly byKey: Map<string, number> = new Map();
+  private readonly names: string[];
+  private readonly sigs: Map<string, { params: number[]; result: number }> = new Map();
+  private readonly instanceExports: Record<string, unknown>;
+  private nextSlot: number;
+  /** Handlers made so far, for statistics. */
+  handlersMade = 0;
+  private pending: string[] = [];
+
+  /**
+   * @param inlineKeys handler keys to put into the main loop
+   * @param helpers emits further functions (softfloat) into the main module
+   */
+  constructor(
+    L: Layout,
+    memory: WebAssembly.Memory,
+    semantics: ReadonlyMap<number, Semantic>,
+    host: HostImports,
+    inlineKeys: readonly string[],
+    helpers: HelperEmitter,
+  ) {
+    this.semantics = semantics;
+    this.memory = memory;
+    this.memoryLimits = { min: L.wasmPages, max: L.wasmPages, shared: true };
+    this.names = [];
+    const m = new Module(this.memoryLimits);
+    const imported = new Map<string, FnRef>();
+    for (const [name, params, result] of IMPORTS) imported.set(name, m.import('host', name, params, result));
+    m.importTable(TABLE_SLOTS);
+    const imp = (n: string): FnRef => imported.get(n) as FnRef;
+    const mem = emitMemory(m, L, {
+      mmioRead: imp('mmioRead'),
+      mmioWrite: imp('mmioWrite'),
+      invalidate: imp('invalidate'),
+    });
+    const flags = emitFlags(m);
+    const segLinear = emitSegLinear(m, mem.raise);
+    const arith = emitArith(m);
+    const named: Record<string, FnRef> = { ...arith, ...helpers(m) };
+    const shared: Record<string, FnRef> = {
+      ...mem,
+      segLinear: segLinear.ref,
+      getFlags: flags.get.ref,
+      setFlags: flags.set.ref,
+      sys: imp('sys'),
+      tsc: imp('tsc'),
+      ...named,
+    };
+    for (const [name, ref] of Object.entries(shared)) {
+      m.exportFn(`x_${name}`, ref);
+      const t = m.signature(ref.type);
+      this.sigs.set(name, { params: [...t.params], result: ref.result });
+      this.names.push(name);
+    }
+    const env: Env = {
+      mem,
+      segLinear: segLinear.ref,
+      getFlags: flags.get.ref,
+      setFlags: flags.set.ref,
+      sys: imp('sys'),
+      tsc: imp('tsc'),
+      fn: (name) => {
+        const r = named[name];
+        if (r === undefined) throw new Error(`no helper function ${name}`);
+        return r;
+      },
+    };
+    {
+      // fetchAt: fetch with a double address, for TypeScript.
+      const f = m.fn([I32, F64], I32, 'fetchAt');
+      const a = f.local(I64);
+      f.set(a, i64.trunc_sat_f64_s((f.params[1] as Local).get));
+      f.emit(call(mem.fetchMiss, (f.params[0] as Local).get, a.get));
+    }
+    this.nextSlot = H_INLINE_FIRST + inlineKeys.length;
+    inlineKeys.forEach((k, i) => {
+      this.byKey.set(k, H_INLINE_FIRST + i);
+    });
+    this.emitMain(m, L, env, mem.fetchMiss, imp('translate'), inlineKeys);
+    const bytes = m.finish();
+    const table = new WebAssembly.Table({ initial: TABLE_SLOTS, element: 'anyfunc' });
+    const instance = new WebAssembly.Instance(new WebAssembly.Module(bytes), {
+      env: { memory, table },
+      host: { ...host },
+    });
+    this.instanceExports = instance.exports as Record<string, unknown>;
+    this.exports = { ...(instance.exports as unknown as InterpExports), table };
+  }
+
+  /** Whether the instruction's handler may want the decoded instruction in TypeScript. */
+  mayUseSys(n: Insn): boolean {
+    return n.op === OP.POPF || inTypeScript(n) || !this.semantics.has(n.op);
+  }
+
+  /** Number of the handler for a key; a new one is usable after {@link Interpreter.flushPending}. */
+  handler(key: string): number {
+    const known = this.byKey.get(key);
+    if (known !== undefined) return known;
+    const slot = this.nextSlot++;
+    if (slot >= TABLE_SLOTS) throw new Error('handler table full');
+    this.byKey.set(key, slot);
+    this.pending.push(key);
+    return slot;
+  }
+
+  /** Compiles the handlers asked for since the last call; do this before records that use them run. */
+  flushPending(): void {
+    if (this.pending.length === 0) return;
+    const keys = this.pending;
+    this.pending = [];
+    const m = new Module(this.memoryLimits);
+    const refs: Record<string, FnRef> = {};
+    const importObject: Record<string, unknown> = {};
+    for (const name of this.names) {
+      const s = this.sigs.get(name) as { params: number[]; result: number };
+      refs[name] = m.import('x', name, s.params as never, s.result as never);
+      importObject[name] = this.instanceExports[`x_${name}`];
+    }
+    const get = (name: string): FnRef => {
+      const r = refs[name];
+      if (r === undefined) throw new Error(`no helper function ${name}`);
+      return r;
+    };
+    const env: Env = {
+      mem: refs as never,
+      segLinear: get('segLinear'),
+      getFlags: get('getFlags'),
+      setFlags: get('setFlags'),
+      sys: get('sys'),
+      tsc: get('tsc'),
+      fn: get,
+    };
+    keys.forEach((key, i) => {
+      const f = m.fn([I32, I32, I64], I32, `h${i}`);
+      const [base, rec, ea] = f.params as [Local, Local, Local];
+      const leave: Leave = {
+        fault: () => f.ret(c32(S.ST_FAULT)),
+        jump: () => f.ret(c32(S.ST_JUMP)),
+        next: () => f.ret(c32(S.ST_NEXT)),
+        status: (st) => f.ret(st),
+        direct: (target, _link) => {
+          f.st64(base.get, target, S.RIP);
+          f.ret(c32(S.ST_JUMP));
+        },
+      };
+      this.emitSemantic(key, f, env, base.get, rec.get, ea.get, leave);
+      f.emit(c32(S.ST_NEXT));
+    });
+    const instance = new WebAssembly.Instance(new WebAssembly.Module(m.finish()), {
+      env: { memory: this.memory },
+      x: importObject as WebAssembly.ModuleImports,
+    });
+    keys.forEach((key, i) => {
+      this.exports.table.set(this.byKey.get(key) as number, instance.exports[`h${i}`] as never);
+    });
+    this.handlersMade += keys.length;
+  }
+
+  private emitSemantic(key: string, f: Fn, env: Env, base: Node, rec: Node, ea: Node, leave: Leave): void {
+    const { insn, mode } = insnOfKey(key);
+    const c = new RecCtx(f, env, base, rec, ea, insn, mode, leave);
+    const s = inTypeScript(insn) ? sys : (this.semantics.get(insn.op) ?? sys);
+    s(c);
+  }
+
+  private emitMain(m: Module, L: Layout, env: Env, fetchMiss: FnRef, translate: FnRef, inlineKeys: readonly string[]): void {
+    const f = m.fn([I32, I32], I32, 'main');
+    const base = (f.params[0] as Local).get;
+    const rec = f.params[1] as Local;
+    const ea = f.local(I64);
+    const la = f.local(I64);
+    const e = f.local(I32);
+    const host = f.local(I32);
+    const st = f.local(I32);
+    const handlerType = m.type([I32, I32, I64], I32);
+    const nHandlers = H_INLINE_FIRST + inlineKeys.length;
+    const codeLa = (rip: Node): Node =>
+      select(
+        i32.eq(i32.and(ld.i32(base, S.MODE), c32(S.MODE_SIZE)), c32(2)),
+        rip,
+        i64.and(i64.add(rip, ld.i64(base, S.SEG + S.CS * S.SEG_STRIDE)), c64(0xffffffff)),
+      );
+    const fault = f.open('block');
+    const lookupEntry = f.open('block');
+    f.brIf(lookupEntry, i32.eqz(rec.get));
+    f.st64(base, ld.i64(base, S.RIP), S.RIP_BASE);
+    f.close();
+    const lookup = f.open('loop');
+    f.if(i32.eqz(rec.get), () => {
+      f.if(i32.le_s(ld.i32(base, S.BUDGET), c32(0)), () => f.ret(c32(S.EX_BUDGET)));
+      f.st32(base, i32.add(ld.i32(base, S.N_LOOKUP), c32(1)), S.N_LOOKUP);
+      f.st64(base, ld.i64(base, S.RIP), S.RIP_BASE);
+      f.set(la, codeLa(ld.i64(base, S.RIP)));
+      f.set(
+        e,
+        i32.add(i32.and(i32.wrap(i64.shr_u(la.get, c64(7))), c32((S.TLB_ENTRIES - 1) << 5)), ld.i32(base, S.TLB_CODE)),
+      );
+      f.if(
+        i64.eq(ld.i64(e.get, 16), i64.and(la.get, c64(-4096))),
+        () => f.set(host, i32.add(i32.wrap(la.get), ld.i32(e.get, 24))),
+        () => {
+          f.set(host, call(fetchMiss, base, la.get));
+          f.if(i32.eqz(host.get), () => {
+            f.st32(base, c32(0), S.LINK_SLOT);
+            f.ret(select(ld.i32(base, S.FAULT), c32(S.EX_FAULT), c32(S.EX_CAREFUL)));
+          });
+        },
+      );
+      f.set(rec, ld.i32(i32.add(c32(L.hash), i32.shl(hashOf(host.get, L), c32(2)))));
+      f.block((found) => {
+        f.loop((again) => {
+          f.brIf(found, i32.eqz(rec.get));
+          f.brIf(
+            found,
+            i32.and(
+              i32.eq(ld.i32(rec.get, R.B_HOST), host.get),
+              i32.eq(ld.i32(rec.get, R.B_MODE), ld.i32(base, S.MODE)),
+            ),
+          );
+          f.set(rec, ld.i32(rec.get, R.B_NEXT));
+          f.br(again);
+        });
+      });
+      f.if(i32.eqz(rec.get), () => {
+        f.set(rec, call(translate, base, host.get));
+        f.if(i32.eqz(rec.get), () => {
+          f.st32(base, c32(0), S.LINK_SLOT);
+          f.ret(select(ld.i32(base, S.FAULT), c32(S.EX_FAULT), c32(S.EX_CAREFUL)));
+        });
+      });
+      f.if(
+        i32.and(ld.i32(base, S.MODE), c32(S.MODE_CSFULL)),
+        () => {
+          f.if(ld.i32(base, S.LINK_SLOT), () => {
+            f.st32(ld.i32(base, S.LINK_SLOT), rec.get);
+            f.st32(base, c32(0), S.LINK_SLOT);
+          });
+        },
+        () => {
+          f.st32(base, c32(0), S.LINK_SLOT);
+          f.if(
+            i64.gt_u(
+              i64.add(ld.i64(base, S.RIP), i64.sub(ld.i64_16u(rec.get, R.B_BYTES), c64(1))),
+              ld.i64_32u(base, S.SEG + S.CS * S.SEG_STRIDE + S.SEG_LIMIT),
+            ),
+            () => f.ret(c32(S.EX_CAREFUL)),
+          );
+        },
+      );
+    });
+    const next = f.open('loop');
+    const toLookup = (): void => {
+      f.set(rec, c32(0));
+      f.br(lookup);
+    };
+    const advance = (): void => {
+      f.set(rec, i32.add(rec.get, c32(R.REC)));
+      f.br(next);
+    };
+    // One block per handler, innermost first.
+    const generic = f.open('block');
+    const labels: Label[] = [];
+    for (let i = 0; i < nHandlers; i++) labels.push(f.open('block'));
+    labels.reverse();
+    f.brTable(ld.i32_16u(rec.get, R.R_HANDLER), labels, generic);
+    const direct = (target: Node, link: number): void => {
+      const t = f.tmp(target);
+      const l = f.tmp(ld.i32(rec.get, link));
+      f.if(i32.gt_s(l, c32(0)), () => {
+        f.st64(base, t, S.RIP_BASE);
+        f.set(rec, l);
+        f.br(next);
+      });
+      f.st64(base, t, S.RIP);
+      f.st32(base, select(l, c32(0), i32.add(rec.get, c32(link))), S.LINK_SLOT);
+      toLookup();
+    };
+    /** Puts back what the head counted ahead: `self` also the running instruction. */
+    const uncount = (self: boolean): void => {
+      const left = f.tmp(self ? ld.i32_8u(rec.get, R.R_LEFT) : i32.sub(ld.i32_8u(rec.get, R.R_LEFT), c32(1)));
+      f.st64(base, i64.sub(ld.i64(base, S.ICOUNT), i64.extend_s(left)), S.ICOUNT);
+      f.st32(base, i32.add(ld.i32(base, S.BUDGET), left), S.BUDGET);
+    };
+    const ripOfRec = (): Node => i64.add(ld.i64(base, S.RIP_BASE), ld.i64_16u(rec.get, R.R_OFF));
+    const handleStatus = (): void => {
+      f.if(i32.eqz(st.get), advance);
+      f.brIf(fault, i32.eq(st.get, c32(S.ST_FAULT)));
+      uncount(false);
+      f.if(i32.eq(st.get, c32(S.ST_EXIT)), () => f.ret(ld.i32(base, S.EXIT_CODE)));
+      toLookup();
+    };
+    const reg = (field: number): Node => ld.i64(i32.add(base, ld.i32_16u(rec.get, field)));
+    const bis = (): Node =>
+      i64.add(i64.add(reg(R.R_REG0), i64.shl(reg(R.R_REG1), ld.i64_16u(rec.get, R.R_REG2))), ld.i64(rec.get, R.R_IMM));
+    const head = (): void => {
+      const budget = f.tmp(ld.i32(base, S.BUDGET));
+      f.if(i32.le_s(budget, c32(0)), () => {
+        f.st64(base, ld.i64(base, S.RIP_BASE), S.RIP);
+        f.ret(c32(S.EX_BUDGET));
+      });
+      const n = f.tmp(ld.i32_16u(rec.get, R.B_COUNT));
+      f.st32(base, i32.sub(budget, n), S.BUDGET);
+      f.st64(base, i64.add(ld.i64(base, S.ICOUNT), i64.extend_u(n)), S.ICOUNT);
+    };
+    const inlineLeave: Leave = {
+      fault: () => f.br(fault),
+      jump: toLookup,
+      next: advance,
+      status: (v) => {
+        f.set(st, v);
+        handleStatus();
+      },
+      direct,
+    };
+    const bodies: (() => void)[] = [];
+    bodies[R.H_HEAD] = () => {
+      head();
+      advance();
+    };
+    bodies[R.H_HEAD2] = () => {
+      // The one instruction crosses into a second page: that page must still be where it was.
+      f.set(la, i64.and(i64.add(codeLa(ld.i64(base, S.RIP_BASE)), c64(4096)), c64(-4096)));
+      f.set(host, call(fetchMiss, base, la.get));
+      f.if(i32.ne(host.get, ld.i32(rec.get, R.B_PAGE2)), () => {
+        f.st64(base, ld.i64(base, S.RIP_BASE), S.RIP);
+        f.if(i32.eqz(host.get), () => f.ret(select(ld.i32(base, S.FAULT), c32(S.EX_FAULT), c32(S.EX_CAREFUL))));
+        f.ret(c32(S.EX_CAREFUL));
+      });
+      head();
+      advance();
+    };
+    bodies[R.H_GOTO] = () => {
+      const t = i64.add(ld.i64(base, S.RIP_BASE), ld.i64(rec.get, R.R_IMM));
+      direct(
+        select(i32.eq(i32.and(ld.i32(base, S.MODE), c32(S.MODE_SIZE)), c32(2)), t, i64.and(t, c64(0xffffffff))),
+        R.R_LINK0,
+      );
+    };
+    bodies[R.H_STALE] = () => {
+      f.st64(base, ripOfRec(), S.RIP);
+      uncount(true);
+      toLookup();
+    };
+    bodies[R.H_EA_BD] = () => {
+      f.set(ea, i64.add(reg(R.R_REG0), ld.i64(rec.get, R.R_IMM)));
+      advance();
+    };
+    bodies[R.H_EA_BIS] = () => {
+      f.set(ea, bis());
+      advance();
+    };
+    bodies[R.H_EA_RIP] = () => {
+      f.set(ea, i64.add(ld.i64(base, S.RIP_BASE), ld.i64(rec.get, R.R_IMM)));
+      advance();
+    };
+    bodies[R.H_EA32_BD] = () => {
+      f.set(ea, i64.and(i64.add(reg(R.R_REG0), ld.i64(rec.get, R.R_IMM)), c64(0xffffffff)));
+      advance();
+    };
+    bodies[R.H_EA32_BIS] = () => {
+      f.set(ea, i64.and(bis(), c64(0xffffffff)));
+      advance();
+    };
+    bodies[R.H_EA_ANY] = () => {
+      const aux = f.tmp(ld.i32(rec.get, R.R_AUX));
+      const a = f.tmp(i32.and(aux, c32(0xff)));
+      const rip = ld.i32_8u(rec.get, R.R_LINK1);
+      f.set(ea, i64.add(bis(), select(rip, ld.i64(base, S.RIP_BASE), c64(0))));
+      f.if(i32.ne(a, c32(8)), () => f.set(ea, i64.and(ea.get, select(i32.eq(a, c32(2)), c64(0xffff), c64(0xffffffff)))));
+      const seg = f.tmp(ld.i32(rec.get, R.R_LINK0));
+      f.if(seg, () => {
+        f.if(
+          i32.eq(i32.and(ld.i32(base, S.MODE), c32(S.MODE_SIZE)), c32(2)),
+          () => f.set(ea, i64.add(ea.get, ld.i64(i32.add(base, seg)))),
+          () => {
+            f.set(
+              ea,
+              call(
+                env.segLinear,
+                base,
+                seg,
+                ea.get,
+                i32.and(i32.shr_u(aux, c32(8)), c32(0xffff)),
+                i32.shr_u(aux, c32(24)),
+              ),
+            );
+            f.brIf(fault, ld.i32(base, S.FAULT));
+          },
+        );
+      });
+      advance();
+    };
+    inlineKeys.forEach((key, i) => {
+      bodies[H_INLINE_FIRST + i] = () => {
+        this.emitSemantic(key, f, env, base, rec.get, ea.get, inlineLeave);
+        advance();
+      };
+    });
+    for (let i = 0; i < nHandlers; i++) {
+      f.close();
+      const mark = f.mark();
+      (bodies[i] as () => void)();
+      f.release(mark);
+    }
+    f.close();
+    f.set(st, callIndirect(handlerType, I32, ld.i32_16u(rec.get, R.R_HANDLER), base, rec.get, ea.get));
+    handleStatus();
+    f.close();
+    f.close();
+    f.unreachable();
+    f.close();
+    // Fault in the instruction of `rec`.
+    f.st64(base, ripOfRec(), S.RIP);
+    uncount(true);
+    f.st32(base, c32(0), S.LINK_SLOT);
+    f.emit(c32(S.EX_FAULT));
+  }
+}
+
+/** First handler number for instructions. */
+export const H_INLINE_FIRST: number = R.H_FIRST;
+
+/** Bucket of a host code address. */
+export function hashOf(host: Node, L: Layout): Node {
+  return i32.and(i32.xor(host, i32.shr_u(host, c32(L.hashBits - 4))), c32((1 << L.hashBits) - 1));
+}
+/** The same in TypeScript. */
+export function hashIndex(host: number, L: Layout): number {
+  return (host ^ (host >>> (L.hashBits - 4))) & ((1 << L.hashBits) - 1);
+}

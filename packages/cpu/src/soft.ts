@@ -1,0 +1,689 @@
+// The software CPU as a Hypervisor: virtual machines whose vCPUs take turns on the calling thread.
+import {
+  type Clock,
+  type CpuidEntry,
+  type CpuidResult,
+  Exit,
+  type ExitReason,
+  type GuestMemory,
+  HyveError,
+  type Hypervisor,
+  type MsrValue,
+  RegionMemory,
+  type Vcpu,
+  type VcpuBus,
+  type VcpuStateV1,
+  type Vm,
+  type VmExit,
+  type VmOptions,
+  type Width,
+} from '@hyve/core';
+import { Decoder, Insn, Kind } from '@hyve/x86';
+import { CpuAccess, GUEST_FAULT, type MemoryPort } from './access.ts';
+import { BlockCache } from './blocks.ts';
+import { FEATURES, SIGNATURE, supportedCpuid } from './features.ts';
+import { INLINE_KEYS } from './inline-keys.ts';
+import { type HostImports, Interpreter } from './interp.ts';
+import { type Layout, layOut } from './layout.ts';
+import * as R from './record.ts';
+import { allSemantics, emitHelpers } from './sem/index.ts';
+import * as S from './state.ts';
+import { DEBUG_FAULT, DELIVERED, EventSource, hasErrorCode } from './system/events.ts';
+import { SystemUnit } from './system/system.ts';
+
+/** Options of {@link SoftCpu}. */
+export interface SoftCpuOptions {
+  /** 32 random bits for RDRAND and RDSEED. Default: the platform's `crypto.getRandomValues`. */
+  readonly random?: () => number;
+  /** Handler keys to compile into the main loop; default those found hot in Linux boots. */
+  readonly inlineKeys?: readonly string[];
+}
+
+/** The engine for machines without hardware virtualization, and for browsers. Needs shared WebAssembly memory. */
+export class SoftCpu implements Hypervisor {
+  readonly name = 'soft';
+  private readonly options: SoftCpuOptions;
+
+  constructor(options: SoftCpuOptions = {}) {
+    this.options = options;
+  }
+
+  supportedCpuid(): readonly CpuidEntry[] {
+    return supportedCpuid();
+  }
+
+  createVm(options: VmOptions): SoftVm {
+    return new SoftVm(options, this.options);
+  }
+}
+
+function defaultRandom(): () => number {
+  const pool = new Uint32Array(64);
+  let at = pool.length;
+  return () => {
+    if (at === pool.length) {
+      (globalThis as unknown as { crypto: { getRandomValues(a: Uint32Array): void } }).crypto.getRandomValues(pool);
+      at = 0;
+    }
+    return pool[at++] as number;
+  };
+}
+
+/** One virtual machine on the software CPU. */
+export class SoftVm implements Vm {
+  readonly memory: GuestMemory;
+  readonly vcpus: readonly SoftVcpu[];
+  /** @internal */
+  readonly layout: Layout;
+  /** @internal */
+  readonly interp: Interpreter;
+  /** @internal */
+  readonly blocks: BlockCache;
+  /** @internal */
+  readonly wasmMemory: WebAssembly.Memory;
+
+  /** @internal */
+  constructor(o: VmOptions, cpu: SoftCpuOptions) {
+    if (!Number.isInteger(o.vcpus) || o.vcpus < 1 || o.vcpus > 255)
+      throw new HyveError('VM_VCPUS', `${o.vcpus} vCPUs: the software CPU has 1 to 255`);
+    const L = layOut(o.memory, o.vcpus);
+    this.layout = L;
+    try {
+      this.wasmMemory = new WebAssembly.Memory({ initial: L.wasmPages, maximum: L.wasmPages, shared: true });
+    } catch (e) {
+      throw new HyveError('VM_MEMORY', `the host cannot give ${Math.ceil(L.wasmPages / 16)} MiB of memory`, e);
+    }
+    const buffer = this.wasmMemory.buffer;
+    const flags = new Uint8Array(buffer, L.pageFlags, L.pages);
+    let page = 0;
+    for (const r of L.regions) {
+      const n = r.size / 4096;
+      if (r.kind === 'rom') flags.fill(S.PF_ROM, page, page + n);
+      page += n;
+    }
+    const ram = new RegionMemory(buffer, L.regions, {
+      flags,
+      written: (a, n) => {
+        const host = this.hostOf(a);
+        if (host >= 0) this.blocks.invalidate(host, n);
+      },
+    });
+    this.memory = ram;
+    const vcpus: SoftVcpu[] = [];
+    const of = (base: number): SoftVcpu => vcpus[(base - L.vcpu0) / L.vcpuStride] as SoftVcpu;
+    const host: HostImports = {
+      mmioRead: (base, addr, width) => of(base).bus.mmioRead(addr, width as Width) | 0,
+      mmioWrite: (base, addr, width, value) => of(base).bus.mmioWrite(addr, width as Width, cut(value, width)),
+      invalidate: (at, size) => this.blocks.invalidate(at, size),
+      translate: (base, at) => this.blocks.translate(base, at),
+      sys: (base, rec) => of(base).sys(rec),
+      tsc: (base) => of(base).tsc(),
+    };
+    this.interp = new Interpreter(
+      L,
+      this.wasmMemory,
+      allSemantics(),
+      host,
+      cpu.inlineKeys ?? INLINE_KEYS,
+      emitHelpers,
+    );
+    const x = this.interp.exports;
+    this.blocks = new BlockCache({
+      layout: L,
+      buffer,
+      decoder: new Decoder(new Set(FEATURES)),
+      interp: () => this.interp,
+      fetch: {
+        fetchAt: (base, la) => x.fetchAt(base, la) >>> 0,
+        protectPage: (at) => {
+          for (const v of vcpus) x.protectPage(v.base, at);
+        },
+      },
+    });
+    const random = cpu.random ?? defaultRandom();
+    for (let i = 0; i < o.vcpus; i++) vcpus.push(new SoftVcpu(this, i, o, random));
+    this.vcpus = vcpus;
+    for (const v of vcpus) v.reset();
+  }
+
+  /** Address in the linear memory of a guest-physical address, or -1. */
+  hostOf(a: number): number {
+    for (const r of this.layout.regions) if (a >= r.base && a < r.base + r.size) return a - r.base + r.offset;
+    return -1;
+  }
+
+  counters(): Readonly<Record<string, number>> {
+    const sum = (off: number): number => this.vcpus.reduce((n, v) => n + v.access.get(off), 0);
+    return {
+      instructions: this.vcpus.reduce((n, v) => n + v.retired(), 0),
+      blocksDecoded: this.blocks.decoded,
+      instructionsDecoded: this.blocks.decodedInsns,
+      blocksInvalidated: this.blocks.invalidated,
+      blockFlushes: this.blocks.flushes,
+      recordBytes: this.blocks.arenaUsed,
+      handlersMade: this.interp.handlersMade,
+      tlbFills: sum(S.N_TLB_FILL),
+      slowAccesses: sum(S.N_SLOW),
+      blockLookups: sum(S.N_LOOKUP),
+    };
+  }
+
+  close(): void {
+    // Everything is garbage once unreferenced.
+  }
+}
+
+function cut(value: number, width: number): number {
+  return width === 4 ? value >>> 0 : width === 2 ? value & 0xffff : value & 0xff;
+}
+
+/** Nanoseconds per chunk between looks at the clock. */
+const CHUNK_NS = 200_000;
+const DR6_BS = 1 << 14;
+
+/** One vCPU of the software CPU. */
+export class SoftVcpu implements Vcpu {
+  readonly index: number;
+  /** @internal */
+  readonly base: number;
+  /** @internal */
+  readonly access: CpuAccess;
+  /** @internal */
+  readonly bus: VcpuBus;
+  /** @internal */
+  readonly system: SystemUnit;
+  private readonly vm: SoftVm;
+  private readonly clock: Clock;
+  private readonly tscPerNs: number;
+  private readonly exit: VmExit = { reason: Exit.Budget, detail: '' };
+  private readonly cpuidRows: readonly CpuidEntry[];
+  private readonly stepBytes = new Uint8Array(16);
+  private isHalted = false;
+  private waitsForSipi = false;
+  private nmiPending = false;
+  private nmiBlocked = false;
+  private pendingVector = -1;
+  private kicked = false;
+  private shutdown = false;
+  /** Instructions per nanosecond of the clock, measured. */
+  private rate = 0.02;
+  private readonly pcids = new Int32Array(S.TLB_SPACES).fill(-1);
+  private nextSpace = 0;
+  private noFill = false;
+
+  /** @internal */
+  constructor(vm: SoftVm, index: number, o: VmOptions, random: () => number) {
+    const L = vm.layout;
+    this.vm = vm;
+    this.index = index;
+    this.base = L.vcpu0 + index * L.vcpuStride;
+    this.bus = o.bus(index);
+    this.clock = o.clock;
+    this.tscPerNs = o.tscHz / 1e9;
+    this.cpuidRows = o.cpuid(index);
+    this.access = new CpuAccess(vm.wasmMemory.buffer, this.base);
+    const x = vm.interp.exports;
+    const port: MemoryPort = {
+      sysRead: x.sysRead,
+      sysWrite: x.sysWrite,
+      sysProbe: x.sysProbe,
+      flushTlb: (base, all) => {
+        if (all !== 0) this.pcids.fill(-1);
+        this.selectSpace();
+        x.flushTlb(base, all);
+      },
+      flushPage: x.flushPage,
+    };
+    this.access.port = port;
+    this.system = new SystemUnit(this.access, {
+      bus: this.bus,
+      signature: SIGNATURE,
+      physBits: S.PHYS_BITS,
+      exitOnPause: o.exitOnPause ?? false,
+      cpuid: (leaf, subleaf, out) => this.cpuid(leaf, subleaf, out),
+      tscNow: (out) => {
+        const t = this.rawTsc();
+        out.lo = t >>> 0;
+        out.hi = Math.floor(t / 0x1_0000_0000) >>> 0;
+      },
+      readPhys32: (addr) => vm.memory.read32(addr),
+      random32: random,
+      modeChanged: () => this.modeChanged(),
+      attention: () => this.access.set(S.BUDGET, -1),
+      shadow: () => {
+        this.access.set64(S.SHADOW_AT, this.access.get(S.ICOUNT), this.access.getHi(S.ICOUNT));
+      },
+      unblockNmi: () => {
+        this.nmiBlocked = false;
+        if (this.nmiPending) this.access.set(S.BUDGET, -1);
+      },
+    });
+  }
+
+  get halted(): boolean {
+    return this.isHalted;
+  }
+
+  get waitingForSipi(): boolean {
+    return this.waitsForSipi;
+  }
+
+  retired(): number {
+    return this.access.getHi(S.ICOUNT) * 0x1_0000_0000 + this.access.get(S.ICOUNT);
+  }
+
+  /** Instructions retired, exact inside a running instruction too: the head of a block counts ahead. */
+  private retiredNow(): number {
+    const rec = this.access.get(S.CUR_REC);
+    const ahead = rec === 0 ? 0 : (this.access.u8[rec + R.R_LEFT] as number);
+    return this.retired() - ahead;
+  }
+
+  private rawTsc(): number {
+    return Math.floor(this.clock.now() * this.tscPerNs);
+  }
+
+  /** @internal RDTSC: SCRATCH receives the counter with its offset. */
+  tsc(): void {
+    const a = this.access;
+    const t = this.rawTsc();
+    const lo = (t >>> 0) + a.get(S.TSC_OFFSET);
+    a.set(S.SCRATCH, lo | 0);
+    a.set(S.SCRATCH + 4, (Math.floor(t / 0x1_0000_0000) + a.getHi(S.TSC_OFFSET) + (lo >= 0x1_0000_0000 ? 1 : 0)) | 0);
+  }
+
+  private cpuid(leaf: number, subleaf: number, out: CpuidResult): void {
+    let best: CpuidEntry | null = null;
+    let max = 0;
+    let maxExt = 0x80000000;
+    for (const r of this.cpuidRows) {
+      if (r.leaf === 0) max = r.eax;
+      if (r.leaf === 0x80000000) maxExt = r.eax;
+      if (r.leaf === leaf && (r.subleaf === undefined || r.subleaf === subleaf)) best = r;
+    }
+    // Past the highest basic leaf, processors give the data of that leaf; hypervisor leaves are their own range.
+    if (best === null && leaf > max && (leaf < 0x40000000 || leaf > maxExt || (leaf > 0x4fffffff && leaf < 0x80000000))) {
+      for (const r of this.cpuidRows) if (r.leaf === max && (r.subleaf === undefined || r.subleaf === subleaf)) best = r;
+    }
+    out.eax = best?.eax ?? 0;
+    out.ebx = best?.ebx ?? 0;
+    out.ecx = best?.ecx ?? 0;
+    out.edx = best?.edx ?? 0;
+    if (leaf === 1) {
+      const osxsave = (this.access.get(S.CR4) & (1 << 18)) !== 0;
+      out.ecx = (osxsave ? out.ecx | (1 << 27) : out.ecx & ~(1 << 27)) >>> 0;
+    }
+    if (leaf === 0xd && subleaf <= 1 && best !== null) out.ebx = (this.access.get(S.XCR0) & 4) !== 0 ? 832 : 576;
+  }
+
+  /** Picks the TLB space of the current CR3 (PCID), taking one over if needed. */
+  private selectSpace(): void {
+    const a = this.access;
+    let space = 0;
+    if (a.get(S.CR4) & (1 << 17)) {
+      const pcid = a.get(S.CR3) & 0xfff;
+      space = this.pcids.indexOf(pcid);
+      if (space < 0) {
+        space = this.nextSpace;
+        this.nextSpace = (this.nextSpace + 1) % S.TLB_SPACES;
+        this.pcids[space] = pcid;
+        const at = this.base + S.STATE_SIZE + space * S.TLB_BANK * S.TLB_SETS;
+        a.u8.fill(0xff, at, at + S.TLB_BANK * S.TLB_SETS);
+      }
+    }
+    const bank0 = this.base + S.STATE_SIZE + space * S.TLB_BANK * S.TLB_SETS;
+    const user = a.get(S.CPL) === 3;
+    const smap = (a.get(S.CR4) & (1 << 21)) !== 0;
+    const set = user ? 1 : smap && (a.get(S.EFL) & S.FLAG_AC) !== 0 ? 2 : 0;
+    a.set(S.TLB_DATA, bank0 + set * S.TLB_BANK);
+    a.set(S.TLB_CODE, bank0 + (user ? S.TLB_BANK : 0));
+    a.set(S.TLB_SYS, bank0);
+  }
+
+  /** Derives MODE and the TLB pointers from the registers. */
+  private modeChanged(): void {
+    const a = this.access;
+    const cr0 = a.get(S.CR0);
+    const cr4 = a.get(S.CR4);
+    const cs = a.attr(S.CS);
+    let mode = 0;
+    if (a.longMode && cs & S.ATTR_L) mode = 2 | S.MODE_FLAT | S.MODE_CSFULL;
+    else {
+      if (cs & S.ATTR_DB) mode = 1;
+      if (a.attr(S.SS) & S.ATTR_DB) mode |= S.MODE_SS32;
+      if (a.limit(S.CS) === 0xffffffff) mode |= S.MODE_CSFULL;
+      let flat = a.segBase(S.CS) === 0 && a.limit(S.CS) === 0xffffffff && (cs & 0x9a) === 0x9a;
+      for (const s of [S.ES, S.SS, S.DS]) {
+        const t = a.attr(s);
+        flat &&= a.segBase(s) === 0 && a.limit(s) === 0xffffffff && (t & (0x9e | S.ATTR_UNUSABLE)) === 0x92;
+      }
+      if (flat) mode |= S.MODE_FLAT;
+    }
+    if (cr0 & 8) mode |= S.MODE_TS;
+    if (cr0 & 4) mode |= S.MODE_EM;
+    if (cr4 & (1 << 9)) mode |= S.MODE_SSE;
+    if (cr4 & (1 << 18) && (a.get(S.XCR0) & 6) === 6) mode |= S.MODE_AVX;
+    a.set(S.MODE, mode);
+    // Breakpoints on data and alignment checks need every access to take the slow path.
+    const dr7 = a.get(S.DR + 56);
+    const align = (cr0 & (1 << 18)) !== 0 && (a.get(S.EFL) & S.FLAG_AC) !== 0 && a.get(S.CPL) === 3;
+    a.set(S.ALIGN_CHECK, align ? 1 : 0);
+    const noFill = align || (dr7 & 0xff) !== 0;
+    a.set(S.NOFILL, noFill ? 1 : 0);
+    this.selectSpace();
+    if (noFill && !this.noFill) this.vm.interp.exports.flushTlb(this.base, 1);
+    this.noFill = noFill;
+  }
+
+  /** @internal An instruction that TypeScript runs. */
+  sys(rec: number): number {
+    const a = this.access;
+    const n = this.vm.blocks.sysInsn(rec);
+    const off = a.u8[rec + R.R_OFF] as number;
+    const offHi = a.u8[rec + R.R_OFF + 1] as number;
+    a.setAddr(S.RIP, a.getAddr(S.RIP_BASE) + off + offHi * 256);
+    a.f64[(this.base + S.EA_F64) >> 3] = a.getAddr(S.EA);
+    try {
+      const st = this.system.exec(n);
+      a.set(S.CUR_REC, 0);
+      return st;
+    } catch (e) {
+      a.set(S.CUR_REC, 0);
+      if (e === GUEST_FAULT) return S.ST_FAULT;
+      throw e;
+    }
+  }
+
+  kick(): void {
+    this.kicked = true;
+    this.access.set(S.BUDGET, -1);
+  }
+
+  private get shadowed(): boolean {
+    const a = this.access;
+    return a.get(S.SHADOW_AT) === a.get(S.ICOUNT) && a.getHi(S.SHADOW_AT) === a.getHi(S.ICOUNT);
+  }
+
+  canInject(): boolean {
+    return (
+      this.pendingVector < 0 && !this.waitsForSipi && (this.access.get(S.EFL) & S.FLAG_IF) !== 0 && !this.shadowed
+    );
+  }
+
+  inject(vector: number): boolean {
+    if (!this.canInject()) return false;
+    this.pendingVector = vector;
+    return true;
+  }
+
+  requestIrqWindow(): void {
+    this.access.set(S.IRQ_WINDOW, 1);
+  }
+
+  injectNmi(): void {
+    this.nmiPending = true;
+    this.access.set(S.BUDGET, -1);
+  }
+
+  reset(): void {
+    this.isHalted = false;
+    this.waitsForSipi = this.index !== 0;
+    this.nmiPending = false;
+    this.nmiBlocked = false;
+    this.pendingVector = -1;
+    this.shutdown = false;
+    this.access.set(S.IRQ_WINDOW, 0);
+    this.access.set64(S.SHADOW_AT, -1, -1);
+    this.pcids.fill(-1);
+    this.system.reset('power-on');
+    this.access.port.flushTlb(this.base, 1);
+    this.modeChanged();
+  }
+
+  init(): void {
+    this.isHalted = false;
+    this.waitsForSipi = this.index !== 0;
+    this.nmiPending = false;
+    this.nmiBlocked = false;
+    this.pendingVector = -1;
+    this.system.reset('init');
+    this.access.port.flushTlb(this.base, 1);
+    this.modeChanged();
+    this.access.set(S.BUDGET, -1);
+  }
+
+  startup(vector: number): void {
+    if (!this.waitsForSipi) return;
+    this.waitsForSipi = false;
+    this.system.startup(vector);
+    this.modeChanged();
+  }
+
+  getState(): VcpuStateV1 {
+    return this.system.getState({
+      activity: this.waitsForSipi ? 'wait-for-sipi' : this.isHalted ? 'halted' : 'running',
+      interruptShadow: this.shadowed,
+      nmiBlocked: this.nmiBlocked,
+      nmiPending: this.nmiPending,
+    });
+  }
+
+  setState(s: VcpuStateV1): void {
+    this.system.setState(s);
+    this.waitsForSipi = s.activity === 'wait-for-sipi';
+    this.isHalted = s.activity === 'halted';
+    this.nmiBlocked = s.nmiBlocked;
+    this.nmiPending = s.nmiPending;
+    this.pendingVector = -1;
+    this.shutdown = false;
+    const a = this.access;
+    if (s.interruptShadow) a.set64(S.SHADOW_AT, a.get(S.ICOUNT), a.getHi(S.ICOUNT));
+    else a.set64(S.SHADOW_AT, -1, -1);
+    a.set(S.FAULT, 0);
+    this.pcids.fill(-1);
+    this.access.port.flushTlb(this.base, 1);
+    this.modeChanged();
+  }
+
+  private leave(reason: ExitReason, detail = ''): VmExit {
+    this.exit.reason = reason;
+    this.exit.detail = detail;
+    return this.exit;
+  }
+
+  run(budgetNs: number): VmExit {
+    const a = this.access;
+    const end = this.clock.now() + budgetNs;
+    if (this.waitsForSipi) return this.leave(Exit.Halt);
+    if (this.shutdown) return this.leave(Exit.Shutdown);
+    for (;;) {
+      // Events, highest priority first.
+      if (this.nmiPending && !this.nmiBlocked && !this.shadowed) {
+        this.nmiPending = false;
+        this.nmiBlocked = true;
+        this.isHalted = false;
+        if (!this.deliver(S.EXC_NMI, EventSource.Nmi, 0)) return this.leave(Exit.Shutdown);
+      } else if (this.pendingVector >= 0) {
+        const v = this.pendingVector;
+        this.pendingVector = -1;
+        this.isHalted = false;
+        if (!this.deliver(v, EventSource.External, 0)) return this.leave(Exit.Shutdown);
+      }
+      if (this.isHalted) return this.leave(Exit.Halt);
+      if (this.kicked) {
+        this.kicked = false;
+        return this.leave(Exit.Kicked);
+      }
+      if (a.get(S.IRQ_WINDOW) !== 0 && this.canInject()) {
+        a.set(S.IRQ_WINDOW, 0);
+        return this.leave(Exit.IrqWindow);
+      }
+      const now = this.clock.now();
+      if (now >= end) return this.leave(Exit.Budget);
+      const before = this.retired();
+      let code: number;
+      if (this.mustStep()) code = this.stepOne();
+      else {
+        const ns = Math.min(end - now, CHUNK_NS);
+        a.set(S.BUDGET, Math.max(1, Math.min(1e6, Math.ceil(ns * this.rate))));
+        code = this.vm.interp.exports.main(this.base, 0);
+        const spent = this.clock.now() - now;
+        const done = this.retired() - before;
+        if (done > 500 && spent > 0) this.rate = Math.min(2, Math.max(0.0005, this.rate * 0.75 + (done / spent) * 0.25));
+      }
+      a.set(S.CUR_REC, 0);
+      if (code === S.EX_CAREFUL) code = this.stepOne();
+      switch (code) {
+        case S.EX_BUDGET:
+        case S.EX_EVENT:
+          break;
+        case S.EX_FAULT:
+          if (!this.fault()) return this.leave(Exit.Shutdown);
+          break;
+        case S.EX_HLT:
+          this.isHalted = true;
+          break;
+        case S.EX_PAUSE:
+          return this.leave(Exit.Pause);
+        case S.EX_SHUTDOWN:
+          this.shutdown = true;
+          return this.leave(Exit.Shutdown);
+        default:
+          return this.leave(Exit.Error, `the interpreter left with code ${code} at RIP 0x${this.ripText()}`);
+      }
+    }
+  }
+
+  private ripText(): string {
+    return this.access.getHi(S.RIP).toString(16).padStart(8, '0') + this.access.get(S.RIP).toString(16).padStart(8, '0');
+  }
+
+  private deliver(vector: number, source: EventSource, code: number): boolean {
+    this.access.set(S.FAULT, 0);
+    const hasError = source === EventSource.Exception && hasErrorCode(vector);
+    const ok = this.system.deliver(vector, source, hasError, code) === DELIVERED;
+    this.access.set(S.FAULT, 0);
+    if (!ok) this.shutdown = true;
+    return ok;
+  }
+
+  /** Delivers the exception in FAULT; false on a triple fault. */
+  private fault(): boolean {
+    const a = this.access;
+    let vector = a.get(S.FAULT) - 1;
+    const code = a.get(S.FAULT_CODE);
+    a.set(S.FAULT, 0);
+    if (vector === S.EXC_PF) a.set64(S.CR2, a.get(S.FAULT_ADDR), a.getHi(S.FAULT_ADDR));
+    if (a.get(S.NONCANON) !== 0) {
+      a.set(S.NONCANON, 0);
+      if (vector === S.EXC_GP && this.refersToStack()) vector = S.EXC_SS;
+    }
+    return this.deliver(vector, EventSource.Exception, code);
+  }
+
+  /** Whether the instruction at RIP addresses memory through SS: its non-canonical addresses give #SS. */
+  private refersToStack(): boolean {
+    const n = new Insn();
+    const len = this.fetchBytes();
+    this.access.set(S.FAULT, 0);
+    if (len === 0 || this.vm.blocks.decodeAt(n, this.stepBytes, len, 64) !== 0) return false;
+    const mem = n.kind0 === Kind.Mem || n.kind1 === Kind.Mem || n.kind2 === Kind.Mem;
+    return !mem || n.seg === S.SS;
+  }
+
+  /** Whether instructions must be taken one at a time: single-step, breakpoints, or an event behind a shadow. */
+  private mustStep(): boolean {
+    const a = this.access;
+    if (a.get(S.EFL) & S.FLAG_TF) return true;
+    if (a.get(S.DR + 56) & 0xff) return true;
+    return this.shadowed && (a.get(S.IRQ_WINDOW) !== 0 || this.nmiPending);
+  }
+
+  /** Fills stepBytes with code at RIP; returns how many bytes there are before a fault (0: FAULT is set). */
+  private fetchBytes(): number {
+    const a = this.access;
+    const rip = a.getAddr(S.RIP);
+    const is64 = a.code64;
+    const csBase = is64 ? 0 : a.get(S.SEG + S.CS * S.SEG_STRIDE);
+    const limit = a.limit(S.CS);
+    let n = 0;
+    while (n < 15) {
+      if (!is64 && rip + n > limit) {
+        if (n === 0) {
+          a.set(S.FAULT, S.EXC_GP + 1);
+          a.set(S.FAULT_CODE, 0);
+        }
+        return n;
+      }
+      const la = is64 ? rip + n : (csBase + rip + n) % 0x1_0000_0000;
+      const host = this.vm.interp.exports.fetchAt(this.base, la) >>> 0;
+      if (host === 0) {
+        if (a.get(S.FAULT) !== 0) return n;
+        const phys = a.get(S.PHYS) + a.getHi(S.PHYS) * 0x1_0000_0000;
+        this.stepBytes[n++] = this.bus.mmioRead(phys, 1);
+        continue;
+      }
+      const run = Math.min(15 - n, 4096 - (host % 4096), is64 ? 15 : limit - rip - n + 1);
+      this.stepBytes.set(a.u8.subarray(host, host + run), n);
+      n += run;
+    }
+    return n;
+  }
+
+  /** Runs one instruction with all debug events. Returns an EX_ code. */
+  private stepOne(): number {
+    const a = this.access;
+    const tf = (a.get(S.EFL) & S.FLAG_TF) !== 0;
+    const rf = (a.get(S.EFL) & S.FLAG_RF) !== 0;
+    const dr7 = a.get(S.DR + 56);
+    if (dr7 & 0xff && !rf) {
+      const hit = this.codeBreakpoints(dr7);
+      if (hit !== 0) {
+        return this.deliver(S.EXC_DB, EventSource.Exception, hit | DEBUG_FAULT) ? S.EX_EVENT : S.EX_SHUTDOWN;
+      }
+    }
+    const n = this.fetchBytes();
+    const fetchFault = a.get(S.FAULT);
+    let head = 0;
+    if (n > 0) {
+      a.set(S.FAULT, 0);
+      head = this.vm.blocks.step(this.base, this.stepBytes, n);
+      // The decoder wants bytes that could not be fetched: that fault is the one to raise.
+      if (head === 0 && n < 15 && this.vm.blocks.wantedMore) {
+        a.set(S.FAULT, fetchFault === 0 ? S.EXC_GP + 1 : fetchFault);
+        if (fetchFault === 0) a.set(S.FAULT_CODE, 0);
+      }
+    }
+    if (head === 0) return S.EX_FAULT;
+    a.set(S.DATA_BREAK, 0);
+    a.set(S.BUDGET, 1);
+    const code = this.vm.interp.exports.main(this.base, head);
+    if (code === S.EX_FAULT) return code;
+    if (rf) a.set(S.EFL, a.get(S.EFL) & ~S.FLAG_RF);
+    let dr6 = a.get(S.DATA_BREAK);
+    if (tf && !this.shadowed) dr6 |= DR6_BS;
+    if (dr6 !== 0 && code !== S.EX_SHUTDOWN) {
+      return this.deliver(S.EXC_DB, EventSource.Exception, dr6) ? S.EX_EVENT : S.EX_SHUTDOWN;
+    }
+    return code;
+  }
+
+  private codeBreakpoints(dr7: number): number {
+    const a = this.access;
+    const rip = a.getAddr(S.RIP);
+    const la = a.code64 ? rip : (rip + a.get(S.SEG + S.CS * S.SEG_STRIDE)) % 0x1_0000_0000;
+    let hit = 0;
+    for (let i = 0; i < 4; i++) {
+      const enabled = (dr7 >> (2 * i)) & 3;
+      const kind = (dr7 >> (16 + 4 * i)) & 3;
+      if (enabled !== 0 && kind === 0 && a.getAddr(S.DR + 8 * i) === la) hit |= 1 << i;
+    }
+    return hit;
+  }
+
+  /** Retired instructions as a virtual clock wants them: exact even while an instruction runs. */
+  retiredExact(): number {
+    return this.retiredNow();
+  }
+}
+
