@@ -187,6 +187,7 @@ export class I8042 implements IoHandler, Device {
   }
 
   private readData(): number {
+    const byte = this.data; // stays in the buffer until the next one; fill() may load that below
     if ((this.status & ST_OBF) !== 0) {
       this.status &= ~ST_OBF;
       this.updateIrq();
@@ -197,7 +198,7 @@ export class I8042 implements IoHandler, Device {
         this.gapTimer.arm(this.clock.now() + BYTE_GAP_NS);
       }
     }
-    return this.data; // the buffer keeps its byte
+    return byte;
   }
 
   private writeCommand(value: number): void {
