@@ -89,7 +89,14 @@ export function tscRatio(tscHz: number, crystalHz: number, limit: number): { num
     const k = Math.floor(a / b);
     const p2 = k * p1 + p0;
     const q2 = k * q1 + q0;
-    if (p2 > limit || q2 > 0xffffffff) break;
+    if (p2 > limit || q2 > 0xffffffff) {
+      // Between the last two convergents: as far as the limit lets us go, if that is nearer.
+      const m = p1 === 0 ? 0 : Math.floor((limit - p0) / p1);
+      const [p, q] = [m * p1 + p0, m * q1 + q0];
+      const x = tscHz / crystalHz;
+      if (m > 0 && q > 0 && Math.abs(p / q - x) < Math.abs(p1 / q1 - x)) [p1, q1] = [p, q];
+      break;
+    }
     [p0, q0, p1, q1] = [p1, q1, p2, q2];
     [a, b] = [b, a - k * b];
   }
@@ -295,9 +302,12 @@ export function buildCpuid(o: CpuidOptions): CpuidEntry[] {
         }
         break;
       case 0x15: {
-        // Linux multiplies kHz by the numerator in 32 bits.
-        const { numerator, denominator } = tscRatio(o.tscHz, crystalHz, Math.floor(0xffffffff / (crystalHz / 1000)));
-        out(leaf, { eax: denominator, ebx: numerator, ecx: crystalHz, edx: 0 });
+        // Linux multiplies kHz by the numerator in 32 bits. Where that leaves no exact fraction the crystal takes up the
+        // difference (up to 0.02 %): better a timer than a clock that is off.
+        const limit = Math.floor(0xfff00000 / (crystalHz / 1000));
+        const { numerator, denominator } = tscRatio(o.tscHz, crystalHz, limit);
+        const crystal = Math.round((o.tscHz * denominator) / numerator);
+        out(leaf, { eax: denominator, ebx: numerator, ecx: crystal, edx: 0 });
         break;
       }
       case 0x16: {

@@ -1,8 +1,10 @@
 // MSR policy: every MSR that neither the engine nor the local APIC holds, for one vCPU. Intel SDM vol. 4; AMD APM vol. 2
 // appendix A (bhyve: vmm's x86 MSR code and xmsr.c). What is not here is #GP, or nothing at all with `ignoreUnknown`.
 import { HyveError, type Logger, type MsrValue, silentLogger } from '@hyve/core';
+import { StateReader } from './chip/state.ts';
 import type { CpuVendor } from './cpuid.ts';
 import type { LocalApic } from './lapic/lapic.ts';
+import { savedWords } from './words.ts';
 
 /** Options of {@link MsrPolicy}. */
 export interface MsrPolicyOptions {
@@ -215,21 +217,23 @@ export class MsrPolicy {
     };
   }
 
-  /** Restores it. @throws HyveError `STATE_VERSION` */
+  /** Restores it. @throws HyveError `STATE_VERSION`, `STATE_FORMAT` */
   load(state: unknown): void {
-    const s = state as MsrPolicyStateV1;
-    if (typeof s !== 'object' || s === null || s.v !== 1)
-      throw new HyveError('STATE_VERSION', 'msr policy: expected state version 1');
-    this.mtrrDefType = s.mtrrDefType;
-    this.fixed.set(s.mtrrFixed);
-    this.variable.set(s.mtrrVariable);
-    this.miscEnableLo = s.miscEnable[0];
-    this.miscEnableHi = s.miscEnable[1];
-    this.mcgStatus = s.mcgStatus;
-    this.specCtrl = s.specCtrl;
-    this.hwcr = s.hwcr;
-    this.deCfg = s.deCfg;
-    this.syscfg = s.syscfg;
+    const name = 'msr policy';
+    const r = new StateReader(name, state, 1);
+    const fixed = savedWords(name, state, 'mtrrFixed', 22);
+    const variable = savedWords(name, state, 'mtrrVariable', VARIABLE_RANGES * 4);
+    const miscEnable = savedWords(name, state, 'miscEnable', 2);
+    this.mtrrDefType = r.u32('mtrrDefType');
+    this.fixed.set(fixed);
+    this.variable.set(variable);
+    this.miscEnableLo = miscEnable[0] as number;
+    this.miscEnableHi = miscEnable[1] as number;
+    this.mcgStatus = r.u32('mcgStatus');
+    this.specCtrl = r.u32('specCtrl');
+    this.hwcr = r.u32('hwcr');
+    this.deCfg = r.u32('deCfg');
+    this.syscfg = r.u32('syscfg');
   }
 
   /** RDMSR. @returns false for #GP(0) */

@@ -347,13 +347,14 @@ export class RunLoop {
 
   /** A thrown error is a broken invariant of the host program: the VM stops with it. */
   private broken(where: string, e: unknown): void {
-    if (this.running >= 0) {
+    const vcpu = this.running;
+    if (vcpu >= 0) {
       this.running = -1;
       this.clock.leave?.();
     }
     const text = e instanceof Error ? e.message : String(e);
     this.log.warn(`${where}: ${text}`);
-    this.end('error', `${where}: ${text}`);
+    this.endBy(vcpu, 'error', `${where}: ${text}`);
   }
 
   private extIntFor(i: number): boolean {

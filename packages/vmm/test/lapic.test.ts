@@ -832,6 +832,13 @@ describe('save and load', () => {
     }
     expect(get(t).save()).toEqual(get(s).save());
     expect(() => get(t).load({ v: 9 })).toThrow(expect.objectContaining({ code: 'STATE_VERSION' }));
+    for (const wrong of [
+      { irr: [1] },
+      { timerDueInNs: 5, timerInit: 0 },
+      { sipi: 256 },
+      { lvt: [0, 0, 0, 0, 0, 0, -1] },
+    ])
+      expect(() => get(t).load({ ...state, ...wrong })).toThrow(expect.objectContaining({ code: 'STATE_FORMAT' }));
   });
 });
 

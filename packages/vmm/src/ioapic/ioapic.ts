@@ -10,7 +10,9 @@ import {
   SharedPin,
   type Width,
 } from '@hyve/core';
+import { StateReader } from '../chip/state.ts';
 import type { EoiListener } from '../lapic/apic-bus.ts';
+import { savedWords } from '../words.ts';
 import {
   ID_MASK,
   IOAPIC_BASE,
@@ -106,13 +108,13 @@ export class IoApic implements IoHandler, InterruptController, EoiListener, Devi
   }
 
   load(state: unknown): void {
-    const s = state as IoApicStateV1;
-    if (typeof s !== 'object' || s === null || s.v !== 1)
-      throw new HyveError('STATE_VERSION', 'ioapic: expected state version 1');
-    this.index = s.index;
-    this.id = s.id;
-    this.lo.set(s.lo);
-    this.hi.set(s.hi);
+    const r = new StateReader(this.name, state, 1);
+    const lo = savedWords(this.name, state, 'lo', PINS);
+    const hi = savedWords(this.name, state, 'hi', PINS);
+    this.index = r.u8('index');
+    this.id = r.int('id', 0, ID_MASK);
+    this.lo.set(lo);
+    this.hi.set(hi);
   }
 
   /** A handle on pin 0–23. @throws HyveError `IRQ_PIN` */

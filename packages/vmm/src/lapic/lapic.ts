@@ -1,6 +1,8 @@
 // Local APIC of one vCPU: xAPIC page and x2APIC MSRs, priorities, local vector table, timer. Intel SDM vol. 3 chapter 11
 // (mirrors bhyve's vlapic.c, plus TSC-deadline mode, error register and x2APIC checks).
 import { type Clock, HyveError, type MsrValue, type Timer, type Width } from '@hyve/core';
+import { StateReader } from '../chip/state.ts';
+import { savedWords } from '../words.ts';
 import type { ApicBus } from './apic-bus.ts';
 import {
   APIC_APR,
@@ -324,43 +326,53 @@ export class LocalApic {
     };
   }
 
-  /** Restores what {@link LocalApic.save} gave. @throws HyveError `STATE_VERSION` */
+  /** Restores what {@link LocalApic.save} gave; nothing is signalled. @throws HyveError `STATE_VERSION`, `STATE_FORMAT` */
   load(state: unknown): void {
+    const name = `local APIC ${this.index}`;
+    const r = new StateReader(name, state, 1);
     const s = state as LocalApicStateV1;
-    if (typeof s !== 'object' || s === null || s.v !== 1)
-      throw new HyveError('STATE_VERSION', `local APIC ${this.index}: expected state version 1`);
+    const icr = savedWords(name, s, 'icr', 2);
+    const lvt = savedWords(name, s, 'lvt', 7);
+    const irr = savedWords(name, s, 'irr', 8);
+    const isr = savedWords(name, s, 'isr', 8);
+    const tmr = savedWords(name, s, 'tmr', 8);
+    const tscDeadline = savedWords(name, s, 'tscDeadline', 2);
+    const due = s.timerDueInNs;
+    const timerInit = r.u32('timerInit');
+    if (due !== null && !(Number.isFinite(due) && timerInit > 0))
+      throw new HyveError('STATE_FORMAT', `${name}: timerDueInNs is ${String(due)} with a count of ${timerInit}`);
     this.stopTimer();
-    this.base = s.base;
-    this.mode = s.mode;
-    this.xapicId = s.xapicId;
-    this.tpr = s.tpr;
+    this.base = r.int('base', 0, 2 ** 52 - 4096);
+    this.mode = r.int('mode', DISABLED, X2APIC);
+    this.xapicId = r.u8('xapicId');
+    this.tpr = r.u8('tpr');
     this.modeChanged();
-    this.ldr = s.ldr;
-    this.dfr = s.dfr;
-    this.svr = s.svr;
-    this.esr = s.esr;
-    this.esrPending = s.esrPending;
-    this.icrLo = s.icr[0];
-    this.icrHi = s.icr[1];
-    this.lvt.set(s.lvt);
-    this.irr.set(s.irr);
-    this.isr.set(s.isr);
-    this.tmr.set(s.tmr);
+    this.ldr = r.u32('ldr');
+    this.dfr = r.u32('dfr');
+    this.svr = r.int('svr', 0, SVR_WRITABLE);
+    this.esr = r.u8('esr');
+    this.esrPending = r.u8('esrPending');
+    this.icrLo = icr[0] as number;
+    this.icrHi = icr[1] as number;
+    this.lvt.set(lvt);
+    this.irr.set(irr);
+    this.isr.set(isr);
+    this.tmr.set(tmr);
     this.irrTop = highest(this.irr);
     this.isrTop = highest(this.isr);
-    this.timerInit = s.timerInit;
-    this.dcr = s.timerDivide;
-    this.tickNs = this.tickOf(s.timerDivide);
-    this.deadlineLo = s.tscDeadline[0];
-    this.deadlineHi = s.tscDeadline[1];
-    this.lint = s.lint;
-    this.nmis = s.nmis;
-    this.initPending = s.init;
-    this.sipi = s.sipi;
-    this.extInt = s.extInt;
-    this.running = s.timerDueInNs !== null;
-    if (s.timerDueInNs !== null) this.dueNs = this.clock.now() + s.timerDueInNs;
-    this.owed = s.owedTicks;
+    this.timerInit = timerInit;
+    this.dcr = r.int('timerDivide', 0, 0xb);
+    this.tickNs = this.tickOf(this.dcr);
+    this.deadlineLo = tscDeadline[0] as number;
+    this.deadlineHi = tscDeadline[1] as number;
+    this.lint = r.int('lint', 0, 3);
+    this.nmis = r.int('nmis', 0, 2);
+    this.initPending = r.bool('init');
+    this.sipi = r.int('sipi', -1, 0xff);
+    this.extInt = r.bool('extInt');
+    this.running = due !== null;
+    if (due !== null) this.dueNs = this.clock.now() + due;
+    this.owed = r.int('owedTicks', 0, MAX_OWED_TICKS);
     this.arm();
   }
 
