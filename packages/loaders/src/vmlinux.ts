@@ -38,7 +38,7 @@ const VMLINUX_CMDLINE_MAX = 2047;
 export interface VmlinuxOptions extends LinuxHandover {
   /** The ELF file. */
   readonly kernel: Uint8Array;
-  /** `pvh`: 32-bit PVH entry; `64`: Linux 64-bit entry; `auto`: PVH where a note offers it. Default `auto`. */
+  /** `pvh`: 32-bit PVH entry (has no place for `setupData`, which is left out); `64`: Linux 64-bit entry; `auto`: PVH where a note offers it. Default `auto`. */
   readonly entry?: 'pvh' | '64' | 'auto';
 }
 
