@@ -216,7 +216,13 @@ export class Rig implements MemoryPort, SystemEnv {
   /** Decodes `code` at RIP in the current mode and runs it; a fault leaves FAULT clear again. */
   run(...code: number[]): Outcome {
     const size = this.cpu.get(S.MODE) & 3;
-    const status = this.decoder.decode(this.insn, Uint8Array.from(code), 0, code.length, size === 2 ? 64 : size ? 32 : 16);
+    const status = this.decoder.decode(
+      this.insn,
+      Uint8Array.from(code),
+      0,
+      code.length,
+      size === 2 ? 64 : size ? 32 : 16,
+    );
     if (status !== Status.Ok) throw new Error(`test bytes do not decode: status ${status}`);
     return this.exec();
   }
