@@ -25,3 +25,5 @@ export {
   VIRTUAL_INSTRUCTIONS_PER_SECOND,
   VIRTUAL_START_SECONDS,
 } from './spec.ts';
+export { boardSupport, type CharRequest, createPc, Pc, type PcHost, type StopReason } from './board.ts';
+export { hostScheduler } from './scheduler.ts';

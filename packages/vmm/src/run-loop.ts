@@ -227,6 +227,11 @@ export class RunLoop {
     this.end('halt', detail);
   }
 
+  /** Ends the run: something in the machine cannot go on. */
+  fail(detail: string): void {
+    this.end('error', detail);
+  }
+
   /** Ends the run because the host wants it to end. */
   stop(detail: string = ''): void {
     this.end('stopped', detail);

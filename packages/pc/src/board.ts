@@ -1,0 +1,602 @@
+// The board: a machine specification in, a wired machine out. Mirrors bhyverun.c minus argument parsing and exit().
+import {
+  Bus,
+  type CharBackend,
+  type Clock,
+  type Device,
+  HyveError,
+  type Hypervisor,
+  type IrqLine,
+  type Logger,
+  type RegionSpec,
+  TimerQueue,
+  type UnclaimedAccess,
+  type Vm,
+} from '@hyve/core';
+import { SoftCpu } from '@hyve/cpu';
+import { buildAcpi, buildE820, buildMpTable, buildSmbios, type TableImage } from '@hyve/firmware-tables';
+import { bootRom, type EntryState, loadLinux, loadMultiboot, loadVmlinux } from '@hyve/loaders';
+import { DummyDevice, HostBridge, LpcBridge, PciBus, PciUart, PirqRouter } from '@hyve/pci';
+import { AcpiPm, claimAcpiPm } from '@hyve/platform/acpi-pm';
+import { BvmPort, claimBvmPort } from '@hyve/platform/debug-ports';
+import { claimLpcPorts, LpcPorts } from '@hyve/platform/lpc';
+import { claimI8042, I8042, Ps2Keyboard, Ps2Mouse } from '@hyve/platform/ps2';
+import { COM_PORTS, claimCom, Uart16550 } from '@hyve/platform/uart';
+import {
+  apicIdOf,
+  buildCpuid,
+  cpuVendor,
+  type HostScheduler,
+  MsrPolicy,
+  physBitsOf,
+  type RunClock,
+  RunLoop,
+  VirtualClock,
+  vcpuBus,
+} from '@hyve/vmm';
+import { claimHpet, HPET_BASE, Hpet } from '@hyve/vmm/hpet';
+import { claimIoApic, IoApic } from '@hyve/vmm/ioapic';
+import { ApicBus, LocalApic } from '@hyve/vmm/lapic';
+import { claimPic, Pic8259 } from '@hyve/vmm/pic';
+import { claimPit, Pit8254 } from '@hyve/vmm/pit';
+import { claimPmTimer, PmTimer } from '@hyve/vmm/pmtimer';
+import { claimRtc, Rtc } from '@hyve/vmm/rtc';
+import { hostScheduler } from './scheduler.ts';
+import type { BoardSupport, MachineSpec, PciSlotSpec } from './spec.ts';
+
+/** A character device that the board asks its host for. */
+export interface CharRequest {
+  /** Who asks: `com1`, `0:4:0 uart`. */
+  readonly name: string;
+  /** Back end as written: `stdio`, `null`, a path; empty for not connected. */
+  readonly backend: string;
+}
+
+/** What the board asks of the program it runs in. */
+export interface PcHost {
+  /** Opens the host's end of a character device. */
+  openChar(request: CharRequest): Promise<CharBackend>;
+  /** The whole of a file. Rejects with a HyveError naming it. */
+  readFile(path: string): Promise<Uint8Array>;
+  /** Where the board reports to. */
+  readonly log: Logger;
+  /** Host time for the RTC. */
+  readonly wallClock: {
+    /** Milliseconds since 1970 in UTC. */
+    nowMs(): number;
+    /** Minutes that local time is ahead of UTC now. */
+    offsetMinutes(): number;
+  };
+  /** The host's event loop; default setTimeout and MessageChannel, as browsers and Node have them. */
+  readonly scheduler?: HostScheduler;
+  /** Engines to choose from, by name; default the software CPU alone. */
+  readonly engines?: Readonly<Record<string, () => Hypervisor>>;
+}
+
+/** Why a machine stopped. */
+export type StopReason = 'reset' | 'poweroff' | 'halt' | 'triple-fault' | 'error';
+
+/** What {@link createPc} can build. */
+export const boardSupport: BoardSupport = {
+  pci: ['hostbridge', 'amd_hostbridge', 'lpc', 'uart', 'dummy'],
+  lpc: ['com1', 'com2', 'com3', 'com4'],
+  boot: ['kexec', 'multiboot', 'bootrom'],
+  engines: ['soft'],
+  features: [],
+};
+
+/** RAM below the 32-bit PCI window. */
+const LOWMEM_LIMIT = 3 * 2 ** 30;
+const GIB4 = 2 ** 32;
+const ECAM_BASE = 0xe0000000;
+const ECAM_SIZE = 0x10000000;
+const SCI_IRQ = 9;
+const TSC_HZ = 2_000_000_000;
+/** Debug exit port of kvm-unit-tests and QEMU's isa-debug-exit; see {@link Pc.testExit}. */
+const TEST_EXIT_PORT = 0xf4;
+
+/** A machine, built and ready to run. Create with {@link createPc}. */
+export class Pc {
+  /** Guest memory, vCPUs and engine counters. */
+  readonly vm: Vm;
+  /** The run loop, for embedders that drive it themselves. */
+  readonly loop: RunLoop;
+  /** The PS/2 keyboard. */
+  readonly keyboard: Ps2Keyboard;
+  /** The PS/2 mouse. */
+  readonly mouse: Ps2Mouse;
+  /** Value that a `pc-testdev` guest wrote to its exit port, or -1. */
+  testExit = -1;
+  private readonly pm: AcpiPm;
+  private readonly chars: readonly CharBackend[];
+  private readonly devices: readonly Device[];
+
+  /** @internal */
+  constructor(o: {
+    vm: Vm;
+    loop: RunLoop;
+    keyboard: Ps2Keyboard;
+    mouse: Ps2Mouse;
+    pm: AcpiPm;
+    chars: readonly CharBackend[];
+    devices: readonly Device[];
+  }) {
+    this.vm = o.vm;
+    this.loop = o.loop;
+    this.keyboard = o.keyboard;
+    this.mouse = o.mouse;
+    this.pm = o.pm;
+    this.chars = o.chars;
+    this.devices = o.devices;
+  }
+
+  /** What went wrong, after {@link Pc.run} gave `error` or `triple-fault`; otherwise empty. */
+  detail = '';
+
+  /** Runs until the guest stops. */
+  async run(): Promise<StopReason> {
+    const end = await this.loop.run();
+    this.detail = end.detail;
+    return end.kind === 'stopped' ? 'poweroff' : end.kind;
+  }
+
+  /** Presses the ACPI power button. False: the guest does not listen to it. */
+  powerButton(): boolean {
+    const taken = this.pm.pressPowerButton();
+    this.loop.wake();
+    return taken;
+  }
+
+  /** Ends {@link Pc.run} soon with `poweroff`. */
+  forceOff(): void {
+    this.loop.requestPoweroff('forced');
+    this.loop.wake();
+  }
+
+  /** Lets go of everything, character back ends too. */
+  async close(): Promise<void> {
+    for (const d of this.devices) await d.close?.();
+    await Promise.all(this.chars.map((c) => c.close()));
+    this.vm.close();
+  }
+
+  /** Counters of the engine, the run loop and the devices. */
+  stats(): Readonly<Record<string, number>> {
+    const out: Record<string, number> = {};
+    const add = (prefix: string, c: Readonly<Record<string, number>> | undefined): void => {
+      for (const [k, v] of Object.entries(c ?? {})) out[`${prefix}.${k}`] = v;
+    };
+    add('cpu', this.vm.counters());
+    add('loop', this.loop.counters());
+    for (const d of this.devices) add(d.name, d.counters?.());
+    return out;
+  }
+}
+
+/** Joins several handles to one line, for interrupts that reach two controllers. */
+function fanOut(...lines: readonly IrqLine[]): IrqLine {
+  return {
+    set: (v) => {
+      for (const l of lines) l.set(v);
+    },
+    restore: (v) => {
+      for (const l of lines) l.restore(v);
+    },
+  };
+}
+
+const monotonicMs = (globalThis as unknown as { performance: { now(): number } }).performance;
+
+/** Splits RAM around the PCI window. */
+function memoryOf(spec: MachineSpec): { low: number; high: number; regions: RegionSpec[] } {
+  const low = Math.min(spec.memoryBytes, LOWMEM_LIMIT);
+  const high = spec.memoryBytes - low;
+  const regions: RegionSpec[] = [{ base: 0, size: low, kind: 'ram', name: 'lowmem' }];
+  if (high > 0) regions.push({ base: GIB4, size: high, kind: 'ram', name: 'highmem' });
+  return { low, high, regions };
+}
+
+/**
+ * Builds a machine.
+ * @throws HyveError for files that cannot be read, kernels that cannot be loaded, machines that do not fit; the code
+ * says which, the message names the option's value
+ */
+export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
+  const refuse = (what: string): never => {
+    throw new HyveError('PC_UNSUPPORTED', `${what} is not built yet`);
+  };
+  const files = await readBootFiles(spec, host);
+  const { low, high, regions } = memoryOf(spec);
+  const rom = spec.boot.loader === 'bootrom' ? bootRom(files.kernel) : null;
+  if (rom !== null) regions.push(rom.region);
+
+  // Time.
+  const virtual =
+    spec.clock.mode === 'virtual' ? new VirtualClock({ nsPerInstruction: 1e9 / spec.clock.instructionsPerSecond }) : null;
+  const start = monotonicMs.now();
+  const clock: RunClock & Clock = virtual ?? new TimerQueue(() => (monotonicMs.now() - start) * 1e6);
+  const wallStart = spec.clock.startSeconds === null ? host.wallClock.nowMs() : spec.clock.startSeconds * 1000;
+  const localMs = spec.clock.rtc === 'local' ? host.wallClock.offsetMinutes() * 60_000 : 0;
+
+  // Buses. A device that ends the machine does so through the loop, which exists only later.
+  let loop: RunLoop | null = null;
+  const strict: UnclaimedAccess | null = spec.strictIo
+    ? (port, width, value) => {
+        const what = value === null ? 'read of' : `write of 0x${value.toString(16)} to`;
+        loop?.fail(`unhandled ${width}-byte ${what} port 0x${port.toString(16)} (-e)`);
+      }
+    : null;
+  const pio = new Bus({ name: 'port', size: 0x10000, ...(strict === null ? {} : { onUnclaimed: strict }) });
+  const mmio = new Bus({ name: 'mmio', size: 2 ** 52 });
+
+  // Processors and interrupt controllers.
+  const engine = pickEngine(spec, host);
+  const topology = { sockets: spec.cpus.sockets, cores: spec.cpus.cores, threads: spec.cpus.threads };
+  const supported = engine.supportedCpuid();
+  const physBits = physBitsOf(supported);
+  const apics = new ApicBus();
+  const x2apic = spec.x2apic ? 'on' : 'offered';
+  const lapics: LocalApic[] = [];
+  const msrs: MsrPolicy[] = [];
+  const vcpuOf = (i: number): Vm['vcpus'][number] => vm.vcpus[i] as Vm['vcpus'][number];
+  for (let i = 0; i < spec.cpus.count; i++) {
+    const lapic = new LocalApic({
+      bus: apics,
+      index: i,
+      id: apicIdOf(i, topology),
+      clock,
+      tscHz: TSC_HZ,
+      x2apic,
+      physBits,
+      tsc: {
+        read: () => tscOf(i),
+        nsAt: (tsc) => clock.now() + ((tsc - tscOf(i)) * 1e9) / TSC_HZ,
+      },
+    });
+    lapics.push(lapic);
+    msrs.push(
+      new MsrPolicy({
+        lapic,
+        vendor: cpuVendor(supported),
+        tscHz: TSC_HZ,
+        physBits,
+        ignoreUnknown: !spec.strictMsr,
+        log: host.log,
+      }),
+    );
+  }
+  const tscOf = (i: number): number => {
+    const v = vcpuOf(i) as Vm['vcpus'][number] & { tscNow?(): number };
+    return v.tscNow?.() ?? Math.floor((clock.now() * TSC_HZ) / 1e9);
+  };
+  const vm: Vm = engine.createVm({
+    memory: regions,
+    vcpus: spec.cpus.count,
+    bus: (i) => vcpuBus({ pio, mmio, lapic: lapics[i] as LocalApic, msrs: msrs[i] as MsrPolicy }),
+    cpuid: (i) => buildCpuid({ supported, vcpu: i, topology, tscHz: TSC_HZ, x2apic }),
+    clock,
+    tscHz: TSC_HZ,
+    exitOnPause: spec.pauseExit || spec.cpus.count > 1,
+  });
+  const pic = new Pic8259({ onIntr: (v) => apics.setExtInt(v) });
+  const ioapic = new IoApic({ bus: apics });
+  apics.addEoiListener(ioapic);
+  claimPic(pio, pic);
+  claimIoApic(mmio, ioapic);
+  const isa = (irq: number, name: string): IrqLine =>
+    fanOut(pic.connect(irq, name), ioapic.connect(irq === 0 ? 2 : irq, name));
+
+  // The reset line: what a guest's reset request does is the run loop's outcome.
+  const reset = (): void => {
+    loop?.requestReset();
+  };
+
+  // Timers.
+  const pit = new Pit8254({ clock, irq: isa(0, 'pit') });
+  claimPit(pio, pit);
+  const rtc = new Rtc({
+    clock,
+    irq: isa(8, 'rtc'),
+    wallClock: () => wallStart + localMs,
+    lowmem: low,
+    highmem: high,
+  });
+  claimRtc(pio, rtc);
+  const hpet = new Hpet({
+    clock,
+    msi: apics,
+    interrupts: ioapic,
+    legacy: {
+      irq0: isa(0, 'hpet0'),
+      irq8: isa(8, 'hpet1'),
+      onRoute: (on) => {
+        pit.setIrqEnabled(!on);
+        rtc.setIrqEnabled(!on);
+      },
+    },
+  });
+  claimHpet(mmio, hpet);
+  claimPmTimer(pio, new PmTimer({ clock }));
+
+  // Power and legacy ports.
+  const pm = new AcpiPm({ sci: isa(SCI_IRQ, 'sci'), onPowerOff: () => loop?.requestPoweroff() });
+  claimAcpiPm(pio, pm);
+  const lpcPorts = new LpcPorts({ onReset: reset, onSmiCommand: (c) => pm.smiCommand(c) });
+  const keyboard = new Ps2Keyboard();
+  const mouse = new Ps2Mouse();
+  const i8042 = new I8042({
+    kbdIrq: isa(1, 'keyboard'),
+    auxIrq: isa(12, 'mouse'),
+    clock,
+    keyboard,
+    mouse,
+    onReset: reset,
+    onA20: (on) => lpcPorts.setA20(on),
+    a20: () => lpcPorts.a20,
+  });
+  claimI8042(pio, i8042);
+
+  // PCI.
+  const serials = spec.lpc.filter((d) => d.device.startsWith('com'));
+  const router = new PirqRouter({
+    pic,
+    ioapic,
+    reserved: [SCI_IRQ, 12, ...serials.map((d) => (COM_PORTS[Number(d.device.slice(3)) - 1] as { irq: number }).irq)],
+  });
+  const pci = new PciBus({
+    pio,
+    mmio,
+    dma: vm.memory,
+    msi: apics,
+    router,
+    log: host.log,
+    resetControl: {
+      read: () => lpcPorts.readPort(0xcf9),
+      write: (_offset, _width, value) => lpcPorts.writePort(0xcf9, value),
+    },
+  });
+  claimLpcPorts(pio, lpcPorts, { except: [0xcf9] });
+  const devices: Device[] = [pic, ioapic, pit, rtc, hpet, pm, lpcPorts, i8042, pci];
+  const chars: CharBackend[] = [];
+  const wire = async (name: string, backend: string, uart: Uart16550 | BvmPort): Promise<void> => {
+    const c = await host.openChar({ name, backend });
+    chars.push(c);
+    uart.connect(c);
+  };
+  let lpcSlot = -1;
+  for (const s of spec.pci) {
+    const at = { bus: s.bus, slot: s.slot, func: s.func };
+    const label = `${s.bus}:${s.slot}:${s.func} ${s.device}`;
+    switch (s.device) {
+      case 'hostbridge':
+      case 'amd_hostbridge':
+        pci.attach(new HostBridge({ model: s.device }), at);
+        break;
+      case 'lpc':
+        lpcSlot = s.slot;
+        pci.attach(new LpcBridge({ router }), at);
+        break;
+      case 'uart': {
+        let uart: Uart16550 | null = null;
+        const device = new PciUart({
+          name: label,
+          chip: (irq) => {
+            uart = new Uart16550({ name: label, irq, clock });
+            return uart;
+          },
+        });
+        pci.attach(device, at);
+        if (uart !== null) await wire(label, s.conf ?? backendOf(s), uart);
+        break;
+      }
+      case 'dummy':
+        pci.attach(new DummyDevice(), at);
+        break;
+      default:
+        refuse(`PCI device ${s.device} (-s ${s.bus}:${s.slot}:${s.func})`);
+    }
+  }
+  if (spec.lpc.length > 0 && lpcSlot < 0)
+    throw new HyveError('PC_NO_LPC', `-l ${spec.lpc[0]?.device} needs an lpc device in some slot (-s 31,lpc)`);
+  // COM1 and COM2 exist wherever an LPC bridge does; others only when asked for.
+  const coms = new Map<number, string>();
+  if (lpcSlot >= 0) {
+    coms.set(1, '');
+    coms.set(2, '');
+  }
+  for (const d of spec.lpc) {
+    if (!('backend' in d)) {
+      if (d.device === 'pc-testdev') continue;
+      refuse(`LPC device ${d.device}`);
+    } else coms.set(Number(d.device.slice(3)), d.backend);
+  }
+  for (const [n, backend] of coms) {
+    const irq = (COM_PORTS[n - 1] as { irq: number }).irq;
+    const uart = new Uart16550({ name: `com${n}`, irq: isa(irq, `com${n}`), clock });
+    claimCom(pio, n, uart);
+    devices.push(uart);
+    if (backend !== '') await wire(`com${n}`, backend, uart);
+  }
+  if (spec.bvmcons) {
+    const port = new BvmPort({ kind: 'console' });
+    claimBvmPort(pio, port);
+    devices.push(port);
+    await wire('bvmcons', 'stdio', port);
+  }
+  pci.assign();
+  setElcr(pic, router.levelIrqs | (1 << SCI_IRQ));
+
+  const runLoop = new RunLoop({
+    vcpus: vm.vcpus,
+    apics,
+    clock,
+    pic,
+    host: host.scheduler ?? hostScheduler(),
+    log: host.log,
+  });
+  loop = runLoop;
+  const pc = new Pc({ vm, loop: runLoop, keyboard, mouse, pm, chars, devices });
+  if (spec.lpc.some((d) => d.device === 'pc-testdev')) {
+    pio.claim(TEST_EXIT_PORT, 4, {
+      read: () => 0xff,
+      write: (_o, _w, v) => {
+        pc.testExit = v;
+        runLoop.requestPoweroff('test device');
+      },
+    }, { name: 'test exit' });
+  }
+
+  // Tables and the guest itself.
+  const e820 = buildE820({ lowmem: low, highmem: high, ecam: { base: ECAM_BASE, size: ECAM_SIZE } });
+  const tables = rom === null ? buildTables() : { images: [], rsdp: null };
+  for (const t of tables.images) vm.memory.load(t.addr, t.bytes);
+  const entry = load();
+  (vm.vcpus[0] as Vm['vcpus'][number]).setState(entry.state);
+  if (rom === null) for (const l of lapics) l.enterVirtualWire();
+  return pc;
+
+  function buildTables(): { images: TableImage[]; rsdp: number | null } {
+    const images: TableImage[] = [];
+    const cpuIds = lapics.map((l) => l.id);
+    const routes = pci.routing();
+    const leaf1 = buildCpuid({ supported, vcpu: 0, topology, tscHz: TSC_HZ, x2apic }).find((r) => r.leaf === 1);
+    const signature = { cpuSignature: leaf1?.eax ?? 0, cpuFeatures: leaf1?.edx ?? 0 };
+    const buses = [...new Set(pci.windows().map((w) => w.bus))];
+    if (spec.tables.mptable)
+      images.push(
+        buildMpTable({
+          apicIds: cpuIds,
+          ioApic: { id: 0, address: 0xfec00000 },
+          pciBuses: buses,
+          routes: routes.filter((r) => r.bus === 0),
+          ...signature,
+        }),
+      );
+    if (spec.tables.smbios) images.push(buildSmbios({ lowmem: low, highmem: high, ...topology, ...signature, cpuMhz: TSC_HZ / 1e6, ...(spec.uuid === null ? {} : { uuid: spec.uuid }), ...smbiosStrings(spec) }));
+    let rsdp: number | null = null;
+    if (spec.tables.acpi) {
+      const acpi = buildAcpi({
+        cpus: cpuIds.map((apicId) => ({ apicId })),
+        ioApics: [{ id: 0, address: 0xfec00000, gsiBase: 0 }],
+        hpet: { address: HPET_BASE, id: 0x8086a701 },
+        ecam: { address: ECAM_BASE, firstBus: 0, lastBus: 255 },
+        roots: pci.windows().map((w) => ({
+          bus: w.bus,
+          lastBus: w.lastBus,
+          io: w.bus === 0 ? [{ base: 0, size: 0xcf8 }, { base: 0xd00, size: 0x1300 }, w.io].filter((r) => r.size > 0) : [w.io].filter((r) => r.size > 0),
+          memory: [w.mem32, w.mem64].filter((r) => r.size > 0),
+          routes: routes
+            .filter((r) => r.bus === w.bus)
+            .map((r) => ({ slot: r.slot, pin: r.pin, gsi: r.gsi, link: r.pirq })),
+        })),
+        ...(lpcSlot < 0
+          ? {}
+          : {
+              isa: {
+                slot: lpcSlot,
+                keyboard: true,
+                mouse: true,
+                serial: [...coms.keys()].map((n) => ({
+                  com: n as 1 | 2 | 3 | 4,
+                  port: (COM_PORTS[n - 1] as { base: number }).base,
+                  irq: (COM_PORTS[n - 1] as { irq: number }).irq,
+                })),
+              },
+            }),
+      });
+      images.push(acpi);
+      rsdp = acpi.rsdp;
+    }
+    return { images, rsdp };
+  }
+
+  function load(): EntryState {
+    const ram = { memory: vm.memory, lowmem: low, highmem: high, e820 };
+    switch (spec.boot.loader) {
+      case 'bootrom':
+        if (rom === null) throw new HyveError('PC_UNSUPPORTED', 'no boot ROM');
+        vm.memory.load(rom.region.base, files.kernel);
+        return rom;
+      case 'kexec': {
+        const isElf = files.kernel[0] === 0x7f && files.kernel[1] === 0x45;
+        const handover = {
+          ...ram,
+          cmdline: spec.boot.cmdline ?? 'auto',
+          ...(files.initrd === null ? {} : { initrd: files.initrd }),
+          ...(tables.rsdp === null ? {} : { rsdp: tables.rsdp }),
+        };
+        return isElf ? loadVmlinux({ ...handover, vmlinux: files.kernel } as never) : loadLinux({ ...handover, kernel: files.kernel });
+      }
+      case 'multiboot':
+        return loadMultiboot({
+          ...ram,
+          kernel: files.kernel,
+          cmdline: spec.boot.cmdline ?? '',
+          modules: files.modules,
+        });
+      default:
+        return refuse(`the ${spec.boot.loader} loader`);
+    }
+  }
+}
+
+function setElcr(pic: Pic8259, mask: number): void {
+  pic.elcr.write(0, 1, mask & 0xff);
+  pic.elcr.write(1, 1, (mask >> 8) & 0xff);
+}
+
+function backendOf(s: PciSlotSpec): string {
+  return s.options['path'] ?? s.options['backend'] ?? '';
+}
+
+/** Settable strings by table, from bhyve's dotted names. */
+function smbiosStrings(spec: MachineSpec): Record<string, Record<string, string>> {
+  const out: Record<string, Record<string, string>> = {};
+  for (const [k, v] of Object.entries(spec.tables.smbiosStrings)) {
+    const dot = k.indexOf('.');
+    const table = k.slice(0, dot);
+    const field = k.slice(dot + 1).replace(/_([a-z])/g, (_m, c: string) => c.toUpperCase());
+    const group = out[table] ?? {};
+    group[field] = v;
+    out[table] = group;
+  }
+  return out;
+}
+
+function pickEngine(spec: MachineSpec, host: PcHost): Hypervisor {
+  if (spec.engine === 'auto' || spec.engine === 'soft') {
+    const soft = host.engines?.['soft'];
+    return soft === undefined ? new SoftCpu() : soft();
+  }
+  const make = host.engines?.[spec.engine];
+  if (make === undefined) throw new HyveError('ENGINE_UNAVAILABLE', `engine ${spec.engine} is not built yet`);
+  return make();
+}
+
+interface BootFiles {
+  readonly kernel: Uint8Array;
+  readonly initrd: Uint8Array | null;
+  readonly modules: { data: Uint8Array; cmdline: string }[];
+}
+
+async function readBootFiles(spec: MachineSpec, host: PcHost): Promise<BootFiles> {
+  const b = spec.boot;
+  switch (b.loader) {
+    case 'kexec':
+      return {
+        kernel: await host.readFile(b.kernel),
+        initrd: b.initrd === null ? null : await host.readFile(b.initrd),
+        modules: [],
+      };
+    case 'multiboot': {
+      const modules: { data: Uint8Array; cmdline: string }[] = [];
+      for (const m of b.modules) modules.push({ data: await host.readFile(m.path), cmdline: m.cmdline });
+      return { kernel: await host.readFile(b.kernel), initrd: null, modules };
+    }
+    case 'bootrom':
+      if (b.vars !== null) throw new HyveError('PC_UNSUPPORTED', 'a variable store (-l bootrom,CODE,VARS) is not built yet');
+      return { kernel: await host.readFile(b.code), initrd: null, modules: [] };
+    default:
+      throw new HyveError('PC_UNSUPPORTED', `the ${b.loader} loader is not built yet`);
+  }
+}
