@@ -129,6 +129,7 @@ export function encodeRandom(row: Row, rng: () => number, o: EncodeOptions): Uin
     out.r = reg >> 3;
     const vsib = has(Method.VsibX, Method.VsibY);
     const rmForm = has(Method.E, Method.R, Method.W, Method.Q, Method.Sti);
+    if (vsib !== undefined && bounded) return null; // an index vector cannot be kept in bounds
     isMem = e.mod3 === 0 || vsib !== undefined || (e.mod3 < 0 && rmForm !== undefined && !rmForm.anyMod && chance(60));
     if (e.mod3 < 0 && o.rm !== undefined && rmForm !== undefined && !rmForm.anyMod) isMem = o.rm === 'mem';
     if (!isMem) {

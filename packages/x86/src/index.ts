@@ -5,4 +5,4 @@ export { format, mnemonic } from './format.ts';
 export { Insn, Kind, type Mode, Seg, Status } from './insn.ts';
 export { OP, OP_NAMES, type OpName } from './ops.ts';
 export type { Encoding, RowSpec } from './row.ts';
-export { ROWS, type Row } from './table.ts';
+export { FEATURES, ROWS, type Row } from './table.ts';

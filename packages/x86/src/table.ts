@@ -81,3 +81,6 @@ function build(spec: RowSpec, id: number): Row {
 
 /** Every form of every instruction. The position of a row may change between versions. */
 export const ROWS: readonly Row[] = [...INTEGER, ...X87, ...SSE, ...AVX].map(build);
+
+/** Names of the CPUID features that rows ask for; what a decoder may be given. */
+export const FEATURES: readonly string[] = [...new Set(ROWS.map((r) => r.feature))].filter((f) => f !== '').sort();
