@@ -8,7 +8,7 @@ import type { SystemEnv } from '../src/system/context.ts';
 import { SystemUnit } from '../src/system/system.ts';
 
 export const RAM = 0x20000;
-export const RAM_SIZE = 0x100000;
+export const RAM_SIZE = 0x40000;
 
 /** Where things lie in the test machine's memory. */
 export const GDT = 0x1000;

@@ -1,6 +1,6 @@
 // The system unit of a vCPU: everything that is too involved for WebAssembly. Intel SDM vol. 3A.
 import type { VcpuStateV1 } from '@hyve/core';
-import { type Insn, Kind, OP } from '@hyve/x86';
+import { type Insn, Kind, OP, OP_NAMES } from '@hyve/x86';
 import type { CpuAccess } from '../access.ts';
 import * as S from '../state.ts';
 import { SysCtx, type SystemEnv } from './context.ts';
@@ -122,7 +122,7 @@ const ROWS: readonly (readonly [op: number, handler: Handler])[] = [
 ];
 
 function buildTable(): readonly Handler[] {
-  const table: Handler[] = new Array<Handler>(256).fill(undefinedOp);
+  const table: Handler[] = new Array<Handler>(OP_NAMES.length).fill(undefinedOp);
   for (const [op, handler] of ROWS) table[op] = handler;
   return table;
 }
@@ -162,7 +162,7 @@ export class SystemUnit {
 
   /** Whether {@link SystemUnit.exec} does more for `op` than raise #UD. */
   static handles(op: number): boolean {
-    return TABLE[op] !== undefinedOp;
+    return op >= 0 && op < TABLE.length && TABLE[op] !== undefinedOp;
   }
 
   /**
