@@ -516,6 +516,24 @@ export class BlockCache {
     }
   }
 
+  /** How often each handler ran, by number, from the execution counts of the blocks that are in the cache now. */
+  handlerCounts(): Map<number, number> {
+    const out = new Map<number, number>();
+    let head = this.first;
+    while (head < this.next) {
+      const records = this.u16[(head + R.B_RECORDS) >> 1] as number;
+      if (this.u16[head >> 1] === R.H_HEAD) {
+        const runs = (this.i32[(head + R.B_PAGE2_NEXT) >> 2] as number) >>> 0;
+        for (let r = head + R.REC; r < head + records * R.REC; r += R.REC) {
+          const h = this.u16[r >> 1] as number;
+          out.set(h, (out.get(h) ?? 0) + runs);
+        }
+      }
+      head += records * R.REC;
+    }
+    return out;
+  }
+
   /** Forgets every block. Not while a block runs. */
   flush(): void {
     const L = this.L;

@@ -431,6 +431,12 @@ export class Interpreter {
     return n.op === OP.POPF || inTypeScript(n) || !this.semantics.has(n.op);
   }
 
+  /** Key of each handler number, for profiles. */
+  keyOf(handler: number): string {
+    for (const [k, v] of this.byKey) if (v === handler) return k;
+    return '';
+  }
+
   /** Number of the handler for a key; a new one is usable after {@link Interpreter.flushPending}. */
   handler(key: string): number {
     const known = this.byKey.get(key);
@@ -654,6 +660,7 @@ export class Interpreter {
     const bodies: (() => void)[] = [];
     bodies[R.H_HEAD] = () => {
       head();
+      f.st32(rec.get, i32.add(ld.i32(rec.get, R.B_PAGE2_NEXT), c32(1)), R.B_PAGE2_NEXT);
       advance();
     };
     bodies[R.H_HEAD2] = () => {

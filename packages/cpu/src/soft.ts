@@ -279,6 +279,12 @@ export class SoftVcpu implements Vcpu {
     return this.retired() - ahead;
   }
 
+  /** The guest's TSC now, as a double. */
+  tscNow(): number {
+    const a = this.access;
+    return this.rawTsc() + (a.getHi(S.TSC_OFFSET) | 0) * 0x1_0000_0000 + a.get(S.TSC_OFFSET);
+  }
+
   private rawTsc(): number {
     return Math.floor(this.clock.now() * this.tscPerNs);
   }
