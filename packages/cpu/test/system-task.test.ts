@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import * as S from '../src/state.ts';
-import { CODE, fault, GDT, JUMP, LDT, NEXT, Rig, SEL, TSS, TSS2 } from './system-rig.ts';
+import { CODE, fault, GDT, HANDLER, IDT, JUMP, LDT, NEXT, Rig, SEL, TSS, TSS2 } from './system-rig.ts';
 
 const JMP_TSS = [0xea, 0, 0, 0, 0, SEL.tss2, 0];
 const CALL_TSS = [0x9a, 0, 0, 0, 0, SEL.tss2, 0];
@@ -100,8 +100,9 @@ describe('task switches (SDM vol. 3A §8.3)', () => {
   it('the T flag raises #DB in the new task', () => {
     const r = tasks();
     r.w16(TSS2 + 0x64, 1);
-    expect(r.run(...JMP_TSS)).toEqual(fault(S.EXC_DB, 0x8000));
-    expect([r.rip, r.cpu.sel(S.TR)]).toEqual([0x7777, SEL.tss2]);
+    expect(r.run(...JMP_TSS)).toEqual(JUMP);
+    expect([r.rip, r.cpu.sel(S.TR), r.cpu.get(S.DR + 48) & 0xf00f]).toEqual([HANDLER + 16, SEL.tss2, 0x8000]);
+    expect([r.r32(r.sp), r.r32(r.sp + 8)]).toEqual([0x7777, 0x202]);
   });
 
   it.each([
@@ -159,8 +160,17 @@ describe('task switches (SDM vol. 3A §8.3)', () => {
     const r = tasks();
     if (at === 0x20) r.w32(TSS2 + 0x4c, SEL.code16);
     r.w32(TSS2 + at, value);
-    expect(r.run(...JMP_TSS)).toEqual(want);
-    expect([r.cpu.sel(S.TR), r.rip, r.cpu.r32(0)]).toEqual([SEL.tss2, at === 0x20 ? value : 0x7777, 0x100]);
+    // Through a task gate the handler runs in the old task, which the JMP has freed.
+    r.gate(IDT + want.vector * 8, SEL.tss, 0, 0x85);
+    expect(r.run(...JMP_TSS)).toEqual(JUMP);
+    expect([r.cpu.sel(S.TR), r.rip, r.r16(TSS), r.r32(r.sp)]).toEqual([SEL.tss, CODE + 7, SEL.tss2, want.code]);
+    expect([r.r32(TSS2 + 0x20), r.r32(TSS2 + 0x28)]).toEqual([at === 0x20 ? value : 0x7777, 0x100]);
+  });
+  it('a fault in the new task that cannot be delivered there shuts down', () => {
+    const r = tasks();
+    r.w32(TSS2 + 0x50, 0);
+    expect(r.run(...JMP_TSS).status).toBe(S.ST_EXIT);
+    expect(r.cpu.get(S.EXIT_CODE)).toBe(S.EX_SHUTDOWN);
   });
 
   it('IRET with NT and a bad link is #TS', () => {

@@ -102,6 +102,8 @@ export class SysCtx {
   readonly env: SystemEnv;
   /** EXT bit for error codes: 1 while an event external to the program is being delivered. */
   ext = 0;
+  /** A task switch got past the point of no return: faults now belong to the new task. */
+  switched = false;
   /** Descriptor or gate that a transfer starts from. */
   readonly gate: Desc = new Desc();
   /** Code segment. */

@@ -319,6 +319,7 @@ export function deliver(c: SysCtx, vector: number, source: EventSource, hasError
     const second = cpu.get(S.FAULT) - 1;
     const secondCode = cpu.get(S.FAULT_CODE);
     cpu.set(S.FAULT, 0);
+    cpu.set(S.NONCANON, 0);
     if (second === S.EXC_PF) cpu.set64(S.CR2, cpu.get(S.FAULT_ADDR), cpu.getHi(S.FAULT_ADDR));
     const first = classOf(v, s);
     const then = classOf(second, EventSource.Exception);

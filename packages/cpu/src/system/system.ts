@@ -1,7 +1,7 @@
 // The system unit of a vCPU: everything that is too involved for WebAssembly. Intel SDM vol. 3A.
 import type { VcpuStateV1 } from '@hyve/core';
 import { type Insn, Kind, OP, OP_NAMES } from '@hyve/x86';
-import type { CpuAccess } from '../access.ts';
+import { type CpuAccess, GUEST_FAULT } from '../access.ts';
 import * as S from '../state.ts';
 import { SysCtx, type SystemEnv } from './context.ts';
 import * as control from './control.ts';
@@ -151,13 +151,30 @@ export class SystemUnit {
 
   /**
    * Runs one instruction. RIP must be its address; after ST_NEXT it still is, after ST_JUMP and ST_EXIT it is where to go
-   * on. Throws GUEST_FAULT with FAULT set; RIP is then what the exception's return address has to be.
+   * on. Throws GUEST_FAULT with FAULT set when the instruction faults; RIP is unchanged then. Faults that a task switch
+   * raises in the new task are delivered here.
    */
   exec(insn: Insn): number {
     const c = this.c;
     c.ext = 0;
     c.pushCount = 0;
-    return TABLE[insn.op](c, insn);
+    c.switched = false;
+    try {
+      return TABLE[insn.op](c, insn);
+    } catch (e) {
+      if (e !== GUEST_FAULT || !c.switched) throw e;
+      return this.faultInNewTask();
+    }
+  }
+
+  private faultInNewTask(): number {
+    const cpu = this.c.cpu;
+    const vector = cpu.get(S.FAULT) - 1;
+    const code = cpu.get(S.FAULT_CODE);
+    const result = this.deliver(vector, events.EventSource.Exception, events.hasErrorCode(vector), code);
+    if (result === events.DELIVERED) return S.ST_JUMP;
+    cpu.set(S.EXIT_CODE, S.EX_SHUTDOWN);
+    return S.ST_EXIT;
   }
 
   /** Whether {@link SystemUnit.exec} does more for `op` than raise #UD. */

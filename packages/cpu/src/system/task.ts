@@ -135,6 +135,7 @@ export function taskSwitch(
   d.hi = (d.hi | B.DESC_BUSY) >>> 0;
 
   // From here on it is the new task.
+  c.switched = true;
   const t = c.tss;
   setFromDesc(c, S.TR, sel, d);
   cpu.set(S.CR0, cpu.get(S.CR0) | B.CR0_TS);
