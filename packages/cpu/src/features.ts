@@ -7,7 +7,7 @@ export const SIGNATURE = 0x000106a5;
 
 /** Feature names as the opcode table uses them, all of them implemented. */
 export const FEATURES: readonly string[] = [
-  'fxsr', 'mmx', 'sse', 'sse2', 'sse3', 'ssse3', 'sse41', 'sse42', 'popcnt', 'cx16', 'clflush', 'clflushopt', 'movbe',
+  'fxsr', 'mmx', 'sse', 'sse2', 'sse3', 'ssse3', 'sse4_1', 'sse4_2', 'popcnt', 'cx8', 'cx16', 'clflush', 'clflushopt', 'movbe',
   'rdrand', 'rdseed', 'rdtscp', 'syscall', 'sysenter', 'xsave', 'xsaveopt', 'xsavec', 'fsgsbase', 'invpcid', 'smap',
 ]; // biome-ignore format: a list
 
