@@ -1,5 +1,5 @@
-// Every name the command line knows, with the flag whether this release can build it. One table each for PCI
-// emulations, LPC devices, boot loaders and optional parts; `-s help`, `-l help`, `--json` and all refusals read it.
+// Every name the command line knows: one table each for PCI emulations and LPC devices. Whether this release can build
+// one is the board's to say (BoardSupport); `-s help`, `-l help` and all refusals put the two together.
 import type { BoardSupport } from '@hyve/pc';
 import { notBuilt } from './errors.ts';
 
@@ -11,43 +11,40 @@ export interface PciEmulation {
   readonly about: string;
   /** Settings the leading bare words of its configuration stand for, in order. */
   readonly words: readonly string[];
-  /** Whether the board of this release builds it, unless the board itself says otherwise. */
-  readonly supported: boolean;
 }
 
-const emulation = (name: string, about: string, words: readonly string[], supported: boolean): PciEmulation => ({
+const emulation = (name: string, about: string, words: readonly string[] = []): PciEmulation => ({
   name,
   about,
   words,
-  supported,
 });
 
 /** PCI emulations of xhyve, HyperKit and bhyve, in the order `-s help` prints them. */
 export const PCI_EMULATIONS: readonly PciEmulation[] = [
-  emulation('hostbridge', 'host bridge', [], true),
-  emulation('amd_hostbridge', 'host bridge with AMD identifiers', [], true),
-  emulation('lpc', 'LPC bridge: COM ports, boot ROM', [], true),
-  emulation('uart', '16550 serial port on PCI', ['path'], false),
-  emulation('dummy', 'test device', [], false),
-  emulation('virtio-blk', 'virtio disk', ['path'], false),
-  emulation('virtio-net', 'virtio network card', ['backend'], false),
-  emulation('virtio-tap', 'virtio network card on a tap interface', ['backend'], false),
-  emulation('virtio-vpnkit', 'virtio network card on a VPNKit socket', ['path'], false),
-  emulation('virtio-rnd', 'virtio entropy source', [], false),
-  emulation('virtio-console', 'virtio console ports', [], false),
-  emulation('virtio-scsi', 'virtio SCSI host', ['target'], false),
-  emulation('virtio-9p', 'virtio file share (9P)', [], false),
-  emulation('virtio-sock', 'virtio sockets', [], false),
-  emulation('virtio-input', 'virtio input device', ['path'], false),
-  emulation('ahci', 'AHCI controller with several ports', [], false),
-  emulation('ahci-hd', 'AHCI controller with one disk', ['path'], false),
-  emulation('ahci-cd', 'AHCI controller with one CD drive', ['path'], false),
-  emulation('nvme', 'NVMe controller', ['path'], false),
-  emulation('e1000', 'Intel 82545 network card', ['backend'], false),
-  emulation('xhci', 'USB 3 controller', [], false),
-  emulation('fbuf', 'frame buffer shown over VNC', [], false),
-  emulation('hda', 'HD audio controller', [], false),
-  emulation('passthru', 'a device of the host', ['pptdev'], false),
+  emulation('hostbridge', 'host bridge'),
+  emulation('amd_hostbridge', 'host bridge with AMD identifiers'),
+  emulation('lpc', 'LPC bridge: COM ports, boot ROM'),
+  emulation('uart', '16550 serial port on PCI', ['path']),
+  emulation('dummy', 'test device'),
+  emulation('virtio-blk', 'virtio disk', ['path']),
+  emulation('virtio-net', 'virtio network card', ['backend']),
+  emulation('virtio-tap', 'virtio network card on a tap interface', ['backend']),
+  emulation('virtio-vpnkit', 'virtio network card on a VPNKit socket', ['path']),
+  emulation('virtio-rnd', 'virtio entropy source'),
+  emulation('virtio-console', 'virtio console ports'),
+  emulation('virtio-scsi', 'virtio SCSI host', ['target']),
+  emulation('virtio-9p', 'virtio file share (9P)'),
+  emulation('virtio-sock', 'virtio sockets'),
+  emulation('virtio-input', 'virtio input device', ['path']),
+  emulation('ahci', 'AHCI controller with several ports'),
+  emulation('ahci-hd', 'AHCI controller with one disk', ['path']),
+  emulation('ahci-cd', 'AHCI controller with one CD drive', ['path']),
+  emulation('nvme', 'NVMe controller', ['path']),
+  emulation('e1000', 'Intel 82545 network card', ['backend']),
+  emulation('xhci', 'USB 3 controller'),
+  emulation('fbuf', 'frame buffer shown over VNC'),
+  emulation('hda', 'HD audio controller'),
+  emulation('passthru', 'a device of the host', ['pptdev']),
 ];
 
 /** A device `-l` may name. */
@@ -56,30 +53,19 @@ export interface LpcEmulation {
   readonly name: string;
   /** One line for people. */
   readonly about: string;
-  /** Whether the board of this release builds it, unless the board itself says otherwise. */
-  readonly supported: boolean;
 }
 
 /** LPC devices, in the order `-l help` prints them. */
 export const LPC_EMULATIONS: readonly LpcEmulation[] = [
-  { name: 'bootrom', about: 'boot ROM below 4 GiB, with an optional variable store', supported: false },
-  { name: 'com1', about: 'serial port 0x3F8, IRQ 4', supported: true },
-  { name: 'com2', about: 'serial port 0x2F8, IRQ 3', supported: true },
-  { name: 'com3', about: 'serial port 0x3E8, IRQ 4', supported: true },
-  { name: 'com4', about: 'serial port 0x2E8, IRQ 3', supported: true },
-  { name: 'fwcfg', about: 'firmware interface: bhyve or qemu', supported: true },
-  { name: 'tpm', about: 'TPM 2.0', supported: false },
-  { name: 'pc-testdev', about: "kvm-unit-tests' test device", supported: false },
+  { name: 'bootrom', about: 'boot ROM below 4 GiB, with an optional variable store' },
+  { name: 'com1', about: 'serial port 0x3F8, IRQ 4' },
+  { name: 'com2', about: 'serial port 0x2F8, IRQ 3' },
+  { name: 'com3', about: 'serial port 0x3E8, IRQ 4' },
+  { name: 'com4', about: 'serial port 0x2E8, IRQ 3' },
+  { name: 'fwcfg', about: 'firmware interface: bhyve or qemu' },
+  { name: 'tpm', about: 'TPM 2.0' },
+  { name: 'pc-testdev', about: "kvm-unit-tests' test device" },
 ];
-
-/** What the board builds when it does not say itself. */
-export const DEFAULT_SUPPORT: BoardSupport = {
-  pci: PCI_EMULATIONS.filter((e) => e.supported).map((e) => e.name),
-  lpc: LPC_EMULATIONS.filter((e) => e.supported).map((e) => e.name),
-  boot: ['kexec'],
-  engines: ['soft'],
-  features: [],
-};
 
 /** How each optional part is named to the user. */
 const FEATURE_NAMES: Readonly<Record<string, string>> = {

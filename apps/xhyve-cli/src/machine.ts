@@ -1,4 +1,6 @@
 // An Invocation to a MachineSpec: defaults, cross-checks, and the machine printed for people and programs.
+import { parseCharSpec } from '@hyve/char-backends';
+import { isHyveError } from '@hyve/core';
 import type {
   BoardSupport,
   BootSpec,
@@ -226,6 +228,7 @@ function resolveLpc(c: ConfigTree, pci: readonly PciSlotSpec[]): LpcDeviceSpec[]
       if (stdio !== null) throw usageError(`-l ${device},stdio: ${stdio} has the terminal already`);
       stdio = device;
     }
+    checkBackend(`-l ${device}`, port.backend);
     out.push(port);
   }
   if (c.hasNode('tpm')) out.push({ device: 'tpm', settings: c.below('tpm') });
@@ -234,12 +237,25 @@ function resolveLpc(c: ConfigTree, pci: readonly PciSlotSpec[]): LpcDeviceSpec[]
   if (first !== undefined && !pci.some((s) => s.device === 'lpc'))
     throw usageError(`-l ${first.device}: it needs the LPC bridge; add -s 31,lpc`);
   for (const s of pci) {
-    if (s.device === 'uart' && s.options['path'] === 'stdio') {
+    if (s.device !== 'uart') continue;
+    checkBackend(`-s ${at(s)},uart`, s.options['path'] ?? '');
+    if (s.options['path'] === 'stdio') {
       if (stdio !== null) throw usageError(`-s ${at(s)},uart,stdio: ${stdio} has the terminal already`);
       stdio = at(s);
     }
   }
   return out;
+}
+
+/** @throws CLI_USAGE when the back end string of a serial port makes no sense */
+function checkBackend(where: string, backend: string): void {
+  if (backend === '') return;
+  try {
+    parseCharSpec(backend);
+  } catch (e) {
+    if (isHyveError(e, 'CHAR_SPEC')) throw usageError(`${where}: ${e.message}`);
+    throw e;
+  }
 }
 
 function resolveBoot(c: ConfigTree): BootSpec {

@@ -79,7 +79,9 @@ async function carryOut(invocation: Invocation, host: MainHost): Promise<number>
 }
 
 function list(what: 'pci' | 'lpc', json: boolean, host: MainHost, support: BoardSupport): void {
-  const names = what === 'pci' ? support.pci : support.lpc;
+  // A boot ROM is a loader to the board and a device to the command line.
+  const rom = support.boot.includes('bootrom') ? ['bootrom'] : [];
+  const names = what === 'pci' ? support.pci : [...rom, ...support.lpc];
   const rows = (what === 'pci' ? PCI_EMULATIONS : LPC_EMULATIONS).map((e) => ({
     name: e.name,
     about: e.about,

@@ -1,78 +1,42 @@
-// Runs a machine in this process: files and terminal in, exit status out. The board is @hyve/pc, loaded on demand; this
-// file sees it only through the interfaces below, so that tests bring their own.
+// Runs a machine in this process: files and consoles in, exit status out. The board is @hyve/pc, loaded on demand; this
+// file sees it through a few interfaces, so that tests bring their own.
 import { closeSync, openSync, readFileSync, unlinkSync, writeSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { totalmem } from 'node:os';
+import { openCharBackend } from '@hyve/char-backends';
 import { type CharBackend, isHyveError, type Logger } from '@hyve/core';
-import type { BoardSupport, MachineSpec } from '@hyve/pc';
-import { DEFAULT_SUPPORT } from './devices.ts';
-import { errorLine, exitStatusOf, notBuilt, runError } from './errors.ts';
+import type { BoardSupport, CharRequest, MachineSpec, PcHost, StopReason } from '@hyve/pc';
+import { errorLine, exitStatusOf, runError } from './errors.ts';
 import { formatBytes } from './sizes.ts';
-import { NullChar, openPath, Terminal, type TerminalInput } from './terminal.ts';
 
-/** A character device the board asks for. */
-export interface CharRequest {
-  /** Who asks: `com1`, `0:4:0 uart`. */
-  readonly name: string;
-  /** Back end as written: `stdio`, `null`, `autopty`, a path; empty for not connected. */
-  readonly backend: string;
-}
-
-/** What the board asks of the process it runs in. */
-export interface PcHost {
-  /** Opens the host's end of a character device. */
-  openChar(request: CharRequest): Promise<CharBackend>;
-  /** The whole of a file. Rejects with a HyveError naming it. */
-  readFile(path: string): Promise<Uint8Array>;
-  /** Where the board reports to. */
-  readonly log: Logger;
-  /** Host time for the RTC. */
-  readonly wallClock: {
-    /** Milliseconds since 1970 in UTC. */
-    nowMs(): number;
-    /** Minutes that local time is ahead of UTC now. */
-    offsetMinutes(): number;
-  };
-}
-
-/** Why a machine stopped. */
-export type StopReason = 'reset' | 'poweroff' | 'halt' | 'triple-fault' | 'error';
-
-/** A machine that is built and has not run yet. */
-export interface Pc {
-  /** Runs until the guest stops; never rejects for anything the guest does. */
+/** A machine that is built and has not run yet: what this program uses of `@hyve/pc`'s Pc. */
+export interface RunnablePc {
+  /** Runs until the guest stops. */
   run(): Promise<StopReason>;
   /** Presses the ACPI power button. False: the guest does not listen to it. */
   powerButton(): boolean;
-  /** Ends {@link Pc.run} soon with `poweroff`. */
+  /** Ends {@link RunnablePc.run} soon with `poweroff`. */
   forceOff(): void;
   /** Lets go of everything; also closes character back ends. */
   close(): Promise<void>;
   /** Counters for --stats. */
   stats(): Readonly<Record<string, number>>;
+  /** What went wrong after `error` or `triple-fault`. */
+  readonly detail?: string;
 }
 
-/** The board's constructor. */
-export type CreatePc = (spec: MachineSpec, host: PcHost) => Promise<Pc>;
-
-/** What this program uses of `@hyve/pc`. */
+/** What this program uses of the `@hyve/pc` module. */
 export interface Board {
   /** Builds a machine. */
-  readonly createPc: CreatePc;
+  readonly createPc: (spec: MachineSpec, host: PcHost) => Promise<RunnablePc>;
   /** What it can build. */
   readonly support: BoardSupport;
 }
 
-/** Loads the board. @throws CLI_NOT_BUILT when this installation has none */
+/** Loads the board. */
 export async function loadBoard(): Promise<Board> {
-  const module = (await import('@hyve/pc')) as { createPc?: CreatePc; boardSupport?: BoardSupport };
-  const support = module.boardSupport ?? DEFAULT_SUPPORT;
-  const createPc: CreatePc =
-    module.createPc ??
-    (() => {
-      throw notBuilt('the board (@hyve/pc createPc)');
-    });
-  return { createPc, support };
+  const { boardSupport, createPc } = await import('@hyve/pc');
+  return { createPc, support: boardSupport };
 }
 
 /** bhyve(8)'s exit status of a stopped machine: 0 reset, 1 power-off, 2 halt, 3 triple fault, 4 error. */
@@ -91,22 +55,33 @@ export function exitStatus(reason: StopReason): number {
   }
 }
 
-/** What a signal should do. */
-export type SignalAction = 'power-button' | 'kill' | 'type-ctrl-c';
+/** Something outside that wants the machine's attention. `gone`: the terminal went away. */
+export type Interruption = 'SIGTERM' | 'SIGHUP' | 'SIGINT' | 'gone';
+
+/** What an interruption should do. `hang-up` presses the power button and does not take no for an answer. */
+export type SignalAction = 'power-button' | 'hang-up' | 'kill' | 'type-ctrl-c' | 'nothing';
 
 /**
- * Decides what signals mean. SIGTERM and SIGHUP press the power button, the second of either ends the process. SIGINT
- * is the guest's Ctrl-C while the terminal is raw, else it counts like SIGTERM.
+ * Decides what interruptions mean. SIGTERM and SIGHUP press the power button, the second one ends the process. SIGINT is
+ * the guest's Ctrl-C while the terminal is raw, else it counts like SIGTERM. A terminal that goes away hangs up; the
+ * SIGHUP that usually comes with it does not count as a second signal.
  */
 export class SignalPolicy {
   private pressed = false;
+  private gone = false;
 
   /** @param raw whether the terminal belongs to the guest */
-  decide(signal: 'SIGTERM' | 'SIGHUP' | 'SIGINT', raw: boolean): SignalAction {
-    if (signal === 'SIGINT' && raw) return 'type-ctrl-c';
+  decide(what: Interruption, raw: boolean): SignalAction {
+    if (what === 'gone') {
+      const first = !this.pressed;
+      this.gone = true;
+      return first ? 'hang-up' : 'nothing';
+    }
+    if (what === 'SIGINT' && raw) return 'type-ctrl-c';
     if (this.pressed) return 'kill';
     this.pressed = true;
-    return 'power-button';
+    if (what !== 'SIGHUP') return 'power-button';
+    return this.gone ? 'nothing' : 'hang-up';
   }
 }
 
@@ -125,9 +100,7 @@ export class PidFile {
     try {
       fd = openSync(path, 'wx', 0o644);
     } catch (e) {
-      if (isErrno(e, 'EEXIST')) {
-        throw runError(`-F ${path}: the pid file exists already${heldBy(path)}`);
-      }
+      if (isErrno(e, 'EEXIST')) throw runError(`-F ${path}: the pid file exists already${heldBy(path)}`);
       throw runError(`-F ${path}: ${fileReason(e)}`, e);
     }
     try {
@@ -185,20 +158,27 @@ export function hostMemoryBytes(): number {
 
 /** Process-wide things a run touches; tests bring their own. */
 export interface RunIo {
-  /** The terminal or pipe the guest's `stdio` port reads. */
-  readonly input: TerminalInput;
-  /** Where the `stdio` port writes. */
-  readonly output: NodeJS.WritableStream & import('node:stream').Writable;
   /** Prints one line for the user on stderr. */
   note(line: string): void;
+  /** Whether the terminal is raw: Ctrl-C belongs to the guest. */
+  isRaw(): boolean;
+  /** Puts the terminal back. Synchronous, harmless twice, never throws. */
+  restoreTerminal(): void;
 }
 
-/** The process's own standard streams. */
+/** The process's own terminal and stderr. */
 export function processIo(): RunIo {
   return {
-    input: process.stdin,
-    output: process.stdout,
-    note: (line) => void process.stderr.write(`${line}\r\n`.replace('\r\n', process.stdin.isRaw ? '\r\n' : '\n')),
+    // In raw mode a newline alone does not return the carriage.
+    note: (line) => void process.stderr.write(`${line}${process.stdin.isRaw === true ? '\r' : ''}\n`),
+    isRaw: () => process.stdin.isRaw === true,
+    restoreTerminal: () => {
+      try {
+        if (process.stdin.isRaw === true) process.stdin.setRawMode(false);
+      } catch {
+        // The terminal is gone: nothing to put back.
+      }
+    },
   };
 }
 
@@ -206,19 +186,30 @@ export function processIo(): RunIo {
 export interface RunOptions {
   /** The board. */
   readonly board: Board;
-  /** Streams. */
+  /** The process. */
   readonly io: RunIo;
   /** Prints counters at the end. */
   readonly stats?: boolean;
-  /** Opens character devices in place of the terminal; null result falls through to the usual ones. */
+  /** Opens character devices in place of the usual ones; null falls through to those. */
   readonly openChar?: (request: CharRequest) => CharBackend | null;
+  /** Says the way out when the terminal goes raw; default a line on stderr, null for none. */
+  readonly notice?: ((line: string) => void) | null;
   /** Bytes the host can give; default the host's memory. */
   readonly hostBytes?: number;
   /** Told the machine once it is built. */
-  readonly onPc?: (pc: Pc) => void;
+  readonly onPc?: (pc: RunnablePc) => void;
+  /** Milliseconds a guest gets to shut down after a hang-up before it is forced; default 30 s. */
+  readonly hangUpMs?: number;
 }
 
 const SIGNALS = ['SIGTERM', 'SIGHUP', 'SIGINT'] as const;
+
+/** Ends the process for certain: the default action of SIGTERM takes every thread, whatever it is blocked in. */
+function endProcess(): void {
+  for (const s of SIGNALS) process.removeAllListeners(s);
+  process.kill(process.pid, 'SIGTERM');
+  setTimeout(() => process.kill(process.pid, 'SIGKILL'), 500);
+}
 
 /**
  * Builds the machine, runs it and cleans up: terminal restored, pid file removed, signal handlers gone.
@@ -227,11 +218,13 @@ const SIGNALS = ['SIGTERM', 'SIGHUP', 'SIGINT'] as const;
 export async function runMachine(spec: MachineSpec, options: RunOptions): Promise<number> {
   const { io } = options;
   const policy = new SignalPolicy();
-  let terminal: Terminal | null = null;
-  let pid: PidFile | null = null;
-  let pc: Pc | null = null;
-  let status = 4;
-  let stopAsked = false;
+  const run: { pid: PidFile | null; pc: RunnablePc | null; console: CharBackend | null; stop: boolean } = {
+    pid: null,
+    pc: null,
+    console: null,
+    stop: false,
+  };
+  let grace: NodeJS.Timeout | undefined;
   let reportFatal: (e: unknown) => void = () => {};
   const fatal = new Promise<never>((_, reject) => {
     reportFatal = reject;
@@ -239,60 +232,62 @@ export async function runMachine(spec: MachineSpec, options: RunOptions): Promis
   fatal.catch(() => {});
 
   const putBack = (): void => {
-    terminal?.restore();
-    pid?.remove();
+    io.restoreTerminal();
+    run.pid?.remove();
   };
-  const act = (signal: (typeof SIGNALS)[number]): void => {
-    switch (policy.decide(signal, terminal?.raw === true)) {
-      case 'type-ctrl-c':
-        terminal?.inject(Uint8Array.of(3));
+  const act = (what: Interruption): void => {
+    const action = policy.decide(what, io.isRaw());
+    switch (action) {
+      case 'nothing':
         return;
-      case 'power-button':
-        stopAsked = true;
-        if (pc !== null && !pc.powerButton())
-          io.note('xhyve: the guest does not listen to the power button; a second signal ends it');
+      case 'type-ctrl-c':
+        run.console?.onData?.(Uint8Array.of(3));
         return;
       case 'kill':
         putBack();
-        // The default action of SIGTERM ends every thread at once, whatever they are blocked in.
-        for (const s of SIGNALS) process.removeAllListeners(s);
-        process.kill(process.pid, 'SIGTERM');
-        setTimeout(() => process.kill(process.pid, 'SIGKILL'), 500);
+        endProcess();
+        return;
+      case 'power-button':
+      case 'hang-up': {
+        run.stop = true;
+        if (run.pc === null) return;
+        const heard = run.pc.powerButton();
+        if (action === 'hang-up') {
+          if (heard) grace = setTimeout(() => run.pc?.forceOff(), options.hangUpMs ?? 30_000);
+          else run.pc.forceOff();
+        } else if (!heard) io.note('xhyve: the guest does not listen to the power button; a second signal ends it');
+      }
     }
   };
-  const onSignal = Object.fromEntries(SIGNALS.map((s) => [s, () => act(s)])) as Record<string, () => void>;
-  const onContinue = (): void => terminal?.takeRaw();
+  const handlers = SIGNALS.map((s) => [s, () => act(s)] as const);
   const onUncaught = (e: unknown): void => reportFatal(e);
 
   const openChar = async (request: CharRequest): Promise<CharBackend> => {
     const own = options.openChar?.(request) ?? null;
     if (own !== null) return own;
-    const parts = request.backend.split(',').filter((p) => p !== '');
-    if (parts.length > 1) throw notBuilt(`${request.name}: the back end '${request.backend}'`);
-    const backend = parts[0] ?? 'null';
-    if (backend === 'null') return new NullChar();
-    if (backend === 'stdio') {
-      terminal = new Terminal({
-        input: io.input,
-        output: io.output,
-        onLeave: () => pc?.forceOff(),
-        onGone: () => act('SIGHUP'),
-      });
-      return terminal;
-    }
-    if (/^(autopty|tcp=|log=|asl$)/u.test(backend)) throw notBuilt(`${request.name}: the back end '${backend}'`);
-    return openPath(backend);
+    const isConsole = request.backend.split(',').includes('stdio');
+    const backend = await openCharBackend(request.backend === '' ? 'null' : request.backend, {
+      onEscape: () => run.pc?.forceOff(),
+      notice: options.notice === undefined ? (line) => io.note(`xhyve: ${line}`) : options.notice,
+      // Input that ends is a fact of life for a pipe; for a terminal it means that nobody is there any more.
+      onEnd: () => {
+        if (process.stdin.isTTY === true) act('gone');
+      },
+      onPty: (path) => io.note(`xhyve: ${request.name} connected to ${path}`),
+    });
+    if (isConsole) run.console = backend;
+    return backend;
   };
 
-  for (const s of SIGNALS) process.on(s, onSignal[s] as () => void);
-  process.on('SIGCONT', onContinue);
+  for (const [s, h] of handlers) process.on(s, h);
   process.on('exit', putBack);
   process.on('uncaughtException', onUncaught);
   process.on('unhandledRejection', onUncaught);
+  let status = 4;
   try {
     checkHostMemory(spec, options.hostBytes ?? hostMemoryBytes());
-    if (spec.pidfile !== null) pid = PidFile.create(spec.pidfile, process.pid);
-    const built = await options.board.createPc(spec, {
+    if (spec.pidfile !== null) run.pid = PidFile.create(spec.pidfile, process.pid);
+    const pc = await options.board.createPc(spec, {
       openChar,
       readFile: async (path) => {
         try {
@@ -301,35 +296,43 @@ export async function runMachine(spec: MachineSpec, options: RunOptions): Promis
           throw runError(`${path}: ${fileReason(e)}`, e);
         }
       },
-      log: {
-        on: false,
-        debug: () => {},
-        info: (m) => io.note(`xhyve: ${m}`),
-        warn: (m) => io.note(`xhyve: warning: ${m}`),
-      },
+      log: logger(io),
       wallClock: { nowMs: () => Date.now(), offsetMinutes: () => -new Date().getTimezoneOffset() },
     });
-    pc = built;
-    options.onPc?.(built);
-    if (stopAsked) built.forceOff(); // a signal came while the machine was being built
-    status = exitStatus(await Promise.race([built.run(), fatal]));
+    run.pc = pc;
+    options.onPc?.(pc);
+    if (run.stop) pc.forceOff(); // a signal came while the machine was being built
+    const reason = await Promise.race([pc.run(), fatal]);
+    status = exitStatus(reason);
+    if ((reason === 'error' || reason === 'triple-fault') && pc.detail !== undefined && pc.detail !== '') {
+      io.restoreTerminal();
+      io.note(`xhyve: ${reason === 'error' ? '' : 'triple fault: '}${pc.detail}`);
+    }
     if (options.stats === true) {
-      putBack();
-      for (const [name, value] of Object.entries(built.stats())) io.note(`${name} ${value}`);
+      io.restoreTerminal();
+      for (const [name, value] of Object.entries(pc.stats())) io.note(`${name} ${value}`);
     }
   } catch (e) {
     putBack();
     io.note(errorLine(e));
     status = isHyveError(e) ? exitStatusOf(e) : 4;
   } finally {
-    await pc?.close().catch((e: unknown) => io.note(errorLine(e)));
-    await (terminal as Terminal | null)?.close();
+    clearTimeout(grace);
+    await (run.pc?.close() ?? run.console?.close())?.catch((e: unknown) => io.note(errorLine(e)));
     putBack();
-    for (const s of SIGNALS) process.off(s, onSignal[s] as () => void);
-    process.off('SIGCONT', onContinue);
+    for (const [s, h] of handlers) process.off(s, h);
     process.off('exit', putBack);
     process.off('uncaughtException', onUncaught);
     process.off('unhandledRejection', onUncaught);
   }
   return status;
+}
+
+function logger(io: RunIo): Logger {
+  return {
+    on: false,
+    debug: () => {},
+    info: (m) => io.note(`xhyve: ${m}`),
+    warn: (m) => io.note(`xhyve: warning: ${m}`),
+  };
 }

@@ -4,7 +4,7 @@ import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { mkdir, mkdtemp, open, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { homedir } from 'node:os';
-import { isAbsolute, join } from 'node:path';
+import { dirname, isAbsolute, join } from 'node:path';
 import { runError } from '../errors.ts';
 
 /** A file of an image. */
@@ -104,13 +104,8 @@ export class ImageCache {
    * @param verify also reads every file and compares its digest; otherwise sizes are compared
    */
   async find(name: string, verify: boolean): Promise<ImageManifest | null> {
-    let manifest: ImageManifest;
-    try {
-      manifest = JSON.parse(await readFile(this.manifestPath(name), 'utf8')) as ImageManifest;
-    } catch {
-      return null;
-    }
-    if (manifest.v !== 1 || !Array.isArray(manifest.files)) return null;
+    const manifest = await this.read(name);
+    if (manifest === null) return null;
     for (const f of manifest.files) {
       const path = this.pathOf(f.sha256);
       const size = await stat(path).then(
@@ -129,7 +124,7 @@ export class ImageCache {
    */
   async workDir(): Promise<string> {
     try {
-      await mkdir(join(this.dir, 'sha256'), { recursive: true });
+      await makeDirs(join(this.dir, 'sha256'));
       for (const name of await readdir(this.dir)) {
         const m = new RegExp(`^\\${WORK_PREFIX}(\\d+)-`, 'u').exec(name);
         if (m !== null && !isAlive(Number(m[1]))) await rm(join(this.dir, name), { recursive: true, force: true });
@@ -151,6 +146,7 @@ export class ImageCache {
     about: Omit<ImageManifest, 'v' | 'files'>,
     files: readonly NewFile[],
   ): Promise<ImageManifest> {
+    const before = await this.read(about.name);
     const kept: ImageFile[] = [];
     for (const f of files) {
       const sha = sha256(f.data);
@@ -163,7 +159,44 @@ export class ImageCache {
     const temporary = join(work, 'manifest');
     await writeFile(temporary, `${JSON.stringify(manifest, null, 2)}\n`);
     await rename(temporary, this.manifestPath(about.name));
+    await this.forget(before?.files ?? []);
     return manifest;
+  }
+
+  /** Removes files that no manifest names any more. */
+  private async forget(files: readonly ImageFile[]): Promise<void> {
+    const named = new Set<string>();
+    for (const entry of await readdir(this.dir)) {
+      if (!entry.endsWith('.json')) continue;
+      for (const f of (await this.read(entry.slice(0, -'.json'.length)))?.files ?? []) named.add(f.sha256);
+    }
+    for (const f of files) if (!named.has(f.sha256)) await rm(this.pathOf(f.sha256), { force: true });
+  }
+
+  private async read(name: string): Promise<ImageManifest | null> {
+    try {
+      const manifest = JSON.parse(await readFile(this.manifestPath(name), 'utf8')) as ImageManifest;
+      const sound = manifest.v === 1 && Array.isArray(manifest.files);
+      return sound && manifest.files.every((f) => /^[0-9a-f]{64}$/u.test(f.sha256)) ? manifest : null;
+    } catch {
+      return null;
+    }
+  }
+}
+
+/** mkdir -p. Node's own recursive mkdir never returns where parents answer ENOENT to everything, as /proc does. */
+async function makeDirs(path: string): Promise<void> {
+  const missing: string[] = [];
+  for (let p = path; ; p = dirname(p)) {
+    const there = await stat(p).catch(() => null);
+    if (there !== null) break;
+    missing.push(p);
+    if (dirname(p) === p) break;
+  }
+  for (const p of missing.reverse()) {
+    await mkdir(p).catch((e: unknown) => {
+      if (!(typeof e === 'object' && e !== null && 'code' in e && e.code === 'EEXIST')) throw e;
+    });
   }
 }
 

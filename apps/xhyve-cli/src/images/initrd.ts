@@ -58,7 +58,7 @@ drivers() {
 drivers pci acpi platform
 drivers virtio usb
 if [ -e /sys/class/scsi_host/host0 ]; then modprobe -qab sd_mod sr_mod 2>/dev/null; fi
-if [ -d /sys/bus/acpi/devices/LNXPWRBN:00 ]; then modprobe -qab button evdev 2>/dev/null; acpid -l /dev/null 2>/dev/null; fi
+if [ -d /sys/bus/acpi/devices/LNXPWRBN:00 ]; then modprobe -qab button evdev 2>/dev/null; acpid -l /dev/null >/dev/null 2>&1; fi
 
 ip link set lo up
 for nic in /sys/class/net/*; do
@@ -70,16 +70,22 @@ done
 
 tty=$(cat /sys/class/tty/console/active 2>/dev/null); tty=\${tty##* }
 [ -n "$LINES" ] && [ -n "$COLUMNS" ] && stty -F /dev/\${tty:-console} rows $LINES cols $COLUMNS 2>/dev/null
-export TERM=\${TERM:-linux}
-[ "$TERM" = linux ] && [ "\${tty#ttyS}" != "$tty" ] && TERM=vt100
-unset BOOT_IMAGE LINES COLUMNS
 cat /etc/motd
-cd /root
-while :; do setsid cttyhack /bin/sh -l; done
+exec /bin/busybox init
 `;
 
-const PROFILE = `export PATH=/sbin:/bin:/usr/sbin:/usr/bin HOME=/root
+/** busybox init keeps a login shell on the console; each child of it leads a session, so cttyhack finds it a terminal. */
+const INITTAB = `::respawn:/bin/cttyhack /bin/sh -l
+::ctrlaltdel:/bin/busybox reboot -f
+`;
+
+const PROFILE = `export PATH=/sbin:/bin:/usr/sbin:/usr/bin HOME=/root TERM=vt100
 PS1='\\w # '
+# There are no services to stop: end the machine at once.
+poweroff() { sync; busybox poweroff -f; }
+reboot() { sync; busybox reboot -f; }
+halt() { sync; busybox halt -f; }
+cd
 `;
 
 const MOTD = `
@@ -100,15 +106,6 @@ bound | renew)
   ;;
 esac
 `;
-
-/** poweroff, reboot and halt at once: there is no init to ask, and nothing to keep but disks. */
-const stopScript = (applet: string): string => `#!/bin/sh
-sync
-exec /bin/busybox ${applet} -f
-`;
-
-/** Applets that are scripts here. */
-const SCRIPTED = ['poweroff', 'reboot', 'halt'];
 
 /** Applets every Debian busybox-static has; linked so that a shell finds them without asking busybox first. */
 const APPLETS =
@@ -139,15 +136,16 @@ export function buildInitrd(parts: InitrdParts): Uint8Array {
   c.file('init', INIT, 0o755);
   c.file('bin/busybox', parts.busybox, 0o755);
   for (const a of APPLETS) c.symlink(`bin/${a}`, 'busybox');
-  for (const a of SCRIPTED) c.file(`sbin/${a}`, stopScript(a), 0o755);
-  c.symlink('sbin/modprobe', '../bin/busybox'); // the path the kernel itself calls
+  // Paths that the kernel itself calls.
+  for (const a of ['modprobe', 'poweroff', 'reboot', 'halt']) c.symlink(`sbin/${a}`, '../bin/busybox');
+  c.file('etc/inittab', INITTAB);
   c.file('etc/profile', PROFILE);
   c.file('etc/motd', MOTD);
   c.file('etc/passwd', 'root::0:0:root:/root:/bin/sh\n');
   c.file('etc/group', 'root:x:0:\ntty:x:5:\n');
   c.file('etc/hosts', '127.0.0.1 localhost hyve\n::1 localhost\n');
   c.file('etc/udhcpc.sh', UDHCPC, 0o755);
-  c.file('etc/acpi/PWRF/00000080', '#!/bin/sh\nexec /sbin/poweroff\n', 0o755);
+  c.file('etc/acpi/PWRF/00000080', '#!/bin/sh\nsync\nexec busybox poweroff -f\n', 0o755);
   const base = `lib/modules/${parts.release}`;
   for (const m of parts.modules) c.file(`${base}/${m.path}`, m.data);
   c.file(`${base}/modules.dep`, modulesDep(parts.modules));

@@ -141,23 +141,27 @@ export function closure(
   return { modules, absent };
 }
 
-/** `modules.dep`: each module with all it needs, nearest first. */
+/**
+ * `modules.dep`: each module with all it needs. modprobe loads the list from its end, so what others need comes last.
+ * @param modules dependencies first, as {@link closure} gives them
+ */
 export function modulesDep(modules: readonly ModuleFile[]): string {
-  const byName = new Map(modules.map((m) => [m.info.name, m]));
+  const byName = new Map(modules.map((m, order) => [m.info.name, { m, order }]));
   const lines = modules.map((m) => {
-    const needs: string[] = [];
+    const needs = new Map<string, number>();
     const collect = (f: ModuleFile): void => {
       for (const d of f.info.depends) {
         const dep = byName.get(d);
-        if (dep === undefined || needs.includes(dep.path)) continue;
-        needs.push(dep.path);
-        collect(dep);
+        if (dep === undefined || needs.has(dep.m.path)) continue;
+        needs.set(dep.m.path, dep.order);
+        collect(dep.m);
       }
     };
     collect(m);
-    return `${m.path}:${needs.map((n) => ` ${n}`).join('')}`;
+    const paths = [...needs].sort((a, b) => b[1] - a[1]).map(([path]) => ` ${path}`);
+    return `${m.path}:${paths.join('')}\n`;
   });
-  return lines.map((l) => `${l}\n`).join('');
+  return lines.join('');
 }
 
 /** `modules.alias`: patterns to names. Patterns on processor features are left out: they match by the kilobyte. */
