@@ -2,8 +2,11 @@
 import type { CpuidEntry } from '@hyve/core';
 import { PHYS_BITS } from './state.ts';
 
-/** Family 6, model 26, stepping 5: what bhyve's MP table says, an early Core i7. */
-export const SIGNATURE = 0x000106a5;
+/**
+ * Family 6, model 54, stepping 1: an in-order Atom, which this processor resembles in that it never speculates. Kernels
+ * that go by the model leave out page-table isolation, retpolines and the rest, which would cost time and protect nothing.
+ */
+export const SIGNATURE = 0x00030661;
 
 /** Feature names as the opcode table uses them, all of them implemented. */
 export const FEATURES: readonly string[] = [

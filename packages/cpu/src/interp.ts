@@ -525,6 +525,8 @@ export class Interpreter {
         rip,
         i64.and(i64.add(rip, ld.i64(base, S.SEG + S.CS * S.SEG_STRIDE)), c64(0xffffffff)),
       );
+    // A link asked for before the last return would be patched with whatever runs next.
+    f.st32(base, c32(0), S.LINK_SLOT);
     const fault = f.open('block');
     const lookupEntry = f.open('block');
     f.brIf(lookupEntry, i32.eqz(rec.get));

@@ -249,7 +249,10 @@ export class SoftVcpu implements Vcpu {
       readPhys32: (addr) => vm.memory.read32(addr),
       random32: random,
       modeChanged: () => this.modeChanged(),
-      attention: () => this.access.set(S.BUDGET, -1),
+      attention: () => {
+        const a = this.access;
+        if (this.nmiPending || a.get(S.IRQ_WINDOW) !== 0 || a.get(S.EFL) & S.FLAG_TF) a.set(S.BUDGET, -1);
+      },
       shadow: () => {
         this.access.set64(S.SHADOW_AT, this.access.get(S.ICOUNT), this.access.getHi(S.ICOUNT));
       },

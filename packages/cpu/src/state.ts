@@ -260,7 +260,7 @@ export const N_SLOW = 2132;
 export const N_LOOKUP = 2136;
 
 /** TLB entries per bank. */
-export const TLB_ENTRIES = 512;
+export const TLB_ENTRIES: number = 1024;
 /** Bytes per TLB entry: read, write and execute tags (64 bit: page address, or -1), host addend, flags. */
 export const TLB_STRIDE = 32;
 /** Bytes per bank. */
