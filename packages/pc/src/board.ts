@@ -4,8 +4,8 @@ import {
   type CharBackend,
   type Clock,
   type Device,
-  HyveError,
   type Hypervisor,
+  HyveError,
   type IrqLine,
   type Logger,
   type RegionSpec,
@@ -19,8 +19,10 @@ import { bootRom, type EntryState, loadLinux, loadMultiboot, loadVmlinux } from 
 import { DummyDevice, HostBridge, LpcBridge, PciBus, PciUart, PirqRouter } from '@hyve/pci';
 import { AcpiPm, claimAcpiPm } from '@hyve/platform/acpi-pm';
 import { BvmPort, claimBvmPort } from '@hyve/platform/debug-ports';
+import { claimFwCfg, FwCfg } from '@hyve/platform/fw-cfg';
 import { claimLpcPorts, LpcPorts } from '@hyve/platform/lpc';
 import { claimI8042, I8042, Ps2Keyboard, Ps2Mouse } from '@hyve/platform/ps2';
+import { claimPcTestDev, PcTestDev } from '@hyve/platform/test-dev';
 import { COM_PORTS, claimCom, Uart16550 } from '@hyve/platform/uart';
 import {
   apicIdOf,
@@ -79,10 +81,10 @@ export type StopReason = 'reset' | 'poweroff' | 'halt' | 'triple-fault' | 'error
 /** What {@link createPc} can build. */
 export const boardSupport: BoardSupport = {
   pci: ['hostbridge', 'amd_hostbridge', 'lpc', 'uart', 'dummy'],
-  lpc: ['com1', 'com2', 'com3', 'com4'],
+  lpc: ['com1', 'com2', 'com3', 'com4', 'pc-testdev'],
   boot: ['kexec', 'multiboot', 'bootrom'],
   engines: ['soft'],
-  features: [],
+  features: ['fwcfg-items'],
 };
 
 /** RAM below the 32-bit PCI window. */
@@ -92,8 +94,6 @@ const ECAM_BASE = 0xe0000000;
 const ECAM_SIZE = 0x10000000;
 const SCI_IRQ = 9;
 const TSC_HZ = 2_000_000_000;
-/** Debug exit port of kvm-unit-tests and QEMU's isa-debug-exit; see {@link Pc.testExit}. */
-const TEST_EXIT_PORT = 0xf4;
 
 /** A machine, built and ready to run. Create with {@link createPc}. */
 export class Pc {
@@ -105,11 +105,10 @@ export class Pc {
   readonly keyboard: Ps2Keyboard;
   /** The PS/2 mouse. */
   readonly mouse: Ps2Mouse;
-  /** Value that a `pc-testdev` guest wrote to its exit port, or -1. */
-  testExit = -1;
   private readonly pm: AcpiPm;
   private readonly chars: readonly CharBackend[];
   private readonly devices: readonly Device[];
+  private readonly exitValue: () => number;
 
   /** @internal */
   constructor(o: {
@@ -120,6 +119,7 @@ export class Pc {
     pm: AcpiPm;
     chars: readonly CharBackend[];
     devices: readonly Device[];
+    testExit: () => number;
   }) {
     this.vm = o.vm;
     this.loop = o.loop;
@@ -128,6 +128,12 @@ export class Pc {
     this.pm = o.pm;
     this.chars = o.chars;
     this.devices = o.devices;
+    this.exitValue = o.testExit;
+  }
+
+  /** First value that the guest wrote to the exit port of `pc-testdev`, or -1. */
+  get testExit(): number {
+    return this.exitValue();
   }
 
   /** What went wrong, after {@link Pc.run} gave `error` or `triple-fault`; otherwise empty. */
@@ -185,6 +191,7 @@ function fanOut(...lines: readonly IrqLine[]): IrqLine {
   };
 }
 
+const utf8 = new (globalThis as unknown as { TextEncoder: new () => { encode(s: string): Uint8Array } }).TextEncoder();
 const monotonicMs = (globalThis as unknown as { performance: { now(): number } }).performance;
 
 /** Splits RAM around the PCI window. */
@@ -212,7 +219,9 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
 
   // Time.
   const virtual =
-    spec.clock.mode === 'virtual' ? new VirtualClock({ nsPerInstruction: 1e9 / spec.clock.instructionsPerSecond }) : null;
+    spec.clock.mode === 'virtual'
+      ? new VirtualClock({ nsPerInstruction: 1e9 / spec.clock.instructionsPerSecond })
+      : null;
   const start = monotonicMs.now();
   const clock: RunClock & Clock = virtual ?? new TimerQueue(() => (monotonicMs.now() - start) * 1e6);
   const wallStart = spec.clock.startSeconds === null ? host.wallClock.nowMs() : spec.clock.startSeconds * 1000;
@@ -280,7 +289,6 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
   });
   const pic = new Pic8259({ onIntr: (v) => apics.setExtInt(v) });
   const ioapic = new IoApic({ bus: apics });
-  apics.addEoiListener(ioapic);
   claimPic(pio, pic);
   claimIoApic(mmio, ioapic);
   const isa = (irq: number, name: string): IrqLine =>
@@ -423,6 +431,31 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
     devices.push(port);
     await wire('bvmcons', 'stdio', port);
   }
+  if (spec.fwcfg.kind === 'qemu') {
+    const fwCfg = new FwCfg({
+      cpus: spec.cpus.count,
+      maxCpus: Math.max(...lapics.map((l) => l.id)) + 1,
+      ramBytes: spec.memoryBytes,
+      files: files.fwcfg,
+    });
+    claimFwCfg(pio, fwCfg);
+    devices.push(fwCfg);
+  } else if (spec.fwcfg.items.length > 0) refuse('a fw_cfg item with the bhyve interface');
+  let testExit = -1;
+  if (spec.lpc.some((d) => d.device === 'pc-testdev')) {
+    const dev = new PcTestDev({
+      irqs: Array.from({ length: 24 }, (_, n) => {
+        const name = `pc-testdev ${n}`;
+        return n < 16 && n !== 2 ? isa(n, name) : ioapic.connect(n, name);
+      }),
+      onExit: (value) => {
+        if (testExit < 0) testExit = value;
+        loop?.requestPoweroff('test device');
+      },
+    });
+    claimPcTestDev(pio, mmio, dev);
+    devices.push(dev);
+  }
   pci.assign();
   setElcr(pic, router.levelIrqs | (1 << SCI_IRQ));
 
@@ -435,17 +468,7 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
     log: host.log,
   });
   loop = runLoop;
-  const pc = new Pc({ vm, loop: runLoop, keyboard, mouse, pm, chars, devices });
-  if (spec.lpc.some((d) => d.device === 'pc-testdev')) {
-    pio.claim(TEST_EXIT_PORT, 4, {
-      read: () => 0xff,
-      write: (_o, _w, v) => {
-        pc.testExit = v;
-        runLoop.requestPoweroff('test device');
-      },
-    }, { name: 'test exit' });
-  }
-
+  const pc = new Pc({ vm, loop: runLoop, keyboard, mouse, pm, chars, devices, testExit: () => testExit });
   // Tables and the guest itself.
   const e820 = buildE820({ lowmem: low, highmem: high, ecam: { base: ECAM_BASE, size: ECAM_SIZE } });
   const tables = rom === null ? buildTables() : { images: [], rsdp: null };
@@ -472,7 +495,18 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
           ...signature,
         }),
       );
-    if (spec.tables.smbios) images.push(buildSmbios({ lowmem: low, highmem: high, ...topology, ...signature, cpuMhz: TSC_HZ / 1e6, ...(spec.uuid === null ? {} : { uuid: spec.uuid }), ...smbiosStrings(spec) }));
+    if (spec.tables.smbios)
+      images.push(
+        buildSmbios({
+          lowmem: low,
+          highmem: high,
+          ...topology,
+          ...signature,
+          cpuMhz: TSC_HZ / 1e6,
+          ...(spec.uuid === null ? {} : { uuid: spec.uuid }),
+          ...smbiosStrings(spec),
+        }),
+      );
     let rsdp: number | null = null;
     if (spec.tables.acpi) {
       const acpi = buildAcpi({
@@ -483,7 +517,10 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
         roots: pci.windows().map((w) => ({
           bus: w.bus,
           lastBus: w.lastBus,
-          io: w.bus === 0 ? [{ base: 0, size: 0xcf8 }, { base: 0xd00, size: 0x1300 }, w.io].filter((r) => r.size > 0) : [w.io].filter((r) => r.size > 0),
+          io:
+            w.bus === 0
+              ? [{ base: 0, size: 0xcf8 }, { base: 0xd00, size: 0x1300 }, w.io].filter((r) => r.size > 0)
+              : [w.io].filter((r) => r.size > 0),
           memory: [w.mem32, w.mem64].filter((r) => r.size > 0),
           routes: routes
             .filter((r) => r.bus === w.bus)
@@ -525,7 +562,9 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
           ...(files.initrd === null ? {} : { initrd: files.initrd }),
           ...(tables.rsdp === null ? {} : { rsdp: tables.rsdp }),
         };
-        return isElf ? loadVmlinux({ ...handover, vmlinux: files.kernel } as never) : loadLinux({ ...handover, kernel: files.kernel });
+        return isElf
+          ? loadVmlinux({ ...handover, vmlinux: files.kernel } as never)
+          : loadLinux({ ...handover, kernel: files.kernel });
       }
       case 'multiboot':
         return loadMultiboot({
@@ -577,25 +616,31 @@ interface BootFiles {
   readonly kernel: Uint8Array;
   readonly initrd: Uint8Array | null;
   readonly modules: { data: Uint8Array; cmdline: string }[];
+  readonly fwcfg: { name: string; data: Uint8Array }[];
 }
 
 async function readBootFiles(spec: MachineSpec, host: PcHost): Promise<BootFiles> {
   const b = spec.boot;
+  const fwcfg: { name: string; data: Uint8Array }[] = [];
+  for (const i of spec.fwcfg.items)
+    fwcfg.push({ name: i.name, data: i.source === 'file' ? await host.readFile(i.data) : utf8.encode(i.data) });
   switch (b.loader) {
     case 'kexec':
       return {
         kernel: await host.readFile(b.kernel),
         initrd: b.initrd === null ? null : await host.readFile(b.initrd),
         modules: [],
+        fwcfg,
       };
     case 'multiboot': {
       const modules: { data: Uint8Array; cmdline: string }[] = [];
       for (const m of b.modules) modules.push({ data: await host.readFile(m.path), cmdline: m.cmdline });
-      return { kernel: await host.readFile(b.kernel), initrd: null, modules };
+      return { kernel: await host.readFile(b.kernel), initrd: null, modules, fwcfg };
     }
     case 'bootrom':
-      if (b.vars !== null) throw new HyveError('PC_UNSUPPORTED', 'a variable store (-l bootrom,CODE,VARS) is not built yet');
-      return { kernel: await host.readFile(b.code), initrd: null, modules: [] };
+      if (b.vars !== null)
+        throw new HyveError('PC_UNSUPPORTED', 'a variable store (-l bootrom,CODE,VARS) is not built yet');
+      return { kernel: await host.readFile(b.code), initrd: null, modules: [], fwcfg };
     default:
       throw new HyveError('PC_UNSUPPORTED', `the ${b.loader} loader is not built yet`);
   }
