@@ -474,15 +474,22 @@ export abstract class SemCtx {
       S.FC,
     );
   }
-  /** All flags of `r = a + b (+ carry)`. The nodes must be temporaries or constants. */
-  flagsAdd(size: number, a: Node, b: Node, r: Node): void {
+  /**
+   * Says that flags are about to change in part, or under a condition: a backend that keeps them elsewhere brings them
+   * to memory now.
+   */
+  flagsInMemory(): void {}
+  /** Says that all arithmetic flags are about to be written piece by piece: what they were does not matter. */
+  flagsReplaced(): void {}
+  /** All flags of `r = a + b`, or with `carry` of `a + b + 1 or 0`. The nodes must be temporaries or constants. */
+  flagsAdd(size: number, a: Node, b: Node, r: Node, _carry = false): void {
     const n = NUM[size] as Num;
     this.setResult(size, r);
     this.setCarries(size, n.or(n.and(a, b), n.and(n.or(a, b), n.not(r))));
     this.f.st32(this.base, i32.xor(n.to32(n.xor(a, b)), n.to32(r)), S.FX);
   }
-  /** All flags of `r = a - b (- borrow)`. */
-  flagsSub(size: number, a: Node, b: Node, r: Node): void {
+  /** All flags of `r = a - b`, or with `borrow` of `a - b - 1 or 0`. */
+  flagsSub(size: number, a: Node, b: Node, r: Node, _borrow = false): void {
     const n = NUM[size] as Num;
     this.setResult(size, r);
     // Borrow out of each bit: (~a & b) | (~(a ^ b) & r).
@@ -494,6 +501,20 @@ export abstract class SemCtx {
     this.setResult(size, r);
     this.f.st32(this.base, c32(0), S.FC);
     this.f.st32(this.base, c32(0), S.FX);
+  }
+  /** Flags of INC (`sub` false) and DEC: CF stays. */
+  flagsIncDec(size: number, a: Node, r: Node, sub: boolean): void {
+    const cf = this.f.tmp(this.cf());
+    const one = (NUM[size] as Num).c(1);
+    if (sub) this.flagsSub(size, a, one, r);
+    else this.flagsAdd(size, a, one, r);
+    this.setCfOf(cf, this.f.tmp(this.of()));
+  }
+  /** SF, ZF, PF of a result, given CF and OF (0 or 1), AF clear: shifts. */
+  flagsShift(size: number, r: Node, cf: Node, of: Node): void {
+    this.flagsSzp(size, r);
+    this.setAf(c32(0));
+    this.setCfOf(cf, of);
   }
   /** SF, ZF, PF of a result. */
   flagsSzp(size: number, r: Node): void {

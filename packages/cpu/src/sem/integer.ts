@@ -33,8 +33,8 @@ function alu(compute: Alu, flags: 'add' | 'sub' | 'logic', store = true, carryIn
     }
     r = c.f.tmp(n.trunc(r));
     if (store) c.rmwWrite(0, r, size);
-    if (flags === 'add') c.flagsAdd(size, a, b, r);
-    else if (flags === 'sub') c.flagsSub(size, a, b, r);
+    if (flags === 'add') c.flagsAdd(size, a, b, r, carryIn);
+    else if (flags === 'sub') c.flagsSub(size, a, b, r, carryIn);
     else c.flagsLogic(size, r);
   };
 }
@@ -47,10 +47,7 @@ const incDec =
     const a = c.rmwRead(0);
     const r = c.f.tmp(n.trunc(sub ? n.sub(a, n.c(1)) : n.add(a, n.c(1))));
     c.rmwWrite(0, r);
-    const cf = c.f.tmp(c.cf());
-    if (sub) c.flagsSub(size, a, n.c(1), r);
-    else c.flagsAdd(size, a, n.c(1), r);
-    c.setCfOf(cf, c.f.tmp(c.of()));
+    c.flagsIncDec(size, a, r, sub);
   };
 
 /** Most significant bit as 0 or 1 (i32). */
@@ -85,11 +82,8 @@ function shift(compute: ShiftFn): Semantic {
     const r = c.f.tmp(n.trunc(parts.r));
     const cf = c.f.tmp(parts.cf);
     c.rmwWrite(0, select(count, r, a));
-    c.f.if(count, () => {
-      c.flagsSzp(size, r);
-      c.setAf(c32(0));
-      c.setCfOf(cf, parts.of(r, cf));
-    });
+    if (!count.isConst) c.flagsInMemory();
+    c.f.if(count, () => c.flagsShift(size, r, cf, parts.of(r, cf)));
   };
 }
 
@@ -142,6 +136,7 @@ function rotate(left: boolean): Semantic {
     }
     const result = f.tmp(n.trunc(r));
     c.rmwWrite(0, result);
+    c.flagsInMemory();
     f.if(count, () => {
       const cf = f.tmp(left ? bit0(n, result) : msb(n, result));
       c.setCfOf(cf, i32.xor(msb(n, result), left ? cf : msb2(n, result)));
@@ -179,6 +174,7 @@ const rcl: Semantic = (c) => {
   }
   const out = f.tmp(cf);
   c.rmwWrite(0, select(count, r, a));
+  c.flagsInMemory();
   f.if(count, () => c.setCfOf(out, i32.xor(msb(n, r), out)));
 };
 
@@ -211,6 +207,7 @@ const rcr: Semantic = (c) => {
   }
   const out = f.tmp(cf);
   c.rmwWrite(0, select(count, r, a));
+  c.flagsInMemory();
   f.if(count, () => c.setCfOf(out, i32.xor(msb(n, r), msb2(n, r))));
 };
 
@@ -252,11 +249,8 @@ function doubleShift(left: boolean): Semantic {
     const result = f.tmp(n.trunc(r));
     const carry = f.tmp(cf);
     c.rmwWrite(0, select(count, result, a));
-    f.if(count, () => {
-      c.flagsSzp(size, result);
-      c.f.st32(c.base, c32(0), S.FX);
-      c.setCfOf(carry, i32.xor(msb(n, result), msb(n, a)));
-    });
+    if (!count.isConst) c.flagsInMemory();
+    f.if(count, () => c.flagsShift(size, result, carry, i32.xor(msb(n, result), msb(n, a))));
   };
 }
 
@@ -268,6 +262,7 @@ const mul =
     const n = N(size);
     const b = c.read(0);
     const a = f.tmp(c.gpr(AX, size));
+    c.flagsReplaced();
     let over: Node;
     if (size === 8) {
       const lo = f.tmp(i64.mul(a, b));
@@ -314,6 +309,7 @@ const imulMany: Semantic = (c) => {
   }
   const o = f.tmp(over);
   c.write(0, r, size);
+  c.flagsReplaced();
   c.flagsSzp(size, r);
   c.setAf(c32(0));
   c.setCfOf(o, o);

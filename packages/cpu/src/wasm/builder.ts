@@ -99,6 +99,7 @@ export function cV128(w0: number, w1: number, w2: number, w3: number): Node {
 }
 /** `cond != 0 ? a : b`; both sides are evaluated. */
 export function select(cond: Node, a: Node, b: Node): Node {
+  if (cond.isConst) return cond.lo !== 0 ? a : b;
   return new Node(K_SELECT, a.ty, 0, a, b, cond, 0, 0, null);
 }
 /** Calls function `fn` (a {@link FnRef}) for its one result. */
@@ -126,7 +127,7 @@ export const i32 = {
   ctz: ((a) => op1(I32, 0x68, a)) as Un,
   popcnt: ((a) => op1(I32, 0x69, a)) as Un,
   add: ((a, b) => (zero32(b) ? a : zero32(a) ? b : a.isConst && b.isConst ? c32(a.lo + b.lo) : op2(I32, 0x6a, a, b))) as Bin,
-  sub: ((a, b) => (zero32(b) ? a : op2(I32, 0x6b, a, b))) as Bin,
+  sub: ((a, b) => (zero32(b) ? a : a.isConst && b.isConst ? c32(a.lo - b.lo) : op2(I32, 0x6b, a, b))) as Bin,
   mul: ((a, b) => op2(I32, 0x6c, a, b)) as Bin,
   div_s: ((a, b) => op2(I32, 0x6d, a, b)) as Bin,
   div_u: ((a, b) => op2(I32, 0x6e, a, b)) as Bin,
@@ -173,10 +174,10 @@ export const i64 = {
   div_u: ((a, b) => op2(I64, 0x80, a, b)) as Bin,
   rem_s: ((a, b) => op2(I64, 0x81, a, b)) as Bin,
   rem_u: ((a, b) => op2(I64, 0x82, a, b)) as Bin,
-  and: ((a, b) => op2(I64, 0x83, a, b)) as Bin,
+  and: ((a, b) => (a.isConst && b.isConst ? c64hl(a.hi & b.hi, a.lo & b.lo) : op2(I64, 0x83, a, b))) as Bin,
   or: ((a, b) => (zero32(b) ? a : zero32(a) ? b : op2(I64, 0x84, a, b))) as Bin,
   xor: ((a, b) => (zero32(b) ? a : op2(I64, 0x85, a, b))) as Bin,
-  shl: ((a, b) => (zero32(b) ? a : op2(I64, 0x86, a, b))) as Bin,
+  shl: ((a, b) => (zero32(b) || zero32(a) ? a : op2(I64, 0x86, a, b))) as Bin,
   shr_s: ((a, b) => (zero32(b) ? a : op2(I64, 0x87, a, b))) as Bin,
   shr_u: ((a, b) => (zero32(b) ? a : op2(I64, 0x88, a, b))) as Bin,
   rotl: ((a, b) => op2(I64, 0x89, a, b)) as Bin,
@@ -565,6 +566,14 @@ export class Fn {
     this.code.u32(0);
     this.code.u32(offset);
   }
+  /** Code written before everything else, kept apart so that it can be made last. */
+  prepend(other: Fn): void {
+    const body = this.code.buf.slice(0, this.code.len);
+    this.code.len = 0;
+    this.code.bytes(other.code.buf, other.code.len);
+    this.code.bytes(body);
+  }
+
   /** Stores an i32. */
   st32(addr: Node, v: Node, offset = 0): void {
     this.st(0x36, addr, v, offset);
@@ -620,6 +629,11 @@ export class Fn {
 
   /** `if (cond) { then } else { otherwise }` */
   if(cond: Node, then: () => void, otherwise?: () => void): void {
+    if (cond.isConst) {
+      if (cond.lo !== 0) then();
+      else otherwise?.();
+      return;
+    }
     this.emit(cond);
     this.code.u8(0x04);
     this.code.u8(0x40);
