@@ -1,12 +1,19 @@
 // All semantics together.
+import { OP } from '@hyve/x86';
 import type { Semantic } from '../ctx.ts';
-import type { FnRef, Module } from '../wasm/builder.ts';
+import * as S from '../state.ts';
+import { type FnRef, ld, type Module } from '../wasm/builder.ts';
 import { emitFloat, floatSemantics } from './float.ts';
 import { integerSemantics } from './integer.ts';
 
 /** Every operation with a WebAssembly semantic; all others run in TypeScript. */
 export function allSemantics(): Map<number, Semantic> {
-  return new Map([...integerSemantics(), ...floatSemantics()]);
+  const m = new Map([...integerSemantics(), ...floatSemantics()]);
+  if (!m.has(OP.LDMXCSR)) {
+    m.set(OP.LDMXCSR, (c) => c.f.st32(c.base, c.read(0, 4), S.MXCSR));
+    m.set(OP.STMXCSR, (c) => c.write(0, ld.i32(c.base, S.MXCSR), 4));
+  }
+  return m;
 }
 
 /** Functions that semantics call, emitted into the main module. */
