@@ -1,0 +1,219 @@
+// Whether two outcomes of a program are the same, as far as the manuals promise.
+import { Decoder, format, Insn, OP_NAMES, ROWS, type Row, Status } from '@hyve/x86';
+import { family, type Program } from './generate.ts';
+import * as L from './layout.ts';
+
+/** Flags compared: status, TF, DF, NT, AC, ID. */
+const FLAGS = 0x8d5 | 0x100 | 0x400 | 0x4000 | 0x40000 | 0x200000;
+const REGISTERS = [
+  'rax',
+  'rcx',
+  'rdx',
+  'rbx',
+  'rsp',
+  'rbp',
+  'rsi',
+  'rdi',
+  'r8',
+  'r9',
+  'r10',
+  'r11',
+  'r12',
+  'r13',
+  'r14',
+  'r15',
+];
+
+/** What to leave out of the floating-point part. */
+export interface FloatRules {
+  /** Compare x87, MMX and SSE state at all. */
+  readonly compare: boolean;
+}
+
+const hex = (v: number | bigint): string => `0x${v.toString(16)}`;
+
+/** One difference. */
+export interface Difference {
+  readonly what: string;
+  readonly native: string;
+  readonly soft: string;
+}
+
+/** Bits of the x87 status word that are compared after a program. */
+export type StatusMask = (p: Program) => number;
+
+/** Compares two records of a program. Empty: the same. */
+export function compare(p: Program, native: Uint8Array, soft: Uint8Array, all = true): Difference[] {
+  const out: Difference[] = [];
+  const n = new DataView(native.buffer, native.byteOffset, L.REC_SIZE);
+  const s = new DataView(soft.buffer, soft.byteOffset, L.REC_SIZE);
+  const differ = (what: string, a: number | bigint, b: number | bigint): void => {
+    if (a !== b) out.push({ what, native: hex(a), soft: hex(b) });
+  };
+  const u64 = (v: DataView, at: number): bigint => v.getBigUint64(at, true);
+  const trap = n.getUint32(L.REC.trap, true);
+  differ('trap', trap, s.getUint32(L.REC.trap, true));
+  if (trap !== s.getUint32(L.REC.trap, true)) {
+    differ('rip', u64(n, L.REC.rip), u64(s, L.REC.rip));
+    return out;
+  }
+  differ('rip', u64(n, L.REC.rip), u64(s, L.REC.rip));
+  // The kernel says "present" of every address of its own, so as not to tell which are.
+  const kernel = trap === 14 && u64(n, L.REC.cr2) >> 47n !== 0n;
+  const errMask = kernel ? ~1 : ~0;
+  differ('error code', n.getUint32(L.REC.err, true) & errMask, s.getUint32(L.REC.err, true) & errMask);
+  if (trap === 14) differ('cr2', u64(n, L.REC.cr2), u64(s, L.REC.cr2));
+  for (let r = 0; r < (p.mode === 64 ? 16 : 8); r++) {
+    const at = L.GPR_AT[r] as number;
+    if (p.mode === 64) {
+      if (n.getInt32(at, true) !== s.getInt32(at, true) || n.getInt32(at + 4, true) !== s.getInt32(at + 4, true))
+        differ(REGISTERS[r] as string, u64(n, at), u64(s, at));
+    } else differ(`e${(REGISTERS[r] as string).slice(1)}`, n.getUint32(at, true), s.getUint32(at, true));
+  }
+  const mask = FLAGS & ~p.undefinedFlags;
+  const nf = n.getUint32(L.REC.flags, true) & mask;
+  const sf = s.getUint32(L.REC.flags, true) & mask;
+  if (nf !== sf) out.push({ what: 'flags', native: flagText(nf), soft: flagText(sf) });
+  differ('cs', n.getUint16(L.REC.cs, true), s.getUint16(L.REC.cs, true));
+  differ('ss', n.getUint16(L.REC.cs + 6, true), s.getUint16(L.REC.cs + 6, true));
+  const memory = (what: string, from: number, length: number): void => {
+    for (let i = 0; i < length; i += 4) {
+      if (n.getInt32(from + i, true) !== s.getInt32(from + i, true)) {
+        let last = i;
+        while (last + 4 < length && n.getInt32(from + last + 4, true) !== s.getInt32(from + last + 4, true)) last += 4;
+        const text = (r: Uint8Array): string =>
+          Array.from(r.subarray(from + i, Math.min(from + last + 4, from + i + 64)), (b) =>
+            b.toString(16).padStart(2, '0'),
+          ).join(' ');
+        out.push({ what: `${what}+${hex(i)}`, native: text(native), soft: text(soft) });
+        i = last;
+      }
+    }
+  };
+  memory('data', L.REC.data, L.DATA_LENGTH);
+  memory('tail', L.REC.tail, L.TAIL_LENGTH);
+  memory('stack', L.REC.stack, L.STACK_LENGTH);
+  if (!all) return out;
+  const fx = L.REC.fx;
+  differ('fcw', n.getUint16(fx, true), s.getUint16(fx, true));
+  differ('fsw', n.getUint16(fx + 2, true), s.getUint16(fx + 2, true));
+  differ('ftw', n.getUint8(fx + 4), s.getUint8(fx + 4));
+  differ('mxcsr', n.getUint32(fx + 24, true), s.getUint32(fx + 24, true));
+  for (let i = 0; i < 8; i++) {
+    const at = fx + 32 + i * 16;
+    const value = (v: DataView): bigint => u64(v, at) | (BigInt(v.getUint16(at + 8, true)) << 64n);
+    if (
+      n.getInt32(at, true) !== s.getInt32(at, true) ||
+      n.getInt32(at + 4, true) !== s.getInt32(at + 4, true) ||
+      n.getUint16(at + 8, true) !== s.getUint16(at + 8, true)
+    )
+      differ(`st${i}`, value(n), value(s));
+  }
+  for (let i = 0; i < (p.mode === 64 ? 16 : 8); i++) {
+    const at = fx + 160 + i * 16;
+    for (let w = 0; w < 16; w += 4) {
+      if (n.getInt32(at + w, true) !== s.getInt32(at + w, true)) {
+        const value = (v: DataView): bigint => u64(v, at) | (u64(v, at + 8) << 64n);
+        differ(`xmm${i}`, value(n), value(s));
+        break;
+      }
+    }
+  }
+  return out;
+}
+
+/** Flags by letter. */
+export function flagText(f: number): string {
+  const names: readonly (readonly [number, string])[] = [
+    [0, 'CF'],
+    [2, 'PF'],
+    [4, 'AF'],
+    [6, 'ZF'],
+    [7, 'SF'],
+    [8, 'TF'],
+    [10, 'DF'],
+    [11, 'OF'],
+    [14, 'NT'],
+    [18, 'AC'],
+    [21, 'ID'],
+  ];
+  const set = names.filter(([bit]) => (f >> bit) & 1).map(([, name]) => name);
+  return `${set.join(' ')}${set.length > 0 ? ' ' : ''}(${hex(f >>> 0)})`;
+}
+
+/** The program as text, an instruction a line. */
+export function listing(p: Program): string[] {
+  const decoder = new Decoder();
+  const insn = new Insn();
+  let at = p.start;
+  return p.steps.map((s) => {
+    at += s.skip ?? 0;
+    const ok = decoder.decode(insn, s.bytes, 0, s.bytes.length, p.mode) === Status.Ok;
+    const bytes = Array.from(s.bytes, (b) => b.toString(16).padStart(2, '0')).join(' ');
+    const line = `  ${hex(at)}: ${bytes.padEnd(36)} ${ok ? format(insn, at) : '(bad)'}`;
+    at += s.bytes.length;
+    return line;
+  });
+}
+
+/** Everything about a difference: program, initial state, both results. */
+export function report(
+  p: Program,
+  input: Uint8Array,
+  native: Uint8Array,
+  soft: Uint8Array,
+  seed: number,
+  all = true,
+): string {
+  const v = new DataView(input.buffer, input.byteOffset, L.REC_SIZE);
+  const n = new DataView(native.buffer, native.byteOffset, L.REC_SIZE);
+  const s = new DataView(soft.buffer, soft.byteOffset, L.REC_SIZE);
+  const lines = [`seed ${seed}, ${p.mode}-bit:`, ...listing(p)];
+  lines.push(
+    `  flags ${flagText(v.getUint32(L.REC.flags, true) & FLAGS)}${p.undefinedFlags ? `, undefined after: ${flagText(p.undefinedFlags)}` : ''}`,
+  );
+  let row = '';
+  for (let r = 0; r < (p.mode === 64 ? 16 : 8); r++) {
+    row += ` ${(REGISTERS[r] as string).padStart(4)}=${v
+      .getBigUint64(L.GPR_AT[r] as number, true)
+      .toString(16)
+      .padStart(p.mode === 64 ? 16 : 8, '0')}`;
+    if (r % 4 === 3) {
+      lines.push(` ${row}`);
+      row = '';
+    }
+  }
+  if (all && floating(p)) {
+    const fx = L.REC.fx;
+    lines.push(
+      `  fcw=${hex(v.getUint16(fx, true))} fsw=${hex(v.getUint16(fx + 2, true))} ftw=${hex(v.getUint8(fx + 4))} mxcsr=${hex(v.getUint32(fx + 24, true))}`,
+    );
+    for (let i = 0; i < 8; i++)
+      lines.push(
+        `  st${i}=${v
+          .getUint16(fx + 40 + i * 16, true)
+          .toString(16)
+          .padStart(4, '0')}:${v
+          .getBigUint64(fx + 32 + i * 16, true)
+          .toString(16)
+          .padStart(16, '0')}` +
+          `  ${[i, i + 8].map((x) => `xmm${x}=${(v.getBigUint64(fx + 160 + x * 16, true) | (v.getBigUint64(fx + 168 + x * 16, true) << 64n)).toString(16).padStart(32, '0')}`).join(' ')}`,
+      );
+  }
+  lines.push(
+    `  native: trap ${n.getUint32(L.REC.trap, true)} rip ${hex(n.getBigUint64(L.REC.rip, true))}   soft: trap ${s.getUint32(L.REC.trap, true)} rip ${hex(s.getBigUint64(L.REC.rip, true))}`,
+  );
+  for (const d of compare(p, native, soft, all)) lines.push(`  ${d.what}: native ${d.native}, soft ${d.soft}`);
+  return lines.join('\n');
+}
+
+/** Whether a program has a floating-point or vector instruction. */
+export function floating(p: Program): boolean {
+  return p.steps.some((s) => family(ROWS[s.row] as Row) !== 'int');
+}
+
+/** Name of the operation of a step. */
+export function operation(bytes: Uint8Array, mode: 32 | 64): string {
+  const insn = new Insn();
+  return new Decoder().decode(insn, bytes, 0, bytes.length, mode) === Status.Ok ? (OP_NAMES[insn.op] as string) : '?';
+}

@@ -1,0 +1,122 @@
+// What is left out of the comparison, and why. Nothing is skipped silently: every rule has its reason here.
+import { type Insn, Kind, OP_NAMES } from '@hyve/x86';
+
+const clock = 'the result is a clock or a random number';
+const identity = 'the result names the processor, which is another one';
+const state = 'changes state that programs after it would see, or depends on what the kernel has set up';
+const emulated = 'Linux catches the #GP of UMIP and emulates the instruction';
+const enters = 'enters the kernel';
+const guest = 'the hypervisor under the host answers it';
+
+/** Operations that are never generated. */
+export const EXCLUDED_OPS: Readonly<Record<string, string>> = {
+  CPUID: identity,
+  RDTSC: clock,
+  RDTSCP: clock,
+  RDPMC: clock,
+  RDRAND: clock,
+  RDSEED: clock,
+  RDPID: identity,
+  XGETBV: identity,
+  SYSCALL: enters,
+  SYSENTER: enters,
+  SGDT: emulated,
+  SIDT: emulated,
+  SLDT: emulated,
+  STR: emulated,
+  SMSW: emulated,
+  INT1: 'the hypervisor under the host passes #DB on with the address of the instruction, not of the next',
+  VMCALL: guest,
+  VMMCALL: guest,
+  VMFUNC: guest,
+  WRFSBASE: state,
+  WRGSBASE: state,
+  LDS: state,
+  LES: state,
+  LSS: state,
+  LFS: state,
+  LGS: state,
+  IRET: state,
+  RETF: state,
+  CALLF: state,
+  JMPF: state,
+  XSAVE: identity,
+  XSAVEOPT: identity,
+  XSAVEC: identity,
+  XRSTOR: identity,
+  XSAVES: identity,
+  XRSTORS: identity,
+  FXRSTOR: 'random images hold reserved MXCSR bits and pending exceptions; left for a directed test',
+  FRSTOR: 'random images hold pending exceptions; left for a directed test',
+  FLDENV: 'random images hold pending exceptions; left for a directed test',
+};
+
+/** A condition under which one instruction is left out. */
+export interface Exclusion {
+  /** Short name for the report. */
+  readonly name: string;
+  /** Why. */
+  readonly why: string;
+  /** Whether it applies. `mode` is 32 or 64. */
+  readonly applies: (insn: Insn, name: string, mode: number, bytes: Uint8Array) => boolean;
+}
+
+const BRANCHES: ReadonlySet<string> = new Set(['JCC', 'JMP', 'CALL', 'RET', 'LOOP', 'LOOPE', 'LOOPNE', 'JCXZ']);
+const LEGACY_PREFIX: ReadonlySet<number> = new Set([0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3]);
+
+/** Whether a legacy prefix is among the prefixes of the instruction. */
+export function hasPrefix(bytes: Uint8Array, prefix: number): boolean {
+  for (const b of bytes) {
+    if (b === prefix) return true;
+    if (!LEGACY_PREFIX.has(b)) return false;
+  }
+  return false;
+}
+
+/** Conditional exclusions. */
+export const EXCLUSIONS: readonly Exclusion[] = [
+  {
+    name: 'near branch with 66 in 64-bit mode',
+    why: 'AMD cuts the target to 16 bits, Intel ignores the prefix; the software CPU follows Intel',
+    applies: (_, name, mode, bytes) => mode === 64 && BRANCHES.has(name) && hasPrefix(bytes, 0x66),
+  },
+  {
+    name: 'SYSRET outside 64-bit mode',
+    why: 'AMD has it there and raises #GP, Intel #UD',
+    applies: (_, name, mode) => name === 'SYSRET' && mode === 32,
+  },
+  {
+    name: 'INT 80h',
+    why: enters,
+    applies: (insn, name) => name === 'INT' && (insn.immLo & 0xff) === 0x80,
+  },
+  {
+    name: 'SHLD, SHRD of words by more than 16',
+    why: 'result and flags are undefined',
+    applies: (insn, name) =>
+      (name === 'SHLD' || name === 'SHRD') && insn.opSize === 2 && (insn.kind2 !== Kind.Imm || (insn.immLo & 31) > 16),
+  },
+  {
+    name: 'BSWAP of words',
+    why: 'the result is undefined',
+    applies: (insn, name) => name === 'BSWAP' && insn.opSize === 2,
+  },
+  {
+    name: 'segment register loads',
+    why: state,
+    applies: (insn, name) => insn.kind0 === Kind.Seg && (name === 'MOV' || name === 'POP'),
+  },
+  {
+    name: '0F 0D with a register',
+    why: 'a reserved NOP of Intel; AMD raises #UD',
+    applies: (insn, name) => name === 'NOP' && insn.operandCount === 1 && insn.kind0 !== Kind.Mem,
+  },
+];
+
+/** Reason to leave an instruction out, or ''. */
+export function excluded(insn: Insn, mode: number, bytes: Uint8Array): string {
+  const name = OP_NAMES[insn.op] as string;
+  if (Object.hasOwn(EXCLUDED_OPS, name)) return name;
+  for (const e of EXCLUSIONS) if (e.applies(insn, name, mode, bytes)) return e.name;
+  return '';
+}
