@@ -18,6 +18,18 @@ export interface FetchPort {
   protectPage(host: number): void;
 }
 
+/** What the cache tells the translator. */
+export interface RegionIndex {
+  /** Bytes [from, to) of a page change: drops regions made from them; whether there were any. */
+  invalidate(page: number, from: number, to: number): boolean;
+  /** Calls back for every range of bytes of a page that regions were made from. */
+  eachRange(page: number, each: (from: number, to: number) => void): void;
+  /** Everything goes. */
+  flush(): void;
+  /** A head record with translated code is no longer found. */
+  headKilled(head: number): void;
+}
+
 /** Instructions after which a block ends, besides jumps. */
 const ENDS: ReadonlySet<number> = new Set([
   OP.STI, OP.POPF, OP.CLI, OP.HLT, OP.INT, OP.INT3, OP.INT1, OP.INTO, OP.IRET, OP.CALLF, OP.JMPF, OP.RETF, OP.SYSCALL,
@@ -63,6 +75,8 @@ export class BlockCache {
   private readonly decoder: Decoder;
   private readonly interp: () => Interpreter;
   private readonly fetch: FetchPort;
+  /** Translated code, which goes stale with the blocks. */
+  regions: RegionIndex = { invalidate: () => false, eachRange: () => {}, flush: () => {}, headKilled: () => {} };
   private readonly insn = new Insn();
   private readonly buf = new Uint8Array(16);
   private readonly units: Uint8Array;
@@ -141,7 +155,7 @@ export class BlockCache {
         if (count > 0) break;
         return this.raise(base, S.EXC_UD);
       }
-      const bad = this.unavailable(mode);
+      const bad = this.unavailable(this.insn, mode);
       if (bad !== 0) {
         if (count > 0) break;
         return this.raise(base, bad);
@@ -186,6 +200,13 @@ export class BlockCache {
     const info = (L.pageInfo >> 2) + page * 4;
     this.i32[(head + linkField) >> 2] = this.i32[info] as number;
     this.i32[info] = head | tag;
+    this.setMask(host, bytes);
+  }
+
+  private setMask(host: number, bytes: number): void {
+    const L = this.L;
+    const page = (host - L.ram) >>> 12;
+    const info = (L.pageInfo >> 2) + page * 4;
     for (let c = (host & 4095) >> 6; c <= ((host & 4095) + bytes - 1) >> 6; c++)
       this.i32[info + 2 + (c >> 5)] = (this.i32[info + 2 + (c >> 5)] as number) | (1 << (c & 31));
     const flags = L.pageFlags + page;
@@ -219,9 +240,8 @@ export class BlockCache {
     return (rip + n + cs) % 0x1_0000_0000;
   }
 
-  /** Vector of the exception that the decoded instruction raises because its unit is off, or 0. */
-  private unavailable(mode: number): number {
-    const n = this.insn;
+  /** Vector of the exception that a decoded instruction raises because its unit is off, or 0. */
+  unavailable(n: Insn, mode: number): number {
     if (n.row < 0) return 0;
     const unit = this.units[n.row] as number;
     if (unit === UNIT_NONE) return 0;
@@ -360,7 +380,9 @@ export class BlockCache {
     const lea = n.op === OP.LEA;
     const fsgs = n.seg >= 4;
     const flat = (mode & S.MODE_FLAT) !== 0;
-    const noSegment = lea || (!fsgs && (bits64 || flat));
+    // Outside 64-bit mode even a flat code segment is not writable.
+    const writesCode = n.seg === S.CS && !bits64 && memory === 0 && /w/.test(ROWS[n.row]?.access0 ?? '');
+    const noSegment = lea || NO_ACCESS.has(n.op) || (!fsgs && (bits64 || (flat && !writesCode)));
     let handler: number = R.H_EA_ANY;
     if (noSegment && n.addrSize === 8) handler = n.ripRelative ? R.H_EA_RIP : index === S.ZERO ? R.H_EA_BD : R.H_EA_BIS;
     else if (noSegment && n.addrSize === 4 && !n.ripRelative) handler = index === S.ZERO ? R.H_EA32_BD : R.H_EA32_BIS;
@@ -375,7 +397,7 @@ export class BlockCache {
     if (handler === R.H_EA_ANY) {
       const size = memory === 0 ? n.size0 : memory === 1 ? n.size1 : memory === 2 ? n.size2 : n.size3;
       const row = ROWS[n.row];
-      const write = memory === 0 && row !== undefined && row.access0 !== 'r';
+      const write = memory === 0 && row !== undefined && row.access0 !== 'r' && row.access0 !== '-';
       this.i32[(r + R.R_AUX) >> 2] = n.addrSize | (Math.max(1, size) << 8) | (write ? 1 << 24 : 0);
       this.i32[(r + R.R_LINK0) >> 2] = noSegment ? 0 : S.SEG + n.seg * S.SEG_STRIDE;
       this.i32[(r + R.R_LINK1) >> 2] = n.ripRelative ? 1 : 0;
@@ -401,7 +423,7 @@ export class BlockCache {
     this.wantedMore = st === Status.NeedMore;
     if (st === Status.Undefined) return this.raise(base, S.EXC_UD);
     if (st !== Status.Ok) return this.raise(base, S.EXC_GP);
-    const bad = this.unavailable(mode);
+    const bad = this.unavailable(this.insn, mode);
     if (bad !== 0) return this.raise(base, bad);
     const head = this.L.arena + R.REC;
     this.at = head + R.REC;
@@ -440,7 +462,8 @@ export class BlockCache {
       entry = this.i32[(head + (entry & 1 ? R.B_PAGE2_NEXT : R.B_PAGE_NEXT)) >> 2] as number;
     }
     for (const head of doomed) this.kill(head);
-    if (doomed.length > 0) this.remask(page);
+    const regions = this.regions.invalidate(page, from - pageHost, end - pageHost);
+    if (doomed.length > 0 || regions) this.remask(page);
   }
 
   /** Bytes of a block within a page, as host addresses. */
@@ -457,17 +480,21 @@ export class BlockCache {
     const info = (L.pageInfo >> 2) + page * 4;
     let lo = 0;
     let hi = 0;
+    const mark = (a: number, b: number): void => {
+      for (let c = a >> 6; c <= (b - 1) >> 6; c++) {
+        if (c < 32) lo |= 1 << c;
+        else hi |= 1 << (c - 32);
+      }
+    };
     const pageHost = L.ram + page * 4096;
     let entry = this.i32[info] as number;
     while (entry !== 0) {
       const head = entry & ~1;
       const [a, b] = this.rangeIn(head, entry & 1, pageHost);
-      for (let c = (a - pageHost) >> 6; c <= (b - 1 - pageHost) >> 6; c++) {
-        if (c < 32) lo |= 1 << c;
-        else hi |= 1 << (c - 32);
-      }
+      mark(a - pageHost, b - pageHost);
       entry = this.i32[(head + (entry & 1 ? R.B_PAGE2_NEXT : R.B_PAGE_NEXT)) >> 2] as number;
     }
+    this.regions.eachRange(page, mark);
     this.i32[info + 2] = lo;
     this.i32[info + 3] = hi;
     if (lo === 0 && hi === 0) this.u8[L.pageFlags + page] = (this.u8[L.pageFlags + page] as number) & ~S.PF_CODE;
@@ -493,6 +520,7 @@ export class BlockCache {
       this.remask(p2);
       this.remask((host - L.ram) >>> 12);
     }
+    if (this.u16[head >> 1] === R.H_JIT) this.regions.headKilled(head);
     const records = this.u16[(head + R.B_RECORDS) >> 1] as number;
     // Offset, length and count stay: a running block leaves at its next instruction.
     for (let i = 0; i < records; i++) this.u16[(head + i * R.REC) >> 1] = R.H_STALE;
@@ -534,10 +562,16 @@ export class BlockCache {
     return out;
   }
 
+  /** Marks bytes of a page as code on behalf of a region. */
+  markCode(host: number, bytes: number): void {
+    this.setMask(host, bytes);
+  }
+
   /** Forgets every block. Not while a block runs. */
   flush(): void {
     const L = this.L;
     this.flushes++;
+    this.regions.flush();
     this.i32.fill(0, L.hash >> 2, (L.hash >> 2) + (1 << L.hashBits));
     this.u8.fill(0, L.pageInfo, L.pageInfo + L.pages * 16);
     for (let p = 0; p < L.pages; p++) {
@@ -548,6 +582,11 @@ export class BlockCache {
     this.sysInsns = [];
   }
 }
+
+/** Operations whose memory operand is not accessed, so that no segment check applies. */
+const NO_ACCESS: ReadonlySet<number> = new Set([
+  OP.NOP, OP.PREFETCH, OP.PREFETCHW, OP.PREFETCHNTA, OP.PREFETCHT0, OP.PREFETCHT1, OP.PREFETCHT2, OP.UD0, OP.UD1,
+]); // biome-ignore format: a list
 
 /** Jumps in TypeScript that never fall through. */
 const ENDS_WITHOUT_NEXT: ReadonlySet<number> = new Set([OP.IRET, OP.CALLF, OP.JMPF, OP.RETF, OP.SYSRET, OP.SYSEXIT]);

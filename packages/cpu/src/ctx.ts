@@ -274,6 +274,7 @@ export abstract class SemCtx {
     f.if(ld.i32(this.base, S.RMW_SIZE), () => {
       f.do(call(this.env.mem.rmwCommit, this.base));
       this.checkFault();
+      this.afterSlowStore();
     });
   }
 
@@ -388,9 +389,12 @@ export abstract class SemCtx {
           );
         }
         this.checkFault();
+        this.afterSlowStore();
       },
     );
   }
+  /** Code for the cold path of a store, after it: a backend may look whether somebody wants attention. */
+  protected afterSlowStore(): void {}
   /** Leaves if FAULT is set. */
   checkFault(): void {
     this.f.if(ld.i32(this.base, S.FAULT), () => this.leaveFault());

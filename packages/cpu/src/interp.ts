@@ -3,6 +3,7 @@
 import { Insn, Kind, OP } from '@hyve/x86';
 import { type CodeMode, type Env, SemCtx, type Semantic } from './ctx.ts';
 import type { Layout } from './layout.ts';
+import { emitMatFlags, hashHost, J_BUDGET, J_FAULT, JC_ENTRIES } from './jit.ts';
 import { emitMemory } from './mem.ts';
 import * as R from './record.ts';
 import { emitArith } from './sem/helpers.ts';
@@ -192,7 +193,7 @@ function insnOfKey(key: string): { insn: Insn; mode: CodeMode } {
 }
 
 /** Segment, control and debug registers: whatever the operation, TypeScript does it. */
-function inTypeScript(n: Insn): boolean {
+export function inTypeScript(n: Insn): boolean {
   const special = (k: number): boolean => k === Kind.Seg || k === Kind.Cr || k === Kind.Dr;
   return special(n.kind0) || special(n.kind1);
 }
@@ -205,6 +206,8 @@ export interface HostImports {
   translate(base: number, host: number): number;
   sys(base: number, rec: number): number;
   tsc(base: number): void;
+  /** A block became hot. */
+  hot(base: number, head: number): void;
 }
 
 const IMPORTS: readonly [keyof HostImports, readonly (typeof I32 | typeof F64)[], typeof I32 | 0][] = [
@@ -214,6 +217,7 @@ const IMPORTS: readonly [keyof HostImports, readonly (typeof I32 | typeof F64)[]
   ['translate', [I32, I32], I32],
   ['sys', [I32, I32], I32],
   ['tsc', [I32], 0],
+  ['hot', [I32, I32], 0],
 ];
 
 /** Entry points of the interpreter module. */
@@ -232,7 +236,9 @@ export interface InterpExports {
 }
 
 /** Slots of the handler table. */
-export const TABLE_SLOTS = 8192;
+export const TABLE_SLOTS = 65536;
+/** First slot for translated regions. */
+export const JIT_FIRST_SLOT = 8192;
 
 function emitFlags(m: Module): { get: Fn; set: Fn } {
   const get = m.fn([I32], I32, 'getFlags');
@@ -342,11 +348,13 @@ export class Interpreter {
   private readonly sigs: Map<string, { params: number[]; result: number }> = new Map();
   private readonly instanceExports: Record<string, unknown>;
   private nextSlot: number;
+  private readonly threshold: number;
   /** Handlers made so far, for statistics. */
   handlersMade = 0;
   private pending: string[] = [];
 
   /**
+   * @param threshold runs after which a block is reported as hot
    * @param inlineKeys handler keys to put into the main loop
    * @param helpers emits further functions (softfloat) into the main module
    */
@@ -355,10 +363,12 @@ export class Interpreter {
     memory: WebAssembly.Memory,
     semantics: ReadonlyMap<number, Semantic>,
     host: HostImports,
+    threshold: number,
     inlineKeys: readonly string[],
     helpers: HelperEmitter,
   ) {
     this.semantics = semantics;
+    this.threshold = threshold;
     this.memory = memory;
     this.memoryLimits = { min: L.wasmPages, max: L.wasmPages, shared: true };
     this.names = [];
@@ -375,7 +385,7 @@ export class Interpreter {
     const flags = emitFlags(m);
     const segLinear = emitSegLinear(m, mem.raise);
     const arith = emitArith(m);
-    const named: Record<string, FnRef> = { ...arith, ...helpers(m) };
+    const named: Record<string, FnRef> = { ...arith, ...helpers(m), matFlags: emitMatFlags(m) };
     const shared: Record<string, FnRef> = {
       ...mem,
       segLinear: segLinear.ref,
@@ -415,7 +425,7 @@ export class Interpreter {
     inlineKeys.forEach((k, i) => {
       this.byKey.set(k, H_INLINE_FIRST + i);
     });
-    this.emitMain(m, L, env, mem.fetchMiss, imp('translate'), inlineKeys);
+    this.emitMain(m, L, env, mem.fetchMiss, imp('translate'), imp('hot'), inlineKeys);
     const bytes = m.finish();
     const table = new WebAssembly.Table({ initial: TABLE_SLOTS, element: 'anyfunc' });
     const instance = new WebAssembly.Instance(new WebAssembly.Module(bytes), {
@@ -442,24 +452,21 @@ export class Interpreter {
     const known = this.byKey.get(key);
     if (known !== undefined) return known;
     const slot = this.nextSlot++;
-    if (slot >= TABLE_SLOTS) throw new Error('handler table full');
+    if (slot >= JIT_FIRST_SLOT) throw new Error('handler table full');
     this.byKey.set(key, slot);
     this.pending.push(key);
     return slot;
   }
 
-  /** Compiles the handlers asked for since the last call; do this before records that use them run. */
-  flushPending(): void {
-    if (this.pending.length === 0) return;
-    const keys = this.pending;
-    this.pending = [];
+  /** A module under construction that can call everything the main one exports. */
+  satellite(): { m: Module; env: Env; importObject: WebAssembly.Imports } {
     const m = new Module(this.memoryLimits);
     const refs: Record<string, FnRef> = {};
-    const importObject: Record<string, unknown> = {};
+    const functions: Record<string, unknown> = {};
     for (const name of this.names) {
       const s = this.sigs.get(name) as { params: number[]; result: number };
       refs[name] = m.import('x', name, s.params as never, s.result as never);
-      importObject[name] = this.instanceExports[`x_${name}`];
+      functions[name] = this.instanceExports[`x_${name}`];
     }
     const get = (name: string): FnRef => {
       const r = refs[name];
@@ -475,6 +482,19 @@ export class Interpreter {
       tsc: get('tsc'),
       fn: get,
     };
+    const importObject = {
+      env: { memory: this.memory, table: this.exports.table },
+      x: functions as WebAssembly.ModuleImports,
+    };
+    return { m, env, importObject };
+  }
+
+  /** Compiles the handlers asked for since the last call; do this before records that use them run. */
+  flushPending(): void {
+    if (this.pending.length === 0) return;
+    const keys = this.pending;
+    this.pending = [];
+    const { m, env, importObject } = this.satellite();
     keys.forEach((key, i) => {
       const f = m.fn([I32, I32, I64], I32, `h${i}`);
       const [base, rec, ea] = f.params as [Local, Local, Local];
@@ -491,10 +511,7 @@ export class Interpreter {
       this.emitSemantic(key, f, env, base.get, rec.get, ea.get, leave);
       f.emit(c32(S.ST_NEXT));
     });
-    const instance = new WebAssembly.Instance(new WebAssembly.Module(m.finish()), {
-      env: { memory: this.memory },
-      x: importObject as WebAssembly.ModuleImports,
-    });
+    const instance = new WebAssembly.Instance(new WebAssembly.Module(m.finish()), importObject);
     keys.forEach((key, i) => {
       this.exports.table.set(this.byKey.get(key) as number, instance.exports[`h${i}`] as never);
     });
@@ -508,7 +525,15 @@ export class Interpreter {
     s(c);
   }
 
-  private emitMain(m: Module, L: Layout, env: Env, fetchMiss: FnRef, translate: FnRef, inlineKeys: readonly string[]): void {
+  private emitMain(
+    m: Module,
+    L: Layout,
+    env: Env,
+    fetchMiss: FnRef,
+    translate: FnRef,
+    hot: FnRef,
+    inlineKeys: readonly string[],
+  ): void {
     const f = m.fn([I32, I32], I32, 'main');
     const base = (f.params[0] as Local).get;
     const rec = f.params[1] as Local;
@@ -578,8 +603,24 @@ export class Interpreter {
       f.if(
         i32.and(ld.i32(base, S.MODE), c32(S.MODE_CSFULL)),
         () => {
-          f.if(ld.i32(base, S.LINK_SLOT), () => {
-            f.st32(ld.i32(base, S.LINK_SLOT), rec.get);
+          const slot = f.tmp(ld.i32(base, S.LINK_SLOT));
+          f.if(
+            i32.eq(ld.i32_16u(rec.get, R.R_HANDLER), c32(R.H_JIT)),
+            () => {
+              // Translated code: fill the jump cache, and the cell of the region that wanted to come here.
+              const jc = f.tmp(i32.add(c32(L.jumpCache), i32.shl(i32.and(hashHost(host.get), c32(JC_ENTRIES - 1)), c32(4))));
+              f.st32(jc, host.get);
+              f.st32(jc, ld.i32(rec.get, R.B_MODE), 4);
+              f.st32(jc, ld.i32(rec.get, R.B_PAGE2_NEXT), 8);
+              f.if(i32.and(slot, c32(1)), () => {
+                const cell = f.tmp(i32.and(slot, c32(-2)));
+                f.st32(cell, ld.i32(rec.get, R.B_PAGE2_NEXT));
+                f.st32(cell, host.get, 4);
+              });
+            },
+          );
+          f.if(slot, () => {
+            f.if(i32.eqz(i32.and(slot, c32(1))), () => f.st32(slot, rec.get));
             f.st32(base, c32(0), S.LINK_SLOT);
           });
         },
@@ -662,7 +703,9 @@ export class Interpreter {
     const bodies: (() => void)[] = [];
     bodies[R.H_HEAD] = () => {
       head();
-      f.st32(rec.get, i32.add(ld.i32(rec.get, R.B_PAGE2_NEXT), c32(1)), R.B_PAGE2_NEXT);
+      const runs = f.tmp(i32.add(ld.i32(rec.get, R.B_PAGE2_NEXT), c32(1)));
+      f.st32(rec.get, runs, R.B_PAGE2_NEXT);
+      f.if(i32.eq(runs, c32(this.threshold)), () => f.do(call(hot, base, rec.get)));
       advance();
     };
     bodies[R.H_HEAD2] = () => {
@@ -676,6 +719,17 @@ export class Interpreter {
       });
       head();
       advance();
+    };
+    const jitType = m.type([I32], I32);
+    bodies[R.H_JIT] = () => {
+      f.st64(base, ld.i64(base, S.RIP_BASE), S.RIP);
+      f.set(st, callIndirect(jitType, I32, ld.i32(rec.get, R.B_PAGE2_NEXT), base));
+      f.if(i32.eq(st.get, c32(J_FAULT)), () => {
+        f.st32(base, c32(0), S.LINK_SLOT);
+        f.ret(c32(S.EX_FAULT));
+      });
+      f.if(i32.eq(st.get, c32(J_BUDGET)), () => f.ret(c32(S.EX_BUDGET)));
+      toLookup();
     };
     bodies[R.H_GOTO] = () => {
       const t = i64.add(ld.i64(base, S.RIP_BASE), ld.i64(rec.get, R.R_IMM));

@@ -20,6 +20,12 @@ export interface Layout {
   readonly arena: number;
   /** First byte past the records. */
   readonly arenaEnd: number;
+  /** Link cells of translated code; the first is never used. */
+  readonly cells: number;
+  /** First byte past the cells. */
+  readonly cellsEnd: number;
+  /** Jump cache of translated code. */
+  readonly jumpCache: number;
   /** First byte of guest memory. */
   readonly ram: number;
   /** Number of 4 KiB pages of guest memory. */
@@ -31,6 +37,7 @@ export interface Layout {
 }
 
 const ARENA_BYTES = 40 << 20;
+const CELL_BYTES = 2 << 20;
 
 const up = (v: number, to: number): number => Math.ceil(v / to) * to;
 
@@ -46,7 +53,10 @@ export function layOut(specs: readonly RegionSpec[], vcpus: number): Layout {
   const hash = up(vcpu0 + vcpus * vcpuStride, 65536);
   const pageInfo = hash + (4 << hashBits);
   const pageFlags = pageInfo + pages * 16;
-  const arena = up(pageFlags + pages, 4096);
+  const jumpCache = up(pageFlags + pages, 4096);
+  const cells = jumpCache + 65536;
+  const cellsEnd = cells + CELL_BYTES;
+  const arena = cellsEnd;
   const arenaEnd = arena + ARENA_BYTES;
   const ram = up(arenaEnd, 1 << 16);
   let at = ram;
@@ -61,5 +71,21 @@ export function layOut(specs: readonly RegionSpec[], vcpus: number): Layout {
       'VM_MEMORY',
       `the software CPU can give a guest at most ${Math.floor((65536 * 65536 - ram) / 1048576)} MiB of memory, not ${Math.ceil((at - ram) / 1048576)} MiB`,
     );
-  return { vcpu0, vcpuStride, hash, hashBits, pageInfo, pageFlags, arena, arenaEnd, ram, pages, regions, wasmPages };
+  return {
+    vcpu0,
+    vcpuStride,
+    hash,
+    hashBits,
+    pageInfo,
+    pageFlags,
+    arena,
+    arenaEnd,
+    cells,
+    cellsEnd,
+    jumpCache,
+    ram,
+    pages,
+    regions,
+    wasmPages,
+  };
 }

@@ -58,5 +58,7 @@ export const H_EA32_BD = 7;
 export const H_EA32_BIS = 8;
 /** Any other: address size in AUX bits 0–7, access size bits 8–23, write bit 24, segment offset in LINK0. */
 export const H_EA_ANY = 9;
+/** Head of a block whose region is translated; the table slot is in B_PAGE2_NEXT. */
+export const H_JIT = 10;
 /** First number for instruction handlers. */
-export const H_FIRST = 10;
+export const H_FIRST = 11;

@@ -18,12 +18,13 @@ import {
   type VmOptions,
   type Width,
 } from '@hyve/core';
-import { Decoder, Insn, Kind } from '@hyve/x86';
+import { Decoder, Insn, Kind, OP } from '@hyve/x86';
 import { CpuAccess, GUEST_FAULT, type MemoryPort } from './access.ts';
 import { BlockCache } from './blocks.ts';
 import { FEATURES, SIGNATURE, supportedCpuid } from './features.ts';
 import { INLINE_KEYS } from './inline-keys.ts';
 import { type HostImports, Interpreter } from './interp.ts';
+import { JitCache } from './jit-cache.ts';
 import { type Layout, layOut } from './layout.ts';
 import * as R from './record.ts';
 import { allSemantics, emitHelpers } from './sem/index.ts';
@@ -35,6 +36,8 @@ import { SystemUnit } from './system/system.ts';
 export interface SoftCpuOptions {
   /** 32 random bits for RDRAND and RDSEED. Default: the platform's `crypto.getRandomValues`. */
   readonly random?: () => number;
+  /** Runs after which a block is translated; 0 never translates. Default 200; virtual time never translates. */
+  readonly threshold?: number;
   /** Handler keys to compile into the main loop; default those found hot in Linux boots. */
   readonly inlineKeys?: readonly string[];
 }
@@ -81,6 +84,8 @@ export class SoftVm implements Vm {
   readonly blocks: BlockCache;
   /** @internal */
   readonly wasmMemory: WebAssembly.Memory;
+  /** @internal */
+  readonly jit: JitCache | null = null;
 
   /** @internal */
   constructor(o: VmOptions, cpu: SoftCpuOptions) {
@@ -118,20 +123,27 @@ export class SoftVm implements Vm {
       translate: (base, at) => this.blocks.translate(base, at),
       sys: (base, rec) => of(base).sys(rec),
       tsc: (base) => of(base).tsc(),
+      hot: (_base, head) => this.jit?.hot(head),
     };
+    // Translated code counts instructions per region only: time derived from them needs the interpreter.
+    const virtual = 'nsPerInstruction' in o.clock;
+    const threshold = virtual ? 0 : (cpu.threshold ?? DEFAULT_THRESHOLD);
+    const semantics = allSemantics();
     this.interp = new Interpreter(
       L,
       this.wasmMemory,
-      allSemantics(),
+      semantics,
       host,
+      threshold === 0 ? -1 : threshold,
       cpu.inlineKeys ?? INLINE_KEYS,
       emitHelpers,
     );
     const x = this.interp.exports;
+    const decoder = new Decoder(new Set(FEATURES));
     this.blocks = new BlockCache({
       layout: L,
       buffer,
-      decoder: new Decoder(new Set(FEATURES)),
+      decoder,
       interp: () => this.interp,
       fetch: {
         fetchAt: (base, la) => x.fetchAt(base, la) >>> 0,
@@ -140,6 +152,20 @@ export class SoftVm implements Vm {
         },
       },
     });
+    if (threshold !== 0) {
+      this.jit = new JitCache({
+        layout: L,
+        buffer,
+        interp: this.interp,
+        blocks: this.blocks,
+        decoder,
+        semantics,
+        attention: () => {
+          for (const v of vcpus) v.access.set(S.BUDGET, -1);
+        },
+      });
+      this.blocks.regions = this.jit;
+    }
     const random = cpu.random ?? defaultRandom();
     for (let i = 0; i < o.vcpus; i++) vcpus.push(new SoftVcpu(this, i, o, random));
     this.vcpus = vcpus;
@@ -165,6 +191,11 @@ export class SoftVm implements Vm {
       tlbFills: sum(S.N_TLB_FILL),
       slowAccesses: sum(S.N_SLOW),
       blockLookups: sum(S.N_LOOKUP),
+      regions: this.jit?.compiled ?? 0,
+      regionInstructions: this.jit?.instructions ?? 0,
+      regionBytes: this.jit?.bytes ?? 0,
+      regionMs: Math.round(this.jit?.ms ?? 0),
+      regionsDropped: this.jit?.dropped ?? 0,
     };
   }
 
@@ -180,6 +211,8 @@ function cut(value: number, width: number): number {
 /** Nanoseconds per chunk between looks at the clock. */
 const CHUNK_NS = 200_000;
 const DR6_BS = 1 << 14;
+/** See {@link SoftCpuOptions.threshold}. */
+const DEFAULT_THRESHOLD = 200;
 
 /** One vCPU of the software CPU. */
 export class SoftVcpu implements Vcpu {
@@ -533,6 +566,7 @@ export class SoftVcpu implements Vcpu {
       let code: number;
       if (this.mustStep()) code = this.stepOne();
       else {
+        this.vm.jit?.pump();
         const ns = Math.min(end - now, CHUNK_NS);
         a.set(S.BUDGET, Math.max(1, Math.min(1e6, Math.ceil(ns * this.rate))));
         code = this.vm.interp.exports.main(this.base, 0);
@@ -597,7 +631,12 @@ export class SoftVcpu implements Vcpu {
     this.access.set(S.FAULT, 0);
     if (len === 0 || this.vm.blocks.decodeAt(n, this.stepBytes, len, 64) !== 0) return false;
     const mem = n.kind0 === Kind.Mem || n.kind1 === Kind.Mem || n.kind2 === Kind.Mem;
-    return !mem || n.seg === S.SS;
+    if (!mem || n.seg === S.SS) return true;
+    // Instructions with an operand in memory that use the stack besides.
+    if (n.op !== OP.PUSH && n.op !== OP.POP && n.op !== OP.CALL) return false;
+    const a = this.access;
+    const sp = S.GPR + 4 * 8;
+    return a.getHi(S.FAULT_ADDR) === a.getHi(sp) && Math.abs(a.get(S.FAULT_ADDR) - a.get(sp)) <= 16;
   }
 
   /** Whether instructions must be taken one at a time: single-step, breakpoints, or an event behind a shadow. */

@@ -1,0 +1,196 @@
+// Keeps translated regions: what is hot waits in a queue, is compiled in batches, and goes when its bytes change.
+import type { Decoder } from '@hyve/x86';
+import type { BlockCache, RegionIndex } from './blocks.ts';
+import type { Semantic } from './ctx.ts';
+import { type Interpreter, inTypeScript, JIT_FIRST_SLOT, TABLE_SLOTS } from './interp.ts';
+import { CELL, J_LOOKUP, JC_ENTRIES, type Region, RegionTranslator } from './jit.ts';
+import type { Layout } from './layout.ts';
+import * as R from './record.ts';
+import * as S from './state.ts';
+import { c32, I32 } from './wasm/builder.ts';
+
+/** Regions compiled together. */
+const BATCH = 24;
+/** A shorter queue is compiled once its oldest member has waited this many calls of {@link JitCache.pump}. */
+const PATIENCE = 8;
+
+/** The translated code of one VM. */
+export class JitCache implements RegionIndex {
+  private readonly L: Layout;
+  private readonly i32: Int32Array;
+  private readonly u16: Uint16Array;
+  private readonly interp: Interpreter;
+  private readonly blocks: BlockCache;
+  private readonly translator: RegionTranslator;
+  private readonly attention: () => void;
+  private queue: number[] = [];
+  private waited = 0;
+  private nextSlot = JIT_FIRST_SLOT;
+  private nextCell: number;
+  private readonly byPage: Map<number, Region[]> = new Map();
+  private readonly byHead: Map<number, Region> = new Map();
+  private stale: WebAssembly.ExportValue | null = null;
+  /** Regions compiled, instructions in them, bytes of WebAssembly, milliseconds spent, regions dropped. */
+  compiled = 0;
+  instructions = 0;
+  bytes = 0;
+  ms = 0;
+  dropped = 0;
+
+  /** @param o.attention makes every vCPU leave its translated code soon */
+  constructor(o: {
+    layout: Layout;
+    buffer: ArrayBufferLike;
+    interp: Interpreter;
+    blocks: BlockCache;
+    decoder: Decoder;
+    semantics: ReadonlyMap<number, Semantic>;
+    attention: () => void;
+  }) {
+    this.L = o.layout;
+    this.i32 = new Int32Array(o.buffer);
+    this.u16 = new Uint16Array(o.buffer);
+    this.interp = o.interp;
+    this.blocks = o.blocks;
+    this.attention = o.attention;
+    this.nextCell = this.L.cells + CELL;
+    this.translator = new RegionTranslator({
+      u8: new Uint8Array(o.buffer),
+      semantics: o.semantics,
+      decoder: o.decoder,
+      special: inTypeScript,
+      unavailable: (n, mode) => o.blocks.unavailable(n, mode),
+      cell: () => {
+        if (this.nextCell + CELL > this.L.cellsEnd) return 0;
+        const c = this.nextCell;
+        this.nextCell += CELL;
+        this.i32[c >> 2] = 0;
+        this.i32[(c >> 2) + 1] = 0;
+        return c;
+      },
+      jumpCache: this.L.jumpCache,
+    });
+  }
+
+  /** A block reached the threshold. */
+  hot(head: number): void {
+    const mode = this.i32[(head + R.B_MODE) >> 2] as number;
+    const bits = mode & 3;
+    const suited =
+      (mode & S.MODE_CSFULL) !== 0 && (mode & S.MODE_FLAT) !== 0 && (bits === 2 || (bits === 1 && (mode & S.MODE_SS32) !== 0));
+    if (suited) this.queue.push(head);
+  }
+
+  /** Compiles what has gathered; call it often, outside the guest. */
+  pump(): void {
+    if (this.queue.length === 0) return;
+    if (this.queue.length < BATCH && ++this.waited < PATIENCE) return;
+    this.waited = 0;
+    const t0 = now();
+    while (this.queue.length > 0) this.compile(this.queue.splice(0, BATCH));
+    this.ms += now() - t0;
+  }
+
+  private compile(heads: number[]): void {
+    if (this.nextSlot + heads.length + 1 > TABLE_SLOTS || this.nextCell + CELL * 4096 > this.L.cellsEnd) {
+      this.blocks.flush();
+      return;
+    }
+    const { m, env, importObject } = this.interp.satellite();
+    m.importTable(TABLE_SLOTS);
+    const jitType = m.type([I32], I32);
+    const matFlags = env.fn('matFlags');
+    const made: { head: number; name: string; ranges: [number, number][] }[] = [];
+    if (this.stale === null) m.fn([I32], I32, 'stale').emit(c32(J_LOOKUP));
+    for (const head of heads) {
+      // The block may have gone, or been translated, since it was queued.
+      if (this.u16[head >> 1] !== R.H_HEAD) continue;
+      const host = this.i32[(head + R.B_HOST) >> 2] as number;
+      const mode = this.i32[(head + R.B_MODE) >> 2] as number;
+      const found = this.translator.discover(host, mode);
+      if (found === null) continue;
+      const name = `r${made.length}`;
+      const ranges = this.translator.emit(m, name, env, matFlags, jitType, found, mode);
+      if (ranges === null) {
+        this.blocks.flush();
+        return;
+      }
+      for (const b of found) this.instructions += b.insns.length;
+      made.push({ head, name, ranges });
+    }
+    if (made.length === 0 && this.stale !== null) return;
+    const bytes = m.finish();
+    this.bytes += bytes.length;
+    const exports = new WebAssembly.Instance(new WebAssembly.Module(bytes), importObject).exports;
+    this.stale ??= exports['stale'] as WebAssembly.ExportValue;
+    for (const { head, name, ranges } of made) {
+      const slot = this.nextSlot++;
+      this.interp.exports.table.set(slot, exports[name] as never);
+      const host = this.i32[(head + R.B_HOST) >> 2] as number;
+      const page = host - (host & 4095);
+      const region: Region = { head, page, ranges, slot, alive: true };
+      const number = (page - this.L.ram) >>> 12;
+      const list = this.byPage.get(number);
+      if (list === undefined) this.byPage.set(number, [region]);
+      else list.push(region);
+      this.byHead.set(head, region);
+      for (const [from, to] of ranges) if (to > from) this.blocks.markCode(page + from, to - from);
+      this.u16[head >> 1] = R.H_JIT;
+      this.i32[(head + R.B_PAGE2_NEXT) >> 2] = slot;
+      this.compiled++;
+    }
+  }
+
+  private drop(r: Region): void {
+    if (!r.alive) return;
+    r.alive = false;
+    this.dropped++;
+    // Links and jump cache entries still lead to the slot: it now says "look it up".
+    this.interp.exports.table.set(r.slot, this.stale as never);
+    if (this.byHead.get(r.head) === r) {
+      this.byHead.delete(r.head);
+      if (this.u16[r.head >> 1] === R.H_JIT) {
+        this.u16[r.head >> 1] = R.H_HEAD;
+        this.i32[(r.head + R.B_PAGE2_NEXT) >> 2] = 0;
+      }
+    }
+    this.attention();
+  }
+
+  invalidate(page: number, from: number, to: number): boolean {
+    const list = this.byPage.get(page);
+    if (list === undefined) return false;
+    const doomed = list.filter((r) => r.ranges.some(([a, b]) => a < to && from < b));
+    if (doomed.length === 0) return false;
+    for (const r of doomed) this.drop(r);
+    const rest = list.filter((r) => r.alive);
+    if (rest.length === 0) this.byPage.delete(page);
+    else this.byPage.set(page, rest);
+    return true;
+  }
+
+  eachRange(page: number, each: (from: number, to: number) => void): void {
+    for (const r of this.byPage.get(page) ?? []) if (r.alive) for (const [a, b] of r.ranges) if (b > a) each(a, b);
+  }
+
+  headKilled(head: number): void {
+    const r = this.byHead.get(head);
+    if (r !== undefined) this.drop(r);
+  }
+
+  flush(): void {
+    for (let s = JIT_FIRST_SLOT; s < this.nextSlot; s++) this.interp.exports.table.set(s, this.stale as never);
+    this.byPage.clear();
+    this.byHead.clear();
+    this.queue = [];
+    this.nextSlot = JIT_FIRST_SLOT;
+    this.nextCell = this.L.cells + CELL;
+    this.i32.fill(0, this.L.jumpCache >> 2, (this.L.jumpCache >> 2) + JC_ENTRIES * 4);
+    this.attention();
+  }
+}
+
+const clock = (globalThis as unknown as { performance: { now(): number } }).performance;
+function now(): number {
+  return clock.now();
+}

@@ -1,0 +1,425 @@
+// The translator's operands: guest registers in locals, flags as the operands of the last operation, constants wherever
+// the interpreter reads a record. Semantics are the interpreter's own (sem/*.ts).
+import { type Insn, Kind, OP } from '@hyve/x86';
+import { type CodeMode, type Env, NUM, type Num, SemCtx } from './ctx.ts';
+import * as S from './state.ts';
+import { c32, c64, c64hl, call, type Fn, I64, i32, i64, type Label, ld, type Local, type Node } from './wasm/builder.ts';
+
+/** Kinds of pending flags; in {@link Pending}'s kind, times 16, plus log2 of the operand size. 0: flags are in memory. */
+export const FK_ADD = 1;
+export const FK_ADC = 2;
+export const FK_SUB = 3;
+export const FK_SBB = 4;
+export const FK_LOGIC = 5;
+/** Result with CF in bit 0 and OF in bit 1 of `b`. */
+export const FK_SHIFT = 6;
+/** INC and DEC: `b` is CF. */
+export const FK_INC = 7;
+export const FK_DEC = 8;
+
+const LOG2: Readonly<Record<number, number>> = { 1: 0, 2: 1, 4: 2, 8: 3 };
+
+/** What all instructions of one region share. */
+export interface RegionState {
+  readonly f: Fn;
+  readonly env: Env;
+  readonly base: Node;
+  readonly mode: CodeMode;
+  /** Guest registers; made when first used. */
+  readonly regs: (Local | null)[];
+  /** Bit per register: written somewhere in the region. */
+  dirty: number;
+  /** Linear-independent part of RIP: RIP minus the offset of the entry within its page. */
+  readonly pageRip: Local;
+  /** Pending flags: operands and result as i64, kind. */
+  readonly fa: Local;
+  readonly fb: Local;
+  readonly fr: Local;
+  readonly fk: Local;
+  /** (base, kind, a, b, result): writes flags to memory. */
+  readonly matFlags: import('./wasm/builder.ts').FnRef;
+  /** Where a fault, or a need to leave before or after an instruction, goes. */
+  readonly faultLabel: Label;
+  readonly leaveLabel: Label;
+  /** For those: page offset of the RIP to leave at, and instructions of the block that did not run. */
+  readonly outOff: Local;
+  readonly outLeft: Local;
+}
+
+/** One instruction of a region. */
+export class JitCtx extends SemCtx {
+  private readonly s: RegionState;
+  /** Page offset of the instruction. */
+  private readonly off: number;
+  /** Instructions of the block from this one on. */
+  private readonly left: number;
+  /** What is known of the pending flags: kind, or -1 for "look at fk". */
+  kind0: number;
+  private readonly onJump: (kind: 'relative' | 'indirect' | 'branch', node: Node | null) => void;
+
+  constructor(
+    s: RegionState,
+    insn: Insn,
+    off: number,
+    left: number,
+    pending: number,
+    onJump: (kind: 'relative' | 'indirect' | 'branch', node: Node | null) => void,
+  ) {
+    super(s.f, s.env, s.base, insn, s.mode);
+    this.s = s;
+    this.off = off;
+    this.left = left;
+    this.kind0 = pending;
+    this.onJump = onJump;
+  }
+
+  // --- registers -----------------------------------------------------------------------------------------------------
+  private reg(n: number): Local {
+    let l = this.s.regs[n] ?? null;
+    if (l === null) {
+      l = this.f.local(I64);
+      this.s.regs[n] = l;
+    }
+    return l;
+  }
+  getGpr64(n: number): Node {
+    return this.reg(n).get;
+  }
+  getGpr32(n: number): Node {
+    return i32.wrap(this.reg(n).get);
+  }
+  setGpr64(n: number, v: Node): void {
+    this.s.dirty |= 1 << n;
+    this.f.set(this.reg(n), v);
+  }
+  setGprLow(n: number, size: 1 | 2, v: Node): void {
+    const mask = size === 1 ? 0xff : 0xffff;
+    this.setGpr64(n, i64.or(i64.and(this.reg(n).get, c64(-1 - mask)), i64.extend_u(i32.and(v, c32(mask)))));
+  }
+  private regOf(i: number): number {
+    const n = this.insn;
+    return i === 0 ? n.reg0 : i === 1 ? n.reg1 : i === 2 ? n.reg2 : n.reg3;
+  }
+  readReg(i: number, size: number): Node {
+    const n = this.regOf(i);
+    if (this.kind(i) === Kind.GprHigh) return i32.and(i32.wrap(i64.shr_u(this.reg(n).get, c64(8))), c32(0xff));
+    return this.gpr(n, size);
+  }
+  writeReg(i: number, size: number, v: Node): void {
+    const n = this.regOf(i);
+    if (this.kind(i) === Kind.GprHigh) {
+      this.setGpr64(
+        n,
+        i64.or(i64.and(this.reg(n).get, c64hl(-1, ~0xff00)), i64.extend_u(i32.shl(i32.and(v, c32(0xff)), c32(8)))),
+      );
+      return;
+    }
+    this.setGpr(n, size, v);
+  }
+  regAddr(i: number): Node {
+    const n = this.regOf(i);
+    return i32.add(this.base, c32(this.kind(i) === Kind.Mmx ? S.FPR + n * 16 : S.XMM + n * 16));
+  }
+  regNum(i: number): Node {
+    return c32(this.regOf(i));
+  }
+  imm64(): Node {
+    return c64hl(this.insn.immHi, this.insn.immLo);
+  }
+  imm32(): Node {
+    return c32(this.insn.immLo);
+  }
+  imm2(): Node {
+    return c32(this.insn.imm2);
+  }
+
+  private eaNode: Node | null = null;
+  ea(): Node {
+    if (this.eaNode !== null) return this.eaNode;
+    const n = this.insn;
+    let v: Node = c64hl(n.dispHi, n.dispLo);
+    // POP to memory addresses with the stack pointer after the pop.
+    if (n.op === OP.POP && n.base === 4) v = i64.add(v, c64(n.opSize));
+    if (n.ripRelative !== 0) v = i64.add(this.s.pageRip.get, i64.add(v, c64(this.off + n.length)));
+    if (n.base >= 0) v = i64.add(this.getGpr64(n.base), v);
+    if (n.index >= 0) v = i64.add(i64.shl(this.getGpr64(n.index), c64(n.scale)), v);
+    if (n.addrSize === 4) v = i64.and(v, c64(0xffffffff));
+    else if (n.addrSize === 2) v = i64.and(v, c64(0xffff));
+    if (this.needsSegment()) v = i64.add(v, ld.i64(this.base, S.SEG + n.seg * S.SEG_STRIDE));
+    this.eaNode = this.f.tmp(v);
+    return this.eaNode;
+  }
+  /** Set for LEA, which takes no segment. */
+  lea = false;
+  private needsSegment(): boolean {
+    return !this.lea && this.insn.seg >= 4;
+  }
+
+  // --- places --------------------------------------------------------------------------------------------------------
+  rip(): Node {
+    return i64.add(this.s.pageRip.get, c64(this.off));
+  }
+  nextRip(): Node {
+    const v = i64.add(this.s.pageRip.get, c64(this.off + this.insn.length));
+    return this.mode.bits === 64 ? v : i64.and(v, c64(0xffffffff));
+  }
+  leaveFault(): void {
+    this.f.set(this.s.outOff, c32(this.off));
+    this.f.set(this.s.outLeft, c32(this.left));
+    this.f.br(this.s.faultLabel);
+  }
+  /** Leaves to the interpreter before this instruction. */
+  leaveBefore(): void {
+    this.f.set(this.s.outOff, c32(this.off));
+    this.f.set(this.s.outLeft, c32(this.left));
+    this.f.br(this.s.leaveLabel);
+  }
+  /** Leaves after this instruction if somebody asked for attention (stores that hit devices or code). */
+  checkAttention(): void {
+    this.f.if(this.attention.get, () => {
+      this.f.set(this.s.outOff, c32(this.off + this.insn.length));
+      this.f.set(this.s.outLeft, c32(this.left - 1));
+      this.f.br(this.s.leaveLabel);
+    });
+  }
+  attention!: Local;
+  /** Whether the instruction stores to memory in a way that may need {@link checkAttention}. */
+  stores = false;
+
+  jumpIndirect(target: Node): void {
+    this.onJump('indirect', target);
+  }
+  jumpRelative(): void {
+    this.onJump('relative', null);
+  }
+  branch(cond: Node): void {
+    this.onJump('branch', cond);
+  }
+  leaveStatus(_status: Node): void {
+    // Not evaluated: the interpreter runs the instruction from the start.
+    this.leaveBefore();
+  }
+  next(): void {
+    throw new Error('next() inside a translated instruction');
+  }
+  again(): void {
+    this.leaveBefore();
+  }
+  record(): Node {
+    return c32(0);
+  }
+  sync(): void {}
+
+  // --- memory: stores remember that attention may be wanted -----------------------------------------------------------
+  override store(la: Node, size: number, v: Node): void {
+    super.store(la, size, v);
+    this.stores = true;
+  }
+  override rmwWrite(i: number, v: Node, size: number = this.sizeOf(i)): void {
+    super.rmwWrite(i, v, size);
+    if (this.isMem(i)) this.stores = true;
+  }
+  /** After a slow store, within its cold path. */
+  protected override afterSlowStore(): void {
+    this.f.if(i32.le_s(ld.i32(this.base, S.BUDGET), c32(0)), () => this.f.set(this.attention, c32(1)));
+  }
+
+  // --- flags ---------------------------------------------------------------------------------------------------------
+  private num(size: number): Num {
+    return NUM[size] as Num;
+  }
+  private pend(kind: number, size: number, a: Node | null, b: Node | null, r: Node): void {
+    const f = this.f;
+    const s = this.s;
+    const n = this.num(size);
+    const k = kind * 16 + (LOG2[size] as number);
+    if (a !== null) f.set(s.fa, n.zext64(a));
+    if (b !== null) f.set(s.fb, b.ty === I64 ? b : n.zext64(b));
+    f.set(s.fr, n.zext64(r));
+    f.set(s.fk, c32(k));
+    this.kind0 = k;
+  }
+  override flagsAdd(size: number, a: Node, b: Node, r: Node, carry = false): void {
+    this.pend(carry ? FK_ADC : FK_ADD, size, a, b, r);
+  }
+  override flagsSub(size: number, a: Node, b: Node, r: Node, borrow = false): void {
+    this.pend(borrow ? FK_SBB : FK_SUB, size, a, b, r);
+  }
+  override flagsLogic(size: number, r: Node): void {
+    this.pend(FK_LOGIC, size, null, null, r);
+  }
+  override flagsIncDec(size: number, _a: Node, r: Node, sub: boolean): void {
+    const cf = this.f.tmp(this.cf());
+    this.pend(sub ? FK_DEC : FK_INC, size, null, i64.extend_u(cf), r);
+  }
+  override flagsShift(size: number, r: Node, cf: Node, of: Node): void {
+    if (this.partial) {
+      super.flagsShift(size, r, cf, of);
+      return;
+    }
+    this.pend(FK_SHIFT, size, null, i64.extend_u(i32.or(cf, i32.shl(of, c32(1)))), r);
+  }
+  /** Between flagsInMemory and the end of the instruction, flags are written in memory. */
+  private partial = false;
+  override flagsInMemory(): void {
+    if (this.partial) return;
+    this.partial = true;
+    const f = this.f;
+    const s = this.s;
+    if (this.kind0 !== 0) {
+      const mat = (): void => f.do(call(s.matFlags, this.base, s.fk.get, s.fa.get, s.fb.get, s.fr.get));
+      if (this.kind0 < 0) f.if(s.fk.get, mat);
+      else mat();
+      f.set(s.fk, c32(0));
+    }
+    this.kind0 = 0;
+  }
+  override flagsReplaced(): void {
+    this.partial = true;
+    this.f.set(this.s.fk, c32(0));
+    this.kind0 = 0;
+  }
+  override flagsSzp(size: number, r: Node): void {
+    this.flagsInMemory();
+    super.flagsSzp(size, r);
+  }
+  override setCfOf(cf: Node, of: Node): void {
+    const c = this.f.tmp(cf);
+    const o = this.f.tmp(of);
+    this.flagsInMemory();
+    super.setCfOf(c, o);
+  }
+  override setCf(cf: Node): void {
+    const c = this.f.tmp(cf);
+    this.flagsInMemory();
+    super.setCf(c);
+  }
+  override setAf(af: Node): void {
+    const a = this.f.tmp(af);
+    this.flagsInMemory();
+    super.setAf(a);
+  }
+  override setZf(zf: Node): void {
+    const z = this.f.tmp(zf);
+    this.flagsInMemory();
+    super.setZf(z);
+  }
+  override getFlags(): Node {
+    this.flagsInMemory();
+    return super.getFlags();
+  }
+  override setFlags(v: Node): void {
+    const t = this.f.tmp(v);
+    this.flagsReplaced();
+    super.setFlags(t);
+  }
+
+  /** Operand of the pending operation cut to its size: i32 for up to 4 bytes. */
+  private val(l: Local, size: number): Node {
+    return size === 8 ? l.get : i32.wrap(l.get);
+  }
+  override cf(): Node {
+    if (this.kind0 < 0) this.flagsInMemory();
+    const k = this.kind0;
+    if (k === 0) return super.cf();
+    const s = this.s;
+    const size = 1 << (k & 3);
+    const n = this.num(size);
+    const a = this.val(s.fa, size);
+    const b = this.val(s.fb, size);
+    const r = this.val(s.fr, size);
+    switch (k >> 4) {
+      case FK_ADD:
+        return n.lt_u(r, a);
+      case FK_SUB:
+        return n.lt_u(a, b);
+      case FK_ADC:
+        return this.topBit(n, n.or(n.and(a, b), n.and(n.or(a, b), n.not(r))));
+      case FK_SBB:
+        return this.topBit(n, n.or(n.and(n.not(a), b), n.and(n.not(n.xor(a, b)), r)));
+      case FK_LOGIC:
+        return c32(0);
+      default:
+        return i32.and(i32.wrap(s.fb.get), c32(1));
+    }
+  }
+  private topBit(n: Num, v: Node): Node {
+    return n.bits === 64 ? i32.wrap(i64.shr_u(v, c64(63))) : i32.and(i32.shr_u(v, c32(n.bits - 1)), c32(1));
+  }
+  override of(): Node {
+    if (this.kind0 < 0) this.flagsInMemory();
+    const k = this.kind0;
+    if (k === 0) return super.of();
+    const s = this.s;
+    const size = 1 << (k & 3);
+    const n = this.num(size);
+    const a = this.val(s.fa, size);
+    const b = this.val(s.fb, size);
+    const r = this.val(s.fr, size);
+    switch (k >> 4) {
+      case FK_ADD:
+      case FK_ADC:
+        return this.topBit(n, n.and(n.xor(a, r), n.xor(b, r)));
+      case FK_SUB:
+      case FK_SBB:
+        return this.topBit(n, n.and(n.xor(a, b), n.xor(a, r)));
+      case FK_LOGIC:
+        return c32(0);
+      case FK_SHIFT:
+        return i32.and(i32.wrap(i64.shr_u(s.fb.get, c64(1))), c32(1));
+      case FK_INC:
+        return n.eq(r, this.minInt(size));
+      default:
+        return n.eq(r, this.maxInt(size));
+    }
+  }
+  private minInt(size: number): Node {
+    return size === 8 ? c64hl(-0x80000000, 0) : c32(size === 4 ? -0x80000000 : size === 2 ? 0x8000 : 0x80);
+  }
+  private maxInt(size: number): Node {
+    return size === 8 ? c64hl(0x7fffffff, -1) : c32(size === 4 ? 0x7fffffff : size === 2 ? 0x7fff : 0x7f);
+  }
+  override cond(cc: number): Node {
+    if (this.kind0 < 0) this.flagsInMemory();
+    const k = this.kind0;
+    if (k === 0) return super.cond(cc);
+    const s = this.s;
+    const size = 1 << (k & 3);
+    const n = this.num(size);
+    const r = this.val(s.fr, size);
+    const kind = k >> 4;
+    const flip = (v: Node): Node => (cc & 1 ? i32.eqz(v) : v);
+    const sub = kind === FK_SUB;
+    const a = sub ? this.val(s.fa, size) : r;
+    const b = sub ? this.val(s.fb, size) : r;
+    const signed = (v: Node): Node => n.sext(v);
+    const sf = (): Node => n.lt_s(signed(r), n.c(0));
+    switch (cc >> 1) {
+      case 0:
+        return flip(this.of());
+      case 1:
+        return flip(this.cf());
+      case 2:
+        return cc & 1 ? n.ne(r, n.c(0)) : n.eqz(r);
+      case 3:
+        if (sub) return flip(i32.eqz(n.lt_u(b, a)));
+        if (kind === FK_LOGIC) return cc & 1 ? n.ne(r, n.c(0)) : n.eqz(r);
+        return flip(i32.or(this.cf(), n.eqz(r)));
+      case 4:
+        return flip(sf());
+      case 5:
+        return cc & 1
+          ? i32.and(i32.popcnt(i32.and(n.to32(r), c32(0xff))), c32(1))
+          : i32.eqz(i32.and(i32.popcnt(i32.and(n.to32(r), c32(0xff))), c32(1)));
+      case 6:
+        if (sub) return flip(n.lt_s(signed(a), signed(b)));
+        if (kind === FK_LOGIC) return flip(sf());
+        return flip(i32.xor(sf(), this.of()));
+      default:
+        if (sub) return flip(i32.eqz(n.lt_s(signed(b), signed(a))));
+        if (kind === FK_LOGIC) return flip(i32.or(sf(), n.eqz(r)));
+        return flip(i32.or(i32.xor(sf(), this.of()), n.eqz(r)));
+    }
+  }
+}
+
