@@ -111,6 +111,11 @@ export class BlockCache {
     return this.sysInsns[this.i32[(rec + R.R_LINK1) >> 2] as number] as Insn;
   }
 
+  /** Operation of the instruction decoded last. */
+  get lastOp(): number {
+    return this.insn.op;
+  }
+
   /** Bytes of records in use. */
   get arenaUsed(): number {
     return this.next - this.L.arena;

@@ -377,6 +377,7 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
       const bad = (v: Node): Node => i64.ne(i64.shr_s(i64.shl(v, c64(16)), c64(16)), v);
       f.if(i32.or(bad(la), bad(end)), () => {
         f.st32(base, c32(1), S.NONCANON);
+        f.st64(base, la, S.FAULT_ADDR);
         f.do(call(raise.ref, base, c32(S.EXC_GP), c32(0)));
         f.ret(la);
       });

@@ -709,7 +709,11 @@ export class SoftVcpu implements Vcpu {
     if (code === S.EX_FAULT) return code;
     if (rf) a.set(S.EFL, a.get(S.EFL) & ~S.FLAG_RF);
     let dr6 = a.get(S.DATA_BREAK);
-    if (tf && !this.shadowed) dr6 |= DR6_BS;
+    // A delivery that the instruction itself asked for has cleared TF: its handler is not stepped into.
+    const op = this.vm.blocks.lastOp;
+    const soft = op === OP.INT || op === OP.INT3 || op === OP.INTO || op === OP.INT1;
+    const delivered = soft && (a.get(S.EFL) & S.FLAG_TF) === 0;
+    if (tf && !this.shadowed && !delivered) dr6 |= DR6_BS;
     if (dr6 !== 0 && code !== S.EX_SHUTDOWN) {
       return this.deliver(S.EXC_DB, EventSource.Exception, dr6) ? S.EX_EVENT : S.EX_SHUTDOWN;
     }

@@ -655,6 +655,11 @@ const lea: Semantic = (c) => {
   c.write(0, N(size).from64(c.ea()), size);
 };
 
+/** #GP for a jump to an address that is not canonical; the jump itself raises it. */
+function requireCanonical(c: SemCtx, target: Node): void {
+  if (c.mode.bits === 64)
+    c.f.if(i64.ne(i64.shr_s(i64.shl(target, c64(16)), c64(16)), target), () => c.raise(S.EXC_GP));
+}
 const callNear: Semantic = (c) => {
   const size = c.size;
   const n = N(size);
@@ -664,6 +669,7 @@ const callNear: Semantic = (c) => {
     return;
   }
   const target = c.f.tmp(n.zext64(c.read(0, size)));
+  requireCanonical(c, target);
   c.push(size, n.from64(c.nextRip()));
   c.jumpIndirect(target);
 };
@@ -672,11 +678,14 @@ const jmpNear: Semantic = (c) => {
     c.jumpRelative();
     return;
   }
-  c.jumpIndirect(c.f.tmp(N(c.size).zext64(c.read(0, c.size))));
+  const target = c.f.tmp(N(c.size).zext64(c.read(0, c.size)));
+  requireCanonical(c, target);
+  c.jumpIndirect(target);
 };
 const ret: Semantic = (c) => {
   const size = c.size;
   const target = c.f.tmp(N(size).zext64(c.peek(size)));
+  requireCanonical(c, target);
   c.addSp(size);
   if (c.insn.operandCount > 0) c.setSp(c.spCut(i64.add(c.sp(), c.imm64())));
   c.jumpIndirect(target);

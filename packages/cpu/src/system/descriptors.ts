@@ -366,9 +366,11 @@ export function arpl(c: SysCtx, i: Insn): number {
   const dest = source16(c, i.kind0, i.reg0);
   const rpl = c.cpu.r16(i.reg1) & 3;
   const raise = (dest & 3) < rpl;
-  const v = raise ? (dest & ~3) | rpl : dest;
-  if (i.kind0 === Kind.Mem) c.cpu.write(operandAddr(c, 0), 2, v, S.ACC_WRITE);
-  else c.cpu.setR16(i.reg0, v);
+  if (raise) {
+    const v = (dest & ~3) | rpl;
+    if (i.kind0 === Kind.Mem) c.cpu.write(operandAddr(c, 0), 2, v, S.ACC_WRITE);
+    else c.cpu.setR16(i.reg0, v);
+  }
   patchFlags(c, S.FLAG_ZF, raise ? S.FLAG_ZF : 0);
   return S.ST_NEXT;
 }

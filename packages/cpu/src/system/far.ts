@@ -604,21 +604,29 @@ export function enter(c: SysCtx, i: Insn): number {
   const wrap = wide ? 0x1_0000_0000 : 0x1_0000;
   const sp = stackPointer(c);
   const bp = long ? cpu.getAddr(S.GPR + 40) : wide ? cpu.r32(5) : cpu.r16(5);
-  c.push(cpu.get(S.GPR + 40), cpu.getHi(S.GPR + 40));
-  const frame = long ? sp - size : (sp - size + wrap) % wrap;
+  const pushed = (n: number): number => (long ? sp - n * size : (sp - n * size + 2 * wrap) % wrap);
+  const outer = (n: number): number => (long ? bp - n * size : (bp - n * size + wrap) % wrap);
+  const frame = pushed(1);
+  const total = (level + 1) * size + alloc;
+  const end = long ? sp - total : (sp - total + 2 * wrap) % wrap;
+  // All faults before anything is written; the last of the new frame must be writable too.
+  probeStack(c, frame, size, S.ACC_WRITE);
   for (let n = 1; n < level; n++) {
-    readStack(c, long ? bp - n * size : (bp - n * size + wrap) % wrap, size);
-    c.push(c.lo, c.hi);
+    probeStack(c, outer(n), size, 0);
+    probeStack(c, pushed(n + 1), size, S.ACC_WRITE);
+  }
+  if (level > 0) probeStack(c, pushed(level + 1), size, S.ACC_WRITE);
+  probeStack(c, end, size, S.ACC_WRITE);
+  // Each element is written before the next is read: the frames may overlap.
+  writeStack(c, frame, size, cpu.get(S.GPR + 40), cpu.getHi(S.GPR + 40));
+  for (let n = 1; n < level; n++) {
+    readStack(c, outer(n), size);
+    writeStack(c, pushed(n + 1), size, c.lo, c.hi);
   }
   if (level > 0) {
-    if (long) c.pushAddr(frame);
-    else c.push(wide ? frame : frame | (cpu.r32(4) & 0xffff0000));
+    const lo = wide ? frame % 0x1_0000_0000 : frame | (cpu.r32(4) & 0xffff0000);
+    writeStack(c, pushed(level + 1), size, lo, Math.floor(frame / 0x1_0000_0000));
   }
-  // The last byte of the new frame must be writable too, before anything is written.
-  const total = c.pushCount * size + alloc;
-  const end = long ? sp - total : (sp - total + 2 * wrap) % wrap;
-  probeStack(c, end, size);
-  pushCurrent(c, size);
   setStackPointer(c, end);
   if (long && size === 8) cpu.setAddr(S.GPR + 40, frame);
   else if (size === 2 || !wide) cpu.setR16(5, frame);
@@ -642,6 +650,12 @@ function readStack(c: SysCtx, off: number, size: number): void {
   c.hi = size === 8 ? c.cpu.read(at + 4, 4) : 0;
 }
 
-function probeStack(c: SysCtx, off: number, size: number): void {
-  c.cpu.probe(stackAddr(c, off, size), size, S.ACC_WRITE);
+function writeStack(c: SysCtx, off: number, size: number, lo: number, hi: number): void {
+  const at = stackAddr(c, off, size);
+  c.cpu.write(at, size === 2 ? 2 : 4, lo);
+  if (size === 8) c.cpu.write(at + 4, 4, hi);
+}
+
+function probeStack(c: SysCtx, off: number, size: number, access: number): void {
+  c.cpu.probe(stackAddr(c, off, size), size, access);
 }

@@ -249,11 +249,11 @@ export function segmentBase(c: SysCtx, i: Insn, seg: number, write: boolean): nu
   if (!cpu.code64 || !(cpu.get(S.CR4) & B.CR4_FSGSBASE)) cpu.ud();
   const o = S.SEG + seg * S.SEG_STRIDE + S.SEG_BASE;
   if (!write) {
-    writeReg(c, i.reg0, i.opSize, cpu.get(o), cpu.getHi(o));
+    writeReg(c, i.reg0, i.size0, cpu.get(o), cpu.getHi(o));
     return S.ST_NEXT;
   }
   const lo = cpu.r32(i.reg0);
-  const hi = i.opSize === 8 ? cpu.getHi(S.GPR + i.reg0 * 8) : 0;
+  const hi = i.size0 === 8 ? cpu.getHi(S.GPR + i.reg0 * 8) : 0;
   if (!canonical(signed64(lo, hi))) cpu.gp(0);
   cpu.set64(o, lo, hi);
   c.env.modeChanged();
