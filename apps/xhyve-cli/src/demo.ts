@@ -190,3 +190,10 @@ export class ScriptedConsole implements CharBackend {
 function plainText(text: string): string {
   return text.replace(ESCAPES, '').replaceAll('\r', '');
 }
+
+if (import.meta.main) {
+  const status = await demo();
+  process.exitCode = status;
+  // Nothing should keep the process now; whatever does gets two seconds.
+  setTimeout(() => process.exit(status), 2000).unref();
+}

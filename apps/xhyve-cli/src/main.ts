@@ -24,6 +24,9 @@ export interface MainHost {
 
 /** The real process as {@link MainHost}. */
 export function processHost(): MainHost {
+  // A reader that has seen enough (`| head`) is no error.
+  process.stdout.on('error', () => {});
+  process.stderr.on('error', () => {});
   return {
     print: (text) => void process.stdout.write(`${text}\n`),
     complain: (line) => void process.stderr.write(`${line}\n`),

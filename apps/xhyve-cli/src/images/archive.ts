@@ -1,6 +1,5 @@
 // Reading what distributions ship: ar members by hand, xz by WebAssembly, gzip and zstd by Node, tar by tar-stream.
 import { Readable } from 'node:stream';
-import { pipeline } from 'node:stream/promises';
 import { createGunzip, createZstdDecompress } from 'node:zlib';
 import { extract } from 'tar-stream';
 import xz from 'xz-decompress';
@@ -135,7 +134,22 @@ export async function readTar(
       next();
     });
   });
-  await pipeline(plain(bytes, onRead), tar);
+  // Not stream.pipeline: with a cut gzip file it lets go of the decompressor before that reports the cut.
+  const ended = new Promise<void>((resolve, reject) => {
+    tar.on('finish', resolve);
+    tar.on('error', reject);
+  });
+  ended.catch(() => {});
+  try {
+    for await (const part of plain(bytes, onRead)) {
+      if (!tar.write(part)) await Promise.race([new Promise<void>((go) => tar.once('drain', () => go())), ended]);
+    }
+    tar.end(null);
+    await ended;
+  } catch (e) {
+    tar.destroy();
+    throw e;
+  }
   return out;
 }
 
