@@ -352,6 +352,7 @@ export class Interpreter {
   /** Handlers made so far, for statistics. */
   handlersMade = 0;
   private pending: string[] = [];
+  private encodedImports: Uint8Array | null = null;
 
   /**
    * @param threshold runs after which a block is reported as hot
@@ -461,6 +462,7 @@ export class Interpreter {
   /** A module under construction that can call everything the main one exports. */
   satellite(): { m: Module; env: Env; importObject: WebAssembly.Imports } {
     const m = new Module(this.memoryLimits);
+    m.importTable(TABLE_SLOTS);
     const refs: Record<string, FnRef> = {};
     const functions: Record<string, unknown> = {};
     for (const name of this.names) {
@@ -482,6 +484,8 @@ export class Interpreter {
       tsc: get('tsc'),
       fn: get,
     };
+    if (this.encodedImports === null) this.encodedImports = m.importBytes();
+    m.reuseImports(this.encodedImports);
     const importObject = {
       env: { memory: this.memory, table: this.exports.table },
       x: functions as WebAssembly.ModuleImports,

@@ -10,9 +10,9 @@ import * as S from './state.ts';
 import { c32, I32 } from './wasm/builder.ts';
 
 /** Regions compiled together. */
-const BATCH = 24;
+const BATCH = 64;
 /** A shorter queue is compiled once its oldest member has waited this many calls of {@link JitCache.pump}. */
-const PATIENCE = 8;
+const PATIENCE = 16;
 
 /** The translated code of one VM. */
 export class JitCache implements RegionIndex {
@@ -97,7 +97,6 @@ export class JitCache implements RegionIndex {
       return;
     }
     const { m, env, importObject } = this.interp.satellite();
-    m.importTable(TABLE_SLOTS);
     const jitType = m.type([I32], I32);
     const matFlags = env.fn('matFlags');
     const made: { head: number; name: string; ranges: [number, number][] }[] = [];

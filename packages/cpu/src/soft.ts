@@ -36,7 +36,7 @@ import { SystemUnit } from './system/system.ts';
 export interface SoftCpuOptions {
   /** 32 random bits for RDRAND and RDSEED. Default: the platform's `crypto.getRandomValues`. */
   readonly random?: () => number;
-  /** Runs after which a block is translated; 0 never translates. Default 200; virtual time never translates. */
+  /** Runs after which a block is translated; 0 never translates. Default 600; virtual time never translates. */
   readonly threshold?: number;
   /** Handler keys to compile into the main loop; default those found hot in Linux boots. */
   readonly inlineKeys?: readonly string[];
@@ -212,7 +212,7 @@ function cut(value: number, width: number): number {
 const CHUNK_NS = 200_000;
 const DR6_BS = 1 << 14;
 /** See {@link SoftCpuOptions.threshold}. */
-const DEFAULT_THRESHOLD = 200;
+const DEFAULT_THRESHOLD = 600;
 
 /** One vCPU of the software CPU. */
 export class SoftVcpu implements Vcpu {

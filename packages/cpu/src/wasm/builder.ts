@@ -795,6 +795,46 @@ export class Module {
     this.tableImport = { min };
   }
 
+  /**
+   * The import section as it stands, to be given to {@link Module.reuseImports} of modules with the same imports: their
+   * names need not be encoded again.
+   */
+  importBytes(): Uint8Array {
+    const s = new Bytes();
+    this.writeImports(s);
+    return s.buf.slice(0, s.len);
+  }
+
+  /** Takes the import section from an earlier module whose imports, types and table were declared alike. */
+  reuseImports(bytes: Uint8Array): void {
+    this.encodedImports = bytes;
+  }
+  private encodedImports: Uint8Array | null = null;
+
+  private writeImports(s: Bytes): void {
+    s.u32(this.imports.length + 1 + (this.tableImport === null ? 0 : 1));
+    s.str('env');
+    s.str('memory');
+    s.u8(2);
+    s.u8(this.memory.shared ? 3 : 1);
+    s.u32(this.memory.min);
+    s.u32(this.memory.max);
+    if (this.tableImport !== null) {
+      s.str('env');
+      s.str('table');
+      s.u8(1);
+      s.u8(0x70);
+      s.u8(0);
+      s.u32(this.tableImport.min);
+    }
+    for (const i of this.imports) {
+      s.str(i.module);
+      s.str(i.name);
+      s.u8(0);
+      s.u32(i.type);
+    }
+  }
+
   /** The module's bytes. */
   finish(): Uint8Array<ArrayBuffer> {
     const w = new Bytes();
@@ -817,27 +857,8 @@ export class Module {
       }
     });
     section(2, (s) => {
-      s.u32(this.imports.length + 1 + (this.tableImport === null ? 0 : 1));
-      s.str('env');
-      s.str('memory');
-      s.u8(2);
-      s.u8(this.memory.shared ? 3 : 1);
-      s.u32(this.memory.min);
-      s.u32(this.memory.max);
-      if (this.tableImport !== null) {
-        s.str('env');
-        s.str('table');
-        s.u8(1);
-        s.u8(0x70);
-        s.u8(0);
-        s.u32(this.tableImport.min);
-      }
-      for (const i of this.imports) {
-        s.str(i.module);
-        s.str(i.name);
-        s.u8(0);
-        s.u32(i.type);
-      }
+      if (this.encodedImports !== null) s.bytes(this.encodedImports);
+      else this.writeImports(s);
     });
     section(3, (s) => {
       s.u32(this.fns.length);
