@@ -93,7 +93,13 @@ export class BlockCache {
   invalidated = 0;
   flushes = 0;
 
-  constructor(o: { layout: Layout; buffer: ArrayBufferLike; decoder: Decoder; interp: () => Interpreter; fetch: FetchPort }) {
+  constructor(o: {
+    layout: Layout;
+    buffer: ArrayBufferLike;
+    decoder: Decoder;
+    interp: () => Interpreter;
+    fetch: FetchPort;
+  }) {
     this.L = o.layout;
     this.u8 = new Uint8Array(o.buffer);
     this.u16 = new Uint16Array(o.buffer);
@@ -322,7 +328,8 @@ export class BlockCache {
   /** Writes the records of the decoded instruction. Returns whether it ends the block. */
   private lower(off: number, mode: number, linkable: boolean): boolean {
     const n = this.insn;
-    const memory = n.kind0 === Kind.Mem ? 0 : n.kind1 === Kind.Mem ? 1 : n.kind2 === Kind.Mem ? 2 : n.kind3 === Kind.Mem ? 3 : -1;
+    const memory =
+      n.kind0 === Kind.Mem ? 0 : n.kind1 === Kind.Mem ? 1 : n.kind2 === Kind.Mem ? 2 : n.kind3 === Kind.Mem ? 3 : -1;
     if (memory >= 0 && n.op !== OP.XLAT) this.address(off, mode, memory);
     const handler = this.handlerOf(mode);
     const r = this.begin(handler, off, n.length);
@@ -360,7 +367,9 @@ export class BlockCache {
     // Cached by row and everything else the key depends on, packed into one number.
     const n = this.insn;
     const packed =
-      (((((n.opSize * 16 + n.addrSize) * 17 + n.cc + 1) * 3 + (n.rep === 0 ? 0 : n.rep - 0xf1)) * 8 + n.seg) * 16 + (mode & 15)) * 512 +
+      (((((n.opSize * 16 + n.addrSize) * 17 + n.cc + 1) * 3 + (n.rep === 0 ? 0 : n.rep - 0xf1)) * 8 + n.seg) * 16 +
+        (mode & 15)) *
+        512 +
       n.kind0 * 20 +
       n.kind1;
     let byRow = this.keyIds.get(n.row);
@@ -547,6 +556,20 @@ export class BlockCache {
       }
       link = next;
     }
+  }
+
+  /** How often the block at a host address ran under a mode key; 0 if there is none. */
+  runs(host: number, mode: number): number {
+    let head = this.i32[(this.L.hash >> 2) + hashIndex(host, this.L)] as number;
+    while (head !== 0) {
+      if (this.i32[(head + R.B_HOST) >> 2] === host && this.i32[(head + R.B_MODE) >> 2] === mode) {
+        const h = this.u16[head >> 1];
+        if (h === R.H_JIT) return 0x7fffffff;
+        return h === R.H_HEAD ? (this.i32[(head + R.B_PAGE2_NEXT) >> 2] as number) : 0;
+      }
+      head = this.i32[(head + R.B_NEXT) >> 2] as number;
+    }
+    return 0;
   }
 
   /** How often each handler ran, by number, from the execution counts of the blocks that are in the cache now. */

@@ -1,9 +1,9 @@
 // Generates the interpreter: a br_table loop over decoded records with the commonest instructions inline, and handlers
 // of all others made on first use as small functions reached through a table.
 import { Insn, Kind, OP } from '@hyve/x86';
-import { type CodeMode, type Env, SemCtx, type Semantic } from './ctx.ts';
-import type { Layout } from './layout.ts';
+import { type CodeMode, type Env, type Semantic, SemCtx } from './ctx.ts';
 import { emitMatFlags, hashHost, J_BUDGET, J_FAULT, JC_ENTRIES } from './jit.ts';
+import type { Layout } from './layout.ts';
 import { emitMemory } from './mem.ts';
 import * as R from './record.ts';
 import { emitArith } from './sem/helpers.ts';
@@ -22,8 +22,8 @@ import {
   i32,
   i64,
   type Label,
-  ld,
   type Local,
+  ld,
   Module,
   type Node,
   select,
@@ -188,7 +188,11 @@ function insnOfKey(key: string): { insn: Insn; mode: CodeMode } {
   const m = at(16);
   return {
     insn: n,
-    mode: { bits: (m & 3) === 2 ? 64 : (m & 3) === 1 ? 32 : 16, ss32: (m & S.MODE_SS32) !== 0, flat: (m & S.MODE_FLAT) !== 0 },
+    mode: {
+      bits: (m & 3) === 2 ? 64 : (m & 3) === 1 ? 32 : 16,
+      ss32: (m & S.MODE_SS32) !== 0,
+      flat: (m & S.MODE_FLAT) !== 0,
+    },
   };
 }
 
@@ -251,10 +255,7 @@ function emitFlags(m: Module): { get: Fn; set: Fn } {
       i32.or(
         i32.or(
           i32.or(ld.i32(b, S.EFL), i32.shr_u(fc, c32(31))),
-          i32.or(
-            bit(i32.shr_u(i32.xor(fc, i32.shl(fc, c32(1))), c32(31)), 11),
-            bit(i64.eqz(ld.i64(b, S.FZ)), 6),
-          ),
+          i32.or(bit(i32.shr_u(i32.xor(fc, i32.shl(fc, c32(1))), c32(31)), 11), bit(i64.eqz(ld.i64(b, S.FZ)), 6)),
         ),
         i32.or(
           i32.or(
@@ -317,10 +318,7 @@ function emitSegLinear(m: Module, raise: FnRef): Fn {
     () => {
       // Expand-down: valid above the limit.
       f.set(top, select(i32.and(attr.get, c32(S.ATTR_DB)), c64(0xffffffff), c64(0xffff)));
-      f.set(
-        bad,
-        i32.or(bad.get, i32.or(i64.le_u(off, ld.i64_32u(seg.get, S.SEG_LIMIT)), i64.gt_u(last.get, top.get))),
-      );
+      f.set(bad, i32.or(bad.get, i32.or(i64.le_u(off, ld.i64_32u(seg.get, S.SEG_LIMIT)), i64.gt_u(last.get, top.get))));
     },
     () => f.set(bad, i32.or(bad.get, i64.gt_u(last.get, ld.i64_32u(seg.get, S.SEG_LIMIT)))),
   );
@@ -608,21 +606,20 @@ export class Interpreter {
         i32.and(ld.i32(base, S.MODE), c32(S.MODE_CSFULL)),
         () => {
           const slot = f.tmp(ld.i32(base, S.LINK_SLOT));
-          f.if(
-            i32.eq(ld.i32_16u(rec.get, R.R_HANDLER), c32(R.H_JIT)),
-            () => {
-              // Translated code: fill the jump cache, and the cell of the region that wanted to come here.
-              const jc = f.tmp(i32.add(c32(L.jumpCache), i32.shl(i32.and(hashHost(host.get), c32(JC_ENTRIES - 1)), c32(4))));
-              f.st32(jc, host.get);
-              f.st32(jc, ld.i32(rec.get, R.B_MODE), 4);
-              f.st32(jc, ld.i32(rec.get, R.B_PAGE2_NEXT), 8);
-              f.if(i32.and(slot, c32(1)), () => {
-                const cell = f.tmp(i32.and(slot, c32(-2)));
-                f.st32(cell, ld.i32(rec.get, R.B_PAGE2_NEXT));
-                f.st32(cell, host.get, 4);
-              });
-            },
-          );
+          f.if(i32.eq(ld.i32_16u(rec.get, R.R_HANDLER), c32(R.H_JIT)), () => {
+            // Translated code: fill the jump cache, and the cell of the region that wanted to come here.
+            const jc = f.tmp(
+              i32.add(c32(L.jumpCache), i32.shl(i32.and(hashHost(host.get), c32(JC_ENTRIES - 1)), c32(4))),
+            );
+            f.st32(jc, host.get);
+            f.st32(jc, ld.i32(rec.get, R.B_MODE), 4);
+            f.st32(jc, ld.i32(rec.get, R.B_PAGE2_NEXT), 8);
+            f.if(i32.and(slot, c32(1)), () => {
+              const cell = f.tmp(i32.and(slot, c32(-2)));
+              f.st32(cell, ld.i32(rec.get, R.B_PAGE2_NEXT));
+              f.st32(cell, host.get, 4);
+            });
+          });
           f.if(slot, () => {
             f.if(i32.eqz(i32.and(slot, c32(1))), () => f.st32(slot, rec.get));
             f.st32(base, c32(0), S.LINK_SLOT);
@@ -772,7 +769,9 @@ export class Interpreter {
       const a = f.tmp(i32.and(aux, c32(0xff)));
       const rip = ld.i32_8u(rec.get, R.R_LINK1);
       f.set(ea, i64.add(bis(), select(rip, ld.i64(base, S.RIP_BASE), c64(0))));
-      f.if(i32.ne(a, c32(8)), () => f.set(ea, i64.and(ea.get, select(i32.eq(a, c32(2)), c64(0xffff), c64(0xffffffff)))));
+      f.if(i32.ne(a, c32(8)), () =>
+        f.set(ea, i64.and(ea.get, select(i32.eq(a, c32(2)), c64(0xffff), c64(0xffffffff)))),
+      );
       const seg = f.tmp(ld.i32(rec.get, R.R_LINK0));
       f.if(seg, () => {
         f.if(

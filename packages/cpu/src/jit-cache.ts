@@ -45,6 +45,7 @@ export class JitCache implements RegionIndex {
     blocks: BlockCache;
     decoder: Decoder;
     semantics: ReadonlyMap<number, Semantic>;
+    threshold: number;
     attention: () => void;
   }) {
     this.L = o.layout;
@@ -54,22 +55,26 @@ export class JitCache implements RegionIndex {
     this.blocks = o.blocks;
     this.attention = o.attention;
     this.nextCell = this.L.cells + CELL;
-    this.translator = new RegionTranslator({
-      u8: new Uint8Array(o.buffer),
-      semantics: o.semantics,
-      decoder: o.decoder,
-      special: inTypeScript,
-      unavailable: (n, mode) => o.blocks.unavailable(n, mode),
-      cell: () => {
-        if (this.nextCell + CELL > this.L.cellsEnd) return 0;
-        const c = this.nextCell;
-        this.nextCell += CELL;
-        this.i32[c >> 2] = 0;
-        this.i32[(c >> 2) + 1] = 0;
-        return c;
+    this.translator = new RegionTranslator(
+      {
+        u8: new Uint8Array(o.buffer),
+        semantics: o.semantics,
+        decoder: o.decoder,
+        special: inTypeScript,
+        unavailable: (n, mode) => o.blocks.unavailable(n, mode),
+        cell: () => {
+          if (this.nextCell + CELL > this.L.cellsEnd) return 0;
+          const c = this.nextCell;
+          this.nextCell += CELL;
+          this.i32[c >> 2] = 0;
+          this.i32[(c >> 2) + 1] = 0;
+          return c;
+        },
+        runs: (host, mode) => o.blocks.runs(host, mode),
+        jumpCache: this.L.jumpCache,
       },
-      jumpCache: this.L.jumpCache,
-    });
+      Math.max(1, o.threshold >> 4),
+    );
   }
 
   /** A block reached the threshold. */
@@ -77,7 +82,9 @@ export class JitCache implements RegionIndex {
     const mode = this.i32[(head + R.B_MODE) >> 2] as number;
     const bits = mode & 3;
     const suited =
-      (mode & S.MODE_CSFULL) !== 0 && (mode & S.MODE_FLAT) !== 0 && (bits === 2 || (bits === 1 && (mode & S.MODE_SS32) !== 0));
+      (mode & S.MODE_CSFULL) !== 0 &&
+      (mode & S.MODE_FLAT) !== 0 &&
+      (bits === 2 || (bits === 1 && (mode & S.MODE_SS32) !== 0));
     if (suited) this.queue.push(head);
   }
 

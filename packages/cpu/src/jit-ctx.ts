@@ -3,7 +3,20 @@
 import { type Insn, Kind, OP } from '@hyve/x86';
 import { type CodeMode, type Env, NUM, type Num, SemCtx } from './ctx.ts';
 import * as S from './state.ts';
-import { c32, c64, c64hl, call, type Fn, I64, i32, i64, type Label, ld, type Local, type Node } from './wasm/builder.ts';
+import {
+  c32,
+  c64,
+  c64hl,
+  call,
+  type Fn,
+  I64,
+  i32,
+  i64,
+  type Label,
+  type Local,
+  ld,
+  type Node,
+} from './wasm/builder.ts';
 
 /** Kinds of pending flags; in {@link Pending}'s kind, times 16, plus log2 of the operand size. 0: flags are in memory. */
 export const FK_ADD = 1;
@@ -422,4 +435,3 @@ export class JitCtx extends SemCtx {
     }
   }
 }
-

@@ -16,8 +16,8 @@ import {
   i32,
   i64,
   type Label,
-  ld,
   type Local,
+  ld,
   type Module,
   type Node,
   select,
@@ -149,6 +149,8 @@ export interface JitHost {
   special(n: Insn): boolean;
   /** Non-zero if the instruction's unit is off in this mode. */
   unavailable(n: Insn, mode: number): number;
+  /** How often the block at a host address ran under a mode; 0 if it never did. */
+  runs(host: number, mode: number): number;
   /** A fresh link cell, 0 when there are no more. */
   cell(): number;
   /** Jump cache address. */
@@ -159,9 +161,12 @@ export interface JitHost {
 export class RegionTranslator {
   private readonly h: JitHost;
   private readonly scratch = new Insn();
+  private readonly warm: number;
 
-  constructor(h: JitHost) {
+  /** @param warm runs from which a block next to a hot one joins its region */
+  constructor(h: JitHost, warm: number) {
     this.h = h;
+    this.warm = warm;
   }
 
   /** Whether the translator has code for the decoded instruction. */
@@ -200,9 +205,16 @@ export class RegionTranslator {
         off += n.length;
         if (JUMPS.has(n.op)) {
           const target = off + n.immLo;
-          const near = n.kind0 === Kind.Rel && n.op !== OP.CALL && n.immHi === n.immLo >> 31 && target >= 0 && target < 4096 && n.opSize !== 2;
+          const near =
+            n.kind0 === Kind.Rel &&
+            n.op !== OP.CALL &&
+            n.immHi === n.immLo >> 31 &&
+            target >= 0 &&
+            target < 4096 &&
+            n.opSize !== 2;
+          // Only where the guest has been often: the rest would cost compile time and registers.
           const add = (o: number): void => {
-            if (!leaders.has(o) && o < 4096) {
+            if (!leaders.has(o) && o < 4096 && this.h.runs(page + o, mode) >= this.warm) {
               leaders.add(o);
               work.push(o);
             }
@@ -249,7 +261,15 @@ export class RegionTranslator {
         if (JUMPS.has(n.op)) {
           b.exit = 'jump';
           const target = off + n.immLo;
-          if (n.kind0 === Kind.Rel && n.op !== OP.CALL && n.opSize !== 2 && n.immHi === n.immLo >> 31 && leaders.has(target) && insns.has(target)) b.taken = target;
+          if (
+            n.kind0 === Kind.Rel &&
+            n.op !== OP.CALL &&
+            n.opSize !== 2 &&
+            n.immHi === n.immLo >> 31 &&
+            leaders.has(target) &&
+            insns.has(target)
+          )
+            b.taken = target;
           if (CONDITIONAL.has(n.op) && leaders.has(off) && insns.has(off)) b.fall = off;
           break;
         }
@@ -279,8 +299,7 @@ export class RegionTranslator {
     rpo.forEach((b, i) => {
       b.index = i;
     });
-    for (const b of rpo)
-      for (const t of [b.taken, b.fall]) if (t >= 0) (byOff.get(t) as Block).preds.push(b.index);
+    for (const b of rpo) for (const t of [b.taken, b.fall]) if (t >= 0) (byOff.get(t) as Block).preds.push(b.index);
     // Cooper, Harvey, Kennedy.
     (rpo[0] as Block).idom = 0;
     const intersect = (x: number, y: number): number => {
@@ -334,7 +353,15 @@ export class RegionTranslator {
   }
 
   /** Writes the region's function. Returns its code ranges, or null if link cells ran out. */
-  emit(m: Module, name: string, env: Env, matFlags: FnRef, jitType: number, blocks: Block[], mode: number): [number, number][] | null {
+  emit(
+    m: Module,
+    name: string,
+    env: Env,
+    matFlags: FnRef,
+    jitType: number,
+    blocks: Block[],
+    mode: number,
+  ): [number, number][] | null {
     const entry = blocks[0] as Block;
     const f = m.fn([I32], I32, name);
     const base = (f.params[0] as Local).get;
@@ -533,4 +560,3 @@ export class RegionTranslator {
 export function hashHost(host: Node): Node {
   return i32.xor(host, i32.shr_u(host, c32(12)));
 }
-

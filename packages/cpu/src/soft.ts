@@ -6,8 +6,8 @@ import {
   Exit,
   type ExitReason,
   type GuestMemory,
-  HyveError,
   type Hypervisor,
+  HyveError,
   type MsrValue,
   RegionMemory,
   type Vcpu,
@@ -36,7 +36,7 @@ import { SystemUnit } from './system/system.ts';
 export interface SoftCpuOptions {
   /** 32 random bits for RDRAND and RDSEED. Default: the platform's `crypto.getRandomValues`. */
   readonly random?: () => number;
-  /** Runs after which a block is translated; 0 never translates. Default 600; virtual time never translates. */
+  /** Runs after which a block is translated; 0 never translates. Default 2000; virtual time never translates. */
   readonly threshold?: number;
   /** Handler keys to compile into the main loop; default those found hot in Linux boots. */
   readonly inlineKeys?: readonly string[];
@@ -160,6 +160,7 @@ export class SoftVm implements Vm {
         blocks: this.blocks,
         decoder,
         semantics,
+        threshold,
         attention: () => {
           for (const v of vcpus) v.access.set(S.BUDGET, -1);
         },
@@ -212,7 +213,7 @@ function cut(value: number, width: number): number {
 const CHUNK_NS = 200_000;
 const DR6_BS = 1 << 14;
 /** See {@link SoftCpuOptions.threshold}. */
-const DEFAULT_THRESHOLD = 600;
+const DEFAULT_THRESHOLD = 2000;
 
 /** One vCPU of the software CPU. */
 export class SoftVcpu implements Vcpu {
@@ -344,8 +345,13 @@ export class SoftVcpu implements Vcpu {
       if (r.leaf === leaf && (r.subleaf === undefined || r.subleaf === subleaf)) best = r;
     }
     // Past the highest basic leaf, processors give the data of that leaf; hypervisor leaves are their own range.
-    if (best === null && leaf > max && (leaf < 0x40000000 || leaf > maxExt || (leaf > 0x4fffffff && leaf < 0x80000000))) {
-      for (const r of this.cpuidRows) if (r.leaf === max && (r.subleaf === undefined || r.subleaf === subleaf)) best = r;
+    if (
+      best === null &&
+      leaf > max &&
+      (leaf < 0x40000000 || leaf > maxExt || (leaf > 0x4fffffff && leaf < 0x80000000))
+    ) {
+      for (const r of this.cpuidRows)
+        if (r.leaf === max && (r.subleaf === undefined || r.subleaf === subleaf)) best = r;
     }
     out.eax = best?.eax ?? 0;
     out.ebx = best?.ebx ?? 0;
@@ -447,9 +453,7 @@ export class SoftVcpu implements Vcpu {
   }
 
   canInject(): boolean {
-    return (
-      this.pendingVector < 0 && !this.waitsForSipi && (this.access.get(S.EFL) & S.FLAG_IF) !== 0 && !this.shadowed
-    );
+    return this.pendingVector < 0 && !this.waitsForSipi && (this.access.get(S.EFL) & S.FLAG_IF) !== 0 && !this.shadowed;
   }
 
   inject(vector: number): boolean {
@@ -572,7 +576,8 @@ export class SoftVcpu implements Vcpu {
         code = this.vm.interp.exports.main(this.base, 0);
         const spent = this.clock.now() - now;
         const done = this.retired() - before;
-        if (done > 500 && spent > 0) this.rate = Math.min(2, Math.max(0.0005, this.rate * 0.75 + (done / spent) * 0.25));
+        if (done > 500 && spent > 0)
+          this.rate = Math.min(2, Math.max(0.0005, this.rate * 0.75 + (done / spent) * 0.25));
       }
       a.set(S.CUR_REC, 0);
       if (code === S.EX_CAREFUL) code = this.stepOne();
@@ -598,7 +603,9 @@ export class SoftVcpu implements Vcpu {
   }
 
   private ripText(): string {
-    return this.access.getHi(S.RIP).toString(16).padStart(8, '0') + this.access.get(S.RIP).toString(16).padStart(8, '0');
+    return (
+      this.access.getHi(S.RIP).toString(16).padStart(8, '0') + this.access.get(S.RIP).toString(16).padStart(8, '0')
+    );
   }
 
   private deliver(vector: number, source: EventSource, code: number): boolean {
@@ -738,4 +745,3 @@ export class SoftVcpu implements Vcpu {
     return this.retiredNow();
   }
 }
-
