@@ -122,6 +122,14 @@ export class BlockCache {
     return this.insn.op;
   }
 
+  /** Gives a record another handler; returns the old one. */
+  swapHandler(rec: number, handler: number): number {
+    const w = (rec + R.R_HANDLER) >> 1;
+    const old = this.u16[w] as number;
+    this.u16[w] = handler;
+    return old;
+  }
+
   /** Bytes of records in use. */
   get arenaUsed(): number {
     return this.next - this.L.arena;

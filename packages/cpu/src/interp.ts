@@ -143,6 +143,12 @@ class RecCtx extends SemCtx {
   sync(): void {
     this.f.st32(this.base, this.rec, S.CUR_REC);
   }
+  /** A store that made a device ask for attention: the rest of the block must wait. */
+  protected override afterSlowStore(): void {
+    this.f.if(i32.lt_s(ld.i32(this.base, S.BUDGET), c32(0)), () =>
+      this.f.do(call(this.env.fn('leaveAfter'), this.base, this.rec)),
+    );
+  }
 }
 
 /** Operations whose code depends on the addressing mode of code and stack. */
@@ -212,6 +218,8 @@ export interface HostImports {
   tsc(base: number): void;
   /** A block became hot. */
   hot(base: number, head: number): void;
+  /** Attention is wanted once the instruction of record `rec` is done. */
+  leaveAfter(base: number, rec: number): void;
 }
 
 const IMPORTS: readonly [keyof HostImports, readonly (typeof I32 | typeof F64)[], typeof I32 | 0][] = [
@@ -222,6 +230,7 @@ const IMPORTS: readonly [keyof HostImports, readonly (typeof I32 | typeof F64)[]
   ['sys', [I32, I32], I32],
   ['tsc', [I32], 0],
   ['hot', [I32, I32], 0],
+  ['leaveAfter', [I32, I32], 0],
 ];
 
 /** Entry points of the interpreter module. */
@@ -384,7 +393,7 @@ export class Interpreter {
     const flags = emitFlags(m);
     const segLinear = emitSegLinear(m, mem.raise);
     const arith = emitArith(m);
-    const named: Record<string, FnRef> = { ...arith, ...helpers(m), matFlags: emitMatFlags(m) };
+    const named: Record<string, FnRef> = { ...arith, ...helpers(m), matFlags: emitMatFlags(m), leaveAfter: imp('leaveAfter') };
     const shared: Record<string, FnRef> = {
       ...mem,
       segLinear: segLinear.ref,
@@ -744,6 +753,7 @@ export class Interpreter {
       uncount(true);
       toLookup();
     };
+    bodies[R.H_LEAVE] = bodies[R.H_STALE];
     bodies[R.H_EA_BD] = () => {
       f.set(ea, i64.add(reg(R.R_REG0), ld.i64(rec.get, R.R_IMM)));
       advance();

@@ -60,5 +60,7 @@ export const H_EA32_BIS = 8;
 export const H_EA_ANY = 9;
 /** Head of a block whose region is translated; the table slot is in B_PAGE2_NEXT. */
 export const H_JIT = 10;
+/** Stands in for the next instruction while a kick waits: leave before it. */
+export const H_LEAVE = 11;
 /** First number for instruction handlers. */
-export const H_FIRST = 11;
+export const H_FIRST = 12;

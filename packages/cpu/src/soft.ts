@@ -123,6 +123,7 @@ export class SoftVm implements Vm {
       translate: (base, at) => this.blocks.translate(base, at),
       sys: (base, rec) => of(base).sys(rec),
       tsc: (base) => of(base).tsc(),
+      leaveAfter: (base, rec) => of(base).leaveAfter(rec),
       hot: (_base, head) => this.jit?.hot(head),
     };
     // Translated code counts instructions per region only: time derived from them needs the interpreter.
@@ -162,7 +163,7 @@ export class SoftVm implements Vm {
         semantics,
         threshold,
         attention: () => {
-          for (const v of vcpus) v.access.set(S.BUDGET, -1);
+          for (const v of vcpus) v.access.set(S.BUDGET, S.ATTENTION);
         },
       });
       this.blocks.regions = this.jit;
@@ -285,14 +286,14 @@ export class SoftVcpu implements Vcpu {
       modeChanged: () => this.modeChanged(),
       attention: () => {
         const a = this.access;
-        if (this.nmiPending || a.get(S.IRQ_WINDOW) !== 0 || a.get(S.EFL) & S.FLAG_TF) a.set(S.BUDGET, -1);
+        if (this.nmiPending || a.get(S.IRQ_WINDOW) !== 0 || a.get(S.EFL) & S.FLAG_TF) a.set(S.BUDGET, S.ATTENTION);
       },
       shadow: () => {
         this.access.set64(S.SHADOW_AT, this.access.get(S.ICOUNT), this.access.getHi(S.ICOUNT));
       },
       unblockNmi: () => {
         this.nmiBlocked = false;
-        if (this.nmiPending) this.access.set(S.BUDGET, -1);
+        if (this.nmiPending) this.access.set(S.BUDGET, S.ATTENTION);
       },
     });
   }
@@ -442,9 +443,34 @@ export class SoftVcpu implements Vcpu {
     }
   }
 
+  /** Record whose handler is {@link R.H_LEAVE} for now, and what it was. */
+  private leaveRec = 0;
+  private leaveHandler = 0;
+
+  /**
+   * @internal The instruction of record `rec` kicked (it wrote a device's register) in the middle of a block: the next one
+   * must not run before events have been looked at. The last of a block needs nothing: each head looks at the budget.
+   */
+  leaveAfter(rec: number): void {
+    const a = this.access;
+    const left = a.u8[rec + R.R_LEFT] as number;
+    if (this.leaveRec !== 0 || left < 2) return;
+    let next = rec + R.REC;
+    while (a.u8[next + R.R_LEFT] === left) next += R.REC;
+    this.leaveRec = next;
+    this.leaveHandler = this.vm.blocks.swapHandler(next, R.H_LEAVE);
+  }
+
+  private undoLeave(): void {
+    const now = this.vm.blocks.swapHandler(this.leaveRec, this.leaveHandler);
+    // It is something else if the block has been dropped meanwhile.
+    if (now !== R.H_LEAVE) this.vm.blocks.swapHandler(this.leaveRec, now);
+    this.leaveRec = 0;
+  }
+
   kick(): void {
     this.kicked = true;
-    this.access.set(S.BUDGET, -1);
+    this.access.set(S.BUDGET, S.ATTENTION);
   }
 
   private get shadowed(): boolean {
@@ -468,7 +494,7 @@ export class SoftVcpu implements Vcpu {
 
   injectNmi(): void {
     this.nmiPending = true;
-    this.access.set(S.BUDGET, -1);
+    this.access.set(S.BUDGET, S.ATTENTION);
   }
 
   reset(): void {
@@ -495,7 +521,7 @@ export class SoftVcpu implements Vcpu {
     this.system.reset('init');
     this.access.port.flushTlb(this.base, 1);
     this.modeChanged();
-    this.access.set(S.BUDGET, -1);
+    this.access.set(S.BUDGET, S.ATTENTION);
   }
 
   startup(vector: number): void {
@@ -580,6 +606,7 @@ export class SoftVcpu implements Vcpu {
           this.rate = Math.min(2, Math.max(0.0005, this.rate * 0.75 + (done / spent) * 0.25));
       }
       a.set(S.CUR_REC, 0);
+      if (this.leaveRec !== 0) this.undoLeave();
       if (code === S.EX_CAREFUL) code = this.stepOne();
       switch (code) {
         case S.EX_BUDGET:

@@ -87,8 +87,10 @@ export const TSC_AUX = 608;
 
 /** 64 bit: instructions retired, counted ahead to the end of the running block. */
 export const ICOUNT = 616;
-/** 32 bit: instructions left before the run loop wants control; negative asks for attention at the next block. */
+/** 32 bit: instructions left before the run loop wants control; {@link ATTENTION} asks for attention at the next block. */
 export const BUDGET = 624;
+/** A BUDGET that stays negative when the unused part of a block is given back to it. */
+export const ATTENTION: number = -(1 << 30);
 /** 32 bit: mode key of the running code, see MODE_ bits. */
 export const MODE = 628;
 /** 32 bit: address of the TLB bank for data accesses at the current privilege. */
