@@ -5,10 +5,11 @@ import * as S from '../state.ts';
 import { type FnRef, ld, type Module } from '../wasm/builder.ts';
 import { emitFloat, floatSemantics } from './float.ts';
 import { integerSemantics } from './integer.ts';
+import { emitPcmpstr, pcmpstrSemantics } from './pcmpstr.ts';
 
 /** Every operation with a WebAssembly semantic; all others run in TypeScript. */
 export function allSemantics(): Map<number, Semantic> {
-  const m = new Map([...integerSemantics(), ...floatSemantics()]);
+  const m = new Map([...integerSemantics(), ...floatSemantics(), ...pcmpstrSemantics()]);
   if (!m.has(OP.LDMXCSR)) {
     m.set(OP.LDMXCSR, (c) => c.f.st32(c.base, c.read(0, 4), S.MXCSR));
     m.set(OP.STMXCSR, (c) => c.write(0, ld.i32(c.base, S.MXCSR), 4));
@@ -18,5 +19,5 @@ export function allSemantics(): Map<number, Semantic> {
 
 /** Functions that semantics call, emitted into the main module. */
 export function emitHelpers(m: Module): Record<string, FnRef> {
-  return emitFloat(m);
+  return { ...emitFloat(m), ...emitPcmpstr(m) };
 }
