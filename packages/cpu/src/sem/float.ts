@@ -1,15 +1,20 @@
 // All floating-point and vector semantics in one map, and the functions they call.
 import type { Semantic } from '../ctx.ts';
 import type { FnRef, Module } from '../wasm/builder.ts';
+import { emitF80 } from './f80.ts';
 import { simdIntSemantics } from './simd-int.ts';
-import { x87ControlSemantics } from './x87-control.ts';
+import { emitSoftFloat } from './softfloat.ts';
+import { emitSse, sseFloatSemantics } from './sse.ts';
+import { emitX87, x87Semantics } from './x87.ts';
 
 /** Semantics of x87, MMX, SSE and AVX instructions by OP id. */
 export function floatSemantics(): Map<number, Semantic> {
-  return new Map([...simdIntSemantics(), ...x87ControlSemantics()]);
+  return new Map([...x87Semantics(), ...simdIntSemantics(), ...sseFloatSemantics()]);
 }
 
 /** Emits the functions that the semantics call by name. */
-export function emitFloat(_m: Module): Record<string, FnRef> {
-  return {};
+export function emitFloat(m: Module): Record<string, FnRef> {
+  const soft = emitSoftFloat(m);
+  const f80 = emitF80(m, soft);
+  return { ...soft.named, ...f80.named, ...emitX87(m, f80), ...emitSse(m, soft) };
 }

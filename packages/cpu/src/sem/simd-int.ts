@@ -388,6 +388,7 @@ const ptest = (signs: 0 | 4 | 8): Semantic => {
 /** Sets ZF, PF and CF from 0 or 1 and clears OF, SF and AF: the results of PTEST, COMISS, FCOMI. */
 export function setZpc(c: SemCtx, zf: Node, pf: Node, cf: Node): void {
   const f = c.f;
+  c.flagsReplaced();
   // ZF is set when FZ is 0; PF when FR's low byte has an even number of ones, its sign is SF.
   f.st64(c.base, i64.extend_u(i32.xor(zf, c32(1))), S.FZ);
   f.st64(c.base, i64.extend_u(i32.xor(pf, c32(1))), S.FR);
@@ -433,17 +434,17 @@ const maskmov: Semantic = (c) => {
   const data = readLane(c, 1, 0, total);
   const mask = readLane(c, 2, 0, total);
   const bits = f.tmp(mmx ? i32.and(v8.bitmask(mask), c32(0xff)) : v8.bitmask(mask));
+  if (mmx) mmxState(c);
+  // The whole range is checked before the first byte is stored, even if none is.
+  const la = f.tmp(c.ea());
+  probeWrite(c, la, total);
   f.if(bits, () => {
-    // The whole range is checked before the first byte is stored.
-    const la = f.tmp(c.ea());
-    probeWrite(c, la, total);
     for (let n = 0; n < total; n++)
       f.if(i32.and(bits, c32(1 << n)), () => {
         const at = f.tmp(i64.add(la, c64(n)));
         c.store(at, 1, lane(data, 1, n));
       });
   });
-  if (mmx) mmxState(c);
 };
 /** Leaves with a fault unless `size` bytes at `la` can be written. */
 export function probeWrite(c: SemCtx, la: Node, size: number): void {

@@ -3,7 +3,7 @@
 import { OP } from '@hyve/x86';
 import type { Semantic, SemCtx } from '../ctx.ts';
 import * as S from '../state.ts';
-import { c32, c64, call, I32, i32, i64, ld, type Node, select } from '../wasm/builder.ts';
+import { c32, c64, I32, i32, i64, ld, type Node, select } from '../wasm/builder.ts';
 import { probeWrite } from './simd-int.ts';
 import { checkPending } from './vec.ts';
 
@@ -129,8 +129,7 @@ function storeImage(c: SemCtx, size: number): void {
   f.set(n, c32(0));
   f.loop((again) => {
     const at = f.tmp(i64.add(la, i64.extend_u(n.get)));
-    f.do(call(c.env.mem.writeMiss, c.base, at, ld.i64_16u(i32.add(c.base, n.get), IMAGE), c32(2)));
-    c.checkFault();
+    c.store(at, 2, ld.i32_16u(i32.add(c.base, n.get), IMAGE));
     f.set(n, i32.add(n.get, c32(2)));
     f.brIf(again, i32.lt_u(n.get, c32(size)));
   });
@@ -145,8 +144,7 @@ function loadImage(c: SemCtx, size: number): void {
   f.set(n, c32(0));
   f.loop((again) => {
     const at = f.tmp(i64.add(la, i64.extend_u(n.get)));
-    f.st16(i32.add(c.base, n.get), call(c.env.mem.readMiss, c.base, at, c32(2)), IMAGE);
-    c.checkFault();
+    f.st16(i32.add(c.base, n.get), c.load(at, 2), IMAGE);
     f.set(n, i32.add(n.get, c32(2)));
     f.brIf(again, i32.lt_u(n.get, c32(size)));
   });
