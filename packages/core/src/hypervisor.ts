@@ -7,9 +7,13 @@ import type { PhysAddr, Width } from './types.ts';
 
 /** One CPUID leaf's answer; registers are unsigned 32-bit. */
 export interface CpuidResult {
+  /** EAX coming out. */
   eax: number;
+  /** EBX coming out. */
   ebx: number;
+  /** ECX coming out. */
   ecx: number;
+  /** EDX coming out. */
   edx: number;
 }
 
@@ -23,7 +27,9 @@ export interface CpuidEntry extends Readonly<CpuidResult> {
 
 /** A 64-bit MSR value as two unsigned halves, reused between calls. */
 export interface MsrValue {
+  /** Bits 0–31. */
   lo: number;
+  /** Bits 32–63. */
   hi: number;
 }
 

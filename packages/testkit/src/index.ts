@@ -1,2 +1,30 @@
-// Test parts for every Hyve package; a development dependency only.
+// Test parts for every Hyve package; a development dependency only. The conformance suite for CPU engines is a subpath,
+// @hyve/testkit/conformance.
+export { checkRegisters, type RegisterBank, type RegisterRow } from './registers.ts';
 export { createRig, ManualClock, MockCpu, RecordingIrq, type Rig } from './rig.ts';
+export {
+  DESC_INDIRECT,
+  DESC_NEXT,
+  DESC_WRITE,
+  type PushedChain,
+  RingDriver,
+  type RingDriverOptions,
+  type Segment,
+  type UsedChain,
+} from './ring.ts';
+export {
+  cli,
+  hlt,
+  input,
+  jump,
+  mmioRead,
+  mmioWrite,
+  out,
+  pause,
+  ScriptedVcpu,
+  type ScriptedVcpuOptions,
+  type Step,
+  scriptedHypervisor,
+  sti,
+  tripleFault,
+} from './scripted-vcpu.ts';
