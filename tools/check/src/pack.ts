@@ -57,7 +57,8 @@ export function faults(files: ReadonlyMap<string, Uint8Array>): string[] {
   }
   const exported = manifest['exports'];
   for (const [key, conditions] of Object.entries((exported ?? {}) as Record<string, unknown>)) {
-    if (typeof conditions !== 'object' || conditions === null || !('types' in conditions)) out.push(`${key} has no types`);
+    if (typeof conditions !== 'object' || conditions === null || !('types' in conditions))
+      out.push(`${key} has no types`);
   }
   for (const name of files.keys())
     if (/(^|\/)(test|bench|node_modules)\/|tsbuildinfo|\.test\./.test(name)) out.push(`packs ${name}`);

@@ -40,7 +40,9 @@ function vitest(name: string, about: string, minutes: number, config: readonly s
         const counts = readReport(report);
         if (counts === null) return failure(name, status === 124 ? 'ran out of time' : `vitest ended with ${status}`);
         // A run that fails without a failed test (a threshold, a crash after the report) must not look good.
-        return status !== 0 && counts.failed.length === 0 ? add([counts, failure(name, `vitest ended with ${status}`)]) : counts;
+        return status !== 0 && counts.failed.length === 0
+          ? add([counts, failure(name, `vitest ended with ${status}`)])
+          : counts;
       } finally {
         rmSync(folder, { recursive: true, force: true });
       }

@@ -143,7 +143,8 @@ function checkImports(p: Package, tool: boolean, byName: ReadonlyMap<string, Pac
         out.push({ where: `${p.folder}/${file}:${line}`, what });
       };
       if (specifier.startsWith('.')) {
-        if (leaves(file, specifier)) say(`${specifier} leaves the package: import it by name`);
+        // Tools are never published and may look inside packages.
+        if (leaves(file, specifier) && !tool) say(`${specifier} leaves the package: import it by name`);
         else if (shipped && /(^|\/)(test|bench)\//.test(resolve(file, specifier)))
           say(`${specifier}: shipped code imports a test`);
         continue;
@@ -167,7 +168,7 @@ function checkImports(p: Package, tool: boolean, byName: ReadonlyMap<string, Pac
           say(`${m.name} may not import ${name}`);
       }
       // vitest, fast-check and typescript come from the root for every package's tests.
-      const fromRoot = !shipped && ['vitest', 'fast-check', 'vite', 'publint'].includes(name);
+      const fromRoot = (!shipped || tool) && ['vitest', 'fast-check', 'vite', 'publint'].includes(name);
       if (name !== m.name && !declared.has(name) && !fromRoot)
         say(`${specifier}: ${name} is not in this package's ${shipped ? 'dependencies' : 'devDependencies'}`);
     }
