@@ -23,6 +23,8 @@ import {
   select,
 } from './wasm/builder.ts';
 
+/** Most return sites that a RET looks for within its region. */
+const MAX_RETURNS = 4;
 /** Most basic blocks and instructions of a region. */
 const MAX_BLOCKS = 40;
 const MAX_INSNS = 220;
@@ -118,6 +120,8 @@ interface Block {
   taken: number;
   /** Same for the fall-through. */
   fall: number;
+  /** For RET: page offsets of the return sites of calls made within the region. */
+  returns: number[];
   // Graph.
   index: number;
   idom: number;
@@ -125,6 +129,21 @@ interface Block {
   /** Has more than one forward predecessor. */
   merge: boolean;
   loopHead: boolean;
+}
+
+/** Page offsets of the blocks that may follow within the region; return sites first, so that they come late in order. */
+function successors(b: Block): number[] {
+  const out = b.returns.slice().reverse();
+  if (b.fall >= 0) out.push(b.fall);
+  if (b.taken >= 0) out.push(b.taken);
+  return out;
+}
+
+/** Whether a jump of known distance stays within its page; `after` is the page offset behind it. */
+function inPage(n: Insn, after: number, target: number): boolean {
+  return (
+    n.kind0 === Kind.Rel && n.opSize !== 2 && n.immHi === n.immLo >> 31 && target >= 0 && target < 4096 && after <= 4096
+  );
 }
 
 /** A translated region. */
@@ -185,6 +204,7 @@ export class RegionTranslator {
     const leaders = new Set<number>([host & 4095]);
     const work = [host & 4095];
     const stops = new Set<number>();
+    const sites: number[] = [];
     let total = 0;
     while (work.length > 0 && leaders.size <= MAX_BLOCKS) {
       let off = work.shift() as number;
@@ -205,13 +225,7 @@ export class RegionTranslator {
         off += n.length;
         if (JUMPS.has(n.op)) {
           const target = off + n.immLo;
-          const near =
-            n.kind0 === Kind.Rel &&
-            n.op !== OP.CALL &&
-            n.immHi === n.immLo >> 31 &&
-            target >= 0 &&
-            target < 4096 &&
-            n.opSize !== 2;
+          const near = inPage(n, off, target);
           // Only where the guest has been often: the rest would cost compile time and registers.
           const add = (o: number): void => {
             if (!leaders.has(o) && o < 4096 && this.h.runs(page + o, mode) >= this.warm) {
@@ -221,6 +235,10 @@ export class RegionTranslator {
           };
           if (near) add(target);
           if (CONDITIONAL.has(n.op)) add(off);
+          else if (n.op === OP.CALL && near && leaders.has(target) && sites.length < MAX_RETURNS) {
+            add(off);
+            if (leaders.has(off)) sites.push(off);
+          }
           break;
         }
       }
@@ -238,6 +256,7 @@ export class RegionTranslator {
         exit: 'stop',
         taken: -1,
         fall: -1,
+        returns: [],
         index: -1,
         idom: -1,
         preds: [],
@@ -261,16 +280,9 @@ export class RegionTranslator {
         if (JUMPS.has(n.op)) {
           b.exit = 'jump';
           const target = off + n.immLo;
-          if (
-            n.kind0 === Kind.Rel &&
-            n.op !== OP.CALL &&
-            n.opSize !== 2 &&
-            n.immHi === n.immLo >> 31 &&
-            leaders.has(target) &&
-            insns.has(target)
-          )
-            b.taken = target;
+          if (inPage(n, off, target) && leaders.has(target) && insns.has(target)) b.taken = target;
           if (CONDITIONAL.has(n.op) && leaders.has(off) && insns.has(off)) b.fall = off;
+          if (n.op === OP.RET) b.returns = sites.filter((x) => insns.has(x));
           break;
         }
       }
@@ -287,8 +299,7 @@ export class RegionTranslator {
     const seen = new Set<Block>();
     const visit = (b: Block): void => {
       seen.add(b);
-      for (const t of [b.fall, b.taken]) {
-        if (t < 0) continue;
+      for (const t of successors(b)) {
         const s = byOff.get(t) as Block;
         if (!seen.has(s)) visit(s);
       }
@@ -299,7 +310,7 @@ export class RegionTranslator {
     rpo.forEach((b, i) => {
       b.index = i;
     });
-    for (const b of rpo) for (const t of [b.taken, b.fall]) if (t >= 0) (byOff.get(t) as Block).preds.push(b.index);
+    for (const b of rpo) for (const t of successors(b)) (byOff.get(t) as Block).preds.push(b.index);
     // Cooper, Harvey, Kennedy.
     (rpo[0] as Block).idom = 0;
     const intersect = (x: number, y: number): number => {
@@ -334,6 +345,7 @@ export class RegionTranslator {
         const s = byOff.get(t) as Block;
         return s.index <= b.index && !dominates(s.index, b.index);
       };
+      b.returns = b.returns.filter((t) => !bad(t));
       if (bad(b.taken)) b.taken = -1;
       if (bad(b.fall)) {
         b.fall = -1;
@@ -342,8 +354,7 @@ export class RegionTranslator {
     }
     for (const b of rpo) b.preds = [];
     for (const b of rpo)
-      for (const t of [b.taken, b.fall]) {
-        if (t < 0) continue;
+      for (const t of successors(b)) {
         const s = byOff.get(t) as Block;
         if (s.index <= b.index) s.loopHead = true;
         else s.preds.push(b.index);
@@ -370,6 +381,7 @@ export class RegionTranslator {
     const bud0 = f.local(I32);
     const xrip = f.local(I64);
     const xcell = f.local(I32);
+    const near = f.local(I32);
     const code = f.local(I32);
     const attention = f.local(I32);
     const t32 = f.local(I32);
@@ -407,6 +419,7 @@ export class RegionTranslator {
         if (cell === 0) outOfCells = true;
       }
       f.set(xcell, c32(cell));
+      f.set(near, c32(off >= 0 && off < 4096 ? 1 : 0));
       f.br(tail);
     };
     const labels = new Map<Block, Label>();
@@ -437,6 +450,8 @@ export class RegionTranslator {
         const c: JitCtx = new JitCtx(s, n, off, left, pending, (kind, node) => {
           switch (kind) {
             case 'indirect':
+              for (const site of b.returns)
+                f.if(i64.eq(node as Node, cut(i64.add(s.pageRip.get, c64(site)))), () => goTo(b, site, c.kind0));
               f.set(xrip, node as Node);
               f.set(xcell, c32(0));
               f.br(tail);
@@ -516,7 +531,8 @@ export class RegionTranslator {
       f.st32(base, c32(0), S.LINK_SLOT);
       f.ret(c32(J_LOOKUP));
     });
-    // On to the next region, if its page is still where it was when the link was made.
+    // On to the next region: within this page at once, else if its page is still where it was when the link was made.
+    f.if(near.get, () => f.if(ld.i32(xcell.get), () => f.returnCallIndirect(jitType, ld.i32(xcell.get), [base])));
     f.set(
       e,
       i32.add(i32.and(i32.wrap(i64.shr_u(xrip.get, c64(7))), c32((S.TLB_ENTRIES - 1) << 5)), ld.i32(base, S.TLB_CODE)),
