@@ -3,9 +3,7 @@ import { Exit, TimerQueue, type VcpuBus } from '@hyve/core';
 import { describe, expect, it } from 'vitest';
 import { SoftCpu } from '../src/index.ts';
 
-const DEVICE = 0x800000;
-
-/** A machine of 1 MiB that runs `code` in 32-bit mode at 0x1000; writes to {@link DEVICE} kick. */
+/** A machine of 1 MiB that runs `code` in 32-bit mode at 0x1000; writes to 0x800000 and ports kick. */
 function machine(code: readonly number[], threshold: number) {
   const clock = new TimerQueue(() => performance.now() * 1e6);
   const writes: number[] = [];
@@ -40,15 +38,20 @@ function machine(code: readonly number[], threshold: number) {
     rip: 0x1000n,
     cr0: 0x11n,
     segments: s.segments.map((g, n) =>
-      n === 1 ? { ...g, ...flat, selector: 8, attr: 0xc09b } : n < 6 ? { ...g, ...flat, selector: 16, attr: 0xc093 } : g,
+      n === 1
+        ? { ...g, ...flat, selector: 8, attr: 0xc09b }
+        : n < 6
+          ? { ...g, ...flat, selector: 16, attr: 0xc093 }
+          : g,
     ),
   });
   return { vcpu, writes };
 }
 
-// inc ebx; mov [DEVICE], ebx; inc ecx; add [DEVICE], ebx; inc ecx; out 0x80, al; inc ecx; jmp back
+// inc ebx; mov [0x800000], ebx; inc ecx; add [0x800000], ebx; inc ecx; out 0x80, al; inc ecx; jmp back
 const LOOP = [
-  0x43, 0x89, 0x1d, 0x00, 0x00, 0x80, 0x00, 0x41, 0x01, 0x1d, 0x00, 0x00, 0x80, 0x00, 0x41, 0xe6, 0x80, 0x41, 0xeb, 0xec,
+  0x43, 0x89, 0x1d, 0x00, 0x00, 0x80, 0x00, 0x41, 0x01, 0x1d, 0x00, 0x00, 0x80, 0x00, 0x41, 0xe6, 0x80, 0x41, 0xeb,
+  0xec,
 ];
 const AFTER = [0x1007n, 0x100en, 0x1011n];
 

@@ -43,6 +43,7 @@ import { claimPic, Pic8259 } from '@hyve/vmm/pic';
 import { claimPit, Pit8254 } from '@hyve/vmm/pit';
 import { claimPmTimer, PmTimer } from '@hyve/vmm/pmtimer';
 import { claimRtc, Rtc } from '@hyve/vmm/rtc';
+import { placeBiosVectors, startBiosInterrupts } from './bios.ts';
 import { hostScheduler } from './scheduler.ts';
 import type { BoardSupport, MachineSpec, PciSlotSpec } from './spec.ts';
 
@@ -473,6 +474,10 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
   const e820 = buildE820({ lowmem: low, highmem: high, ecam: { base: ECAM_BASE, size: ECAM_SIZE } });
   const tables = rom === null ? buildTables() : { images: [], rsdp: null };
   for (const t of tables.images) vm.memory.load(t.addr, t.bytes);
+  if (spec.boot.loader === 'multiboot') {
+    placeBiosVectors(vm.memory);
+    startBiosInterrupts(pio);
+  }
   const entry = load();
   (vm.vcpus[0] as Vm['vcpus'][number]).setState(entry.state);
   if (rom === null) for (const l of lapics) l.enterVirtualWire();
