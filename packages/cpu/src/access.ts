@@ -61,7 +61,9 @@ export class CpuAccess {
   }
   /** A 64-bit field as a signed double; exact for canonical addresses. */
   getAddr(off: number): number {
-    return (this.i32[this.w + (off >> 2) + 1] as number) * 0x1_0000_0000 + ((this.i32[this.w + (off >> 2)] as number) >>> 0);
+    return (
+      (this.i32[this.w + (off >> 2) + 1] as number) * 0x1_0000_0000 + ((this.i32[this.w + (off >> 2)] as number) >>> 0)
+    );
   }
   /** Writes a 64-bit field from a signed double below 2^63 in magnitude. */
   setAddr(off: number, v: number): void {

@@ -16,8 +16,8 @@ import {
   I64,
   i32,
   i64,
-  ld,
   type Local,
+  ld,
   type Node,
   select,
   simd,
@@ -295,10 +295,7 @@ export abstract class SemCtx {
   // --- memory by linear address --------------------------------------------------------------------------------------
   protected tlbEntry(la: Node): Node {
     return this.f.tmp(
-      i32.add(
-        i32.and(i32.wrap(i64.shr_u(la, c64(7))), c32((S.TLB_ENTRIES - 1) << 5)),
-        ld.i32(this.base, S.TLB_DATA),
-      ),
+      i32.add(i32.and(i32.wrap(i64.shr_u(la, c64(7))), c32((S.TLB_ENTRIES - 1) << 5)), ld.i32(this.base, S.TLB_DATA)),
     );
   }
   protected tagOf(la: Node, size: number): Node {
@@ -352,7 +349,10 @@ export abstract class SemCtx {
         if (size === 16) {
           f.set(v, simd(0x12, [call(this.env.mem.readMiss, this.base, la, c32(8))]));
           this.checkFault();
-          f.set(v, simdLane(0x1e, 1, [v.get, call(this.env.mem.readMiss, this.base, i64.add(la, c64(8)), c32(8))], V128));
+          f.set(
+            v,
+            simdLane(0x1e, 1, [v.get, call(this.env.mem.readMiss, this.base, i64.add(la, c64(8)), c32(8))], V128),
+          );
         } else {
           const r = call(this.env.mem.readMiss, this.base, la, c32(size));
           f.set(v, size === 8 ? r : i32.wrap(r));
@@ -558,7 +558,9 @@ export abstract class SemCtx {
     const neg = (v: Node): Node => i32.eqz(v);
     switch (cc >> 1) {
       case 0:
-        return cc & 1 ? i32.ge_s(i32.xor(fc, i32.shl(fc, c32(1))), c32(0)) : i32.lt_s(i32.xor(fc, i32.shl(fc, c32(1))), c32(0));
+        return cc & 1
+          ? i32.ge_s(i32.xor(fc, i32.shl(fc, c32(1))), c32(0))
+          : i32.lt_s(i32.xor(fc, i32.shl(fc, c32(1))), c32(0));
       case 1:
         return cc & 1 ? i32.ge_s(fc, c32(0)) : i32.lt_s(fc, c32(0));
       case 2:

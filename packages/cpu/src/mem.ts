@@ -12,15 +12,15 @@ import {
   c64hl,
   call,
   F64,
-  f64,
   type Fn,
   type FnRef,
+  f64,
   I32,
   I64,
   i32,
   i64,
-  ld,
   type Local,
+  ld,
   type Module,
   type Node,
   select,
@@ -102,7 +102,10 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
     const base = p(f, 0);
     const acc = p(f, 2);
     const code = f.local(I32);
-    f.set(code, i32.or(p(f, 3), i32.or(i32.shl(i32.and(acc, c32(S.ACC_WRITE)), c32(1)), i32.and(acc, c32(S.ACC_USER)))));
+    f.set(
+      code,
+      i32.or(p(f, 3), i32.or(i32.shl(i32.and(acc, c32(S.ACC_WRITE)), c32(1)), i32.and(acc, c32(S.ACC_USER)))),
+    );
     // The instruction-fetch bit exists with NX or SMEP only.
     f.if(
       i32.and(
@@ -159,7 +162,10 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
         const read = (ptr: Local, table: Node, shift: number): void => {
           f.set(
             ptr,
-            call(ramPtr.ref, i64.extend_u(i32.add(table, i32.shl(i32.and(i32.shr_u(i32.wrap(la), c32(shift)), c32(1023)), c32(2))))),
+            call(
+              ramPtr.ref,
+              i64.extend_u(i32.add(table, i32.shl(i32.and(i32.shr_u(i32.wrap(la), c32(shift)), c32(1023)), c32(2)))),
+            ),
           );
           f.set(e4, c32(0));
           f.if(ptr.get, () => f.set(e4, ld.i32(ptr.get)));
@@ -200,10 +206,7 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
       f.set(nxe, i32.and(i32.shr_u(ld.i32(base, S.EFER), c32(11)), c32(1)));
       const level = (n: number, shift: number, extraReserved: Node | null): void => {
         const ptr = ptrs[n] as Local;
-        f.set(
-          ptr,
-          call(ramPtr.ref, i64.add(tbl.get, i64.shl(i64.and(i64.shr_u(la, c64(shift)), c64(511)), c64(3)))),
-        );
+        f.set(ptr, call(ramPtr.ref, i64.add(tbl.get, i64.shl(i64.and(i64.shr_u(la, c64(shift)), c64(511)), c64(3)))));
         f.set(e, c64(-1));
         f.if(ptr.get, () => f.set(e, ld.i64(ptr.get)));
         f.if(i32.eqz(i32.and(i32.wrap(e.get), c32(1))), () => pf(c32(0)));
@@ -263,7 +266,10 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
     f.if(
       i32.and(acc, c32(S.ACC_USER)),
       () => {
-        f.set(ok, i32.mul(us.get, i32.or(i32.or(c32(1), i32.shl(rw.get, c32(1))), i32.shl(i32.xor(nx.get, c32(1)), c32(2)))));
+        f.set(
+          ok,
+          i32.mul(us.get, i32.or(i32.or(c32(1), i32.shl(rw.get, c32(1))), i32.shl(i32.xor(nx.get, c32(1)), c32(2)))),
+        );
       },
       () => {
         f.set(
@@ -275,7 +281,10 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
         );
         f.if(i32.and(us.get, i32.lt_s(ld.i32(base, S.CR0), c32(0))), () => {
           f.if(
-            i32.and(i32.ne(i32.and(acc, c32(S.ACC_IMPLICIT)), c32(0)), i32.and(i32.shr_u(ld.i32(base, S.CR4), c32(21)), c32(1))),
+            i32.and(
+              i32.ne(i32.and(acc, c32(S.ACC_IMPLICIT)), c32(0)),
+              i32.and(i32.shr_u(ld.i32(base, S.CR4), c32(21)), c32(1)),
+            ),
             () => f.set(ok, i32.and(ok.get, c32(4))),
           );
           f.if(i32.and(ld.i32(base, S.CR4), c32(1 << 20)), () => f.set(ok, i32.and(ok.get, c32(3))));
@@ -331,6 +340,11 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
     f.if(i32.eqz(host.get), () => f.ret(c32(1)));
     f.set(entry, i32.add(bank, i32.and(i32.wrap(i64.shr_u(la, c64(7))), c32((S.TLB_ENTRIES - 1) << 5))));
     f.set(tag, i64.and(la, c64(-4096)));
+    f.set(ptrs[0] as Local, ld.i32(base, S.TLB_LOG_COUNT));
+    f.if(i32.lt_u((ptrs[0] as Local).get, c32(S.TLB_LOG_SIZE)), () =>
+      f.st32(i32.add(base, i32.shl((ptrs[0] as Local).get, c32(2))), entry.get, S.TLB_LOG),
+    );
+    f.st32(base, i32.add((ptrs[0] as Local).get, c32(1)), S.TLB_LOG_COUNT);
     f.st32(entry.get, i32.sub(host.get, i32.wrap(tag.get)), 24);
     const tagIf = (cond: Node, off: number): void => {
       f.emit(entry.get);
@@ -403,12 +417,8 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
           () => {
             f.set(len, i64.extend_u(select(i32.eq(lenBits, c32(2)), c32(8), i32.add(lenBits, c32(1)))));
             const start = i64.and(ld.i64(base, S.DR + 8 * n), i64.sub(c64(0), len.get));
-            f.if(
-              i32.and(
-                i64.lt_u(la, i64.add(start, len.get)),
-                i64.gt_u(i64.add(la, i64.extend_u(size)), start),
-              ),
-              () => f.st32(base, i32.or(ld.i32(base, S.DATA_BREAK), c32(1 << n)), S.DATA_BREAK),
+            f.if(i32.and(i64.lt_u(la, i64.add(start, len.get)), i64.gt_u(i64.add(la, i64.extend_u(size)), start)), () =>
+              f.st32(base, i32.or(ld.i32(base, S.DATA_BREAK), c32(1 << n)), S.DATA_BREAK),
             );
           },
         );
@@ -439,10 +449,7 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
         f.set(n, i32.sub(n.get, c32(1)));
         f.set(
           v,
-          i64.or(
-            i64.shl(v.get, c64(8)),
-            call(readAt.ref, base, i64.add(la, i64.extend_u(n.get)), c32(1), acc, bank),
-          ),
+          i64.or(i64.shl(v.get, c64(8)), call(readAt.ref, base, i64.add(la, i64.extend_u(n.get)), c32(1), acc, bank)),
         );
         f.if(n.get, () => f.br(again));
       });
@@ -524,9 +531,8 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
     const n = f.local(I32);
     f.if(crosses(la, size), () => {
       f.if(i32.eqz(call(fill.ref, base, la, acc, bank)), () => f.ret());
-      f.if(
-        i32.eqz(call(fill.ref, base, i64.and(i64.add(la, i64.extend_u(size)), c64(-4096)), acc, bank)),
-        () => f.ret(),
+      f.if(i32.eqz(call(fill.ref, base, i64.and(i64.add(la, i64.extend_u(size)), c64(-4096)), acc, bank)), () =>
+        f.ret(),
       );
       f.loop((again) => {
         f.do(
@@ -577,7 +583,9 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
   {
     const f = writeMiss;
     guarded(f, p(f, 1), p(f, 3), 1, () => f.ret());
-    f.do(call(writeAt.ref, p(f, 0), p(f, 1), p(f, 2), p(f, 3), call(dataAcc.ref, p(f, 0)), ld.i32(p(f, 0), S.TLB_DATA)));
+    f.do(
+      call(writeAt.ref, p(f, 0), p(f, 1), p(f, 2), p(f, 3), call(dataAcc.ref, p(f, 0)), ld.i32(p(f, 0), S.TLB_DATA)),
+    );
   }
   {
     const f = rmwMiss;
@@ -685,20 +693,23 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
     const tag = f.local(I64);
     f.if(ld.i32(base, S.NOFILL), () => f.ret(c32(0)));
     f.set(tag, i64.and(i64.add(la, i64.extend_u(i32.sub(p(f, 2), c32(1)))), c64(-4096)));
-    f.set(e, i32.add(ld.i32(base, S.TLB_DATA), i32.and(i32.wrap(i64.shr_u(la, c64(7))), c32((S.TLB_ENTRIES - 1) << 5))));
+    f.set(
+      e,
+      i32.add(ld.i32(base, S.TLB_DATA), i32.and(i32.wrap(i64.shr_u(la, c64(7))), c32((S.TLB_ENTRIES - 1) << 5))),
+    );
     f.if(i64.eq(ld.i64(i32.add(e.get, i32.shl(p(f, 3), c32(3)))), tag.get), () => f.ret(hostOf(e.get, la)));
     f.emit(c32(0));
   }
 
   // Entry points for TypeScript; addresses are signed doubles.
   const bankOf = (base: Node, access: Node): Node =>
+    select(i32.and(access, c32(S.ACC_IMPLICIT)), ld.i32(base, S.TLB_SYS), ld.i32(base, S.TLB_DATA));
+  const accOf = (base: Node, access: Node): Node =>
     select(
       i32.and(access, c32(S.ACC_IMPLICIT)),
-      ld.i32(base, S.TLB_SYS),
-      ld.i32(base, S.TLB_DATA),
+      i32.and(access, c32(S.ACC_WRITE | S.ACC_IMPLICIT)),
+      i32.or(access, call(dataAcc.ref, base)),
     );
-  const accOf = (base: Node, access: Node): Node =>
-    select(i32.and(access, c32(S.ACC_IMPLICIT)), i32.and(access, c32(S.ACC_WRITE | S.ACC_IMPLICIT)), i32.or(access, call(dataAcc.ref, base)));
   const sysGuard = (f: Fn, la: Local, size: Node, giveUp: () => void): void => {
     f.set(la, i64.trunc_sat_f64_s(p(f, 1)));
     f.set(la, call(prologue.ref, p(f, 0), la.get, size, c32(0)));
@@ -715,7 +726,15 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
     const la = f.local(I64);
     sysGuard(f, la, p(f, 2), () => f.ret());
     f.do(
-      call(writeAt.ref, p(f, 0), la.get, i64.extend_u(p(f, 3)), p(f, 2), accOf(p(f, 0), p(f, 4)), bankOf(p(f, 0), p(f, 4))),
+      call(
+        writeAt.ref,
+        p(f, 0),
+        la.get,
+        i64.extend_u(p(f, 3)),
+        p(f, 2),
+        accOf(p(f, 0), p(f, 4)),
+        bankOf(p(f, 0), p(f, 4)),
+      ),
     );
   }
   {
@@ -746,8 +765,31 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
         f.st64(base, c64(0), S.LARGE_LOW + 8);
         f.st64(base, c64(0), S.LARGE_HIGH + 8);
       },
-      () => f.fill(ld.i32(base, S.TLB_SYS), c32(0xff), c32(S.TLB_BANK * S.TLB_SETS)),
+      () => {
+        // Few fills since the last flush, and one address space only: undo just those.
+        const n = f.tmp(ld.i32(base, S.TLB_LOG_COUNT));
+        const i = f.local(I32);
+        const e = f.local(I32);
+        f.if(
+          i32.and(i32.le_u(n, c32(S.TLB_LOG_SIZE)), i32.eqz(i32.and(ld.i32(base, S.CR4), c32(1 << 17)))),
+          () => {
+            f.block((out) => {
+              f.loop((again) => {
+                f.brIf(out, i32.ge_u(i.get, n));
+                f.set(e, ld.i32(i32.add(base, i32.shl(i.get, c32(2))), S.TLB_LOG));
+                f.st64(e.get, c64(-1), 0);
+                f.st64(e.get, c64(-1), 8);
+                f.st64(e.get, c64(-1), 16);
+                f.set(i, i32.add(i.get, c32(1)));
+                f.br(again);
+              });
+            });
+          },
+          () => f.fill(ld.i32(base, S.TLB_SYS), c32(0xff), c32(S.TLB_BANK * S.TLB_SETS)),
+        );
+      },
     );
+    f.st32(base, c32(0), S.TLB_LOG_COUNT);
   }
   {
     const f = m.fn([I32, F64], 0, 'flushPage');
@@ -772,7 +814,10 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
     );
     f.set(
       e,
-      i32.add(i32.add(base, c32(S.STATE_SIZE)), i32.and(i32.wrap(i64.shr_u(la.get, c64(7))), c32((S.TLB_ENTRIES - 1) << 5))),
+      i32.add(
+        i32.add(base, c32(S.STATE_SIZE)),
+        i32.and(i32.wrap(i64.shr_u(la.get, c64(7))), c32((S.TLB_ENTRIES - 1) << 5)),
+      ),
     );
     f.set(end, i32.add(base, c32(S.STATE_SIZE + S.TLB_SIZE)));
     f.loop((again) => {

@@ -261,8 +261,15 @@ export const N_SLOW = 2132;
 /** 32 bit: block lookups. */
 export const N_LOOKUP = 2136;
 
+/** 32 bit: TLB entries filled since the last flush of the address space; past {@link TLB_LOG_SIZE} only counted. */
+export const TLB_LOG_COUNT = 2220;
+/** Addresses of those entries: a flush after few fills need not touch the whole TLB. */
+export const TLB_LOG = 3072;
+/** Entries of the log. */
+export const TLB_LOG_SIZE = 256;
+
 /** TLB entries per bank. */
-export const TLB_ENTRIES: number = 1024;
+export const TLB_ENTRIES = 2048;
 /** Bytes per TLB entry: read, write and execute tags (64 bit: page address, or -1), host addend, flags. */
 export const TLB_STRIDE = 32;
 /** Bytes per bank. */
