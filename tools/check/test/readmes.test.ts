@@ -1,6 +1,6 @@
-// Every package's README has an example that runs, and prints what the comments after its console.log calls say.
+// Every package's README has an example that runs, and prints what the comments after its console.log calls say. Links work.
 import { spawnSync } from 'node:child_process';
-import { globSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
+import { existsSync, globSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
@@ -36,7 +36,25 @@ describe('the example in the README of', () => {
       timeout: 20_000,
     });
     expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
-    const said = stdout.split('\n');
-    for (const [, text] of code.matchAll(/^console\.log\(.*\); \/\/ (.*)$/gm)) expect(said).toContain(text);
+    // A comment begins with what is printed; it may go on to explain.
+    const said = stdout.split('\n').filter((line) => line !== '');
+    for (const [, text] of code.matchAll(/^console\.log\(.*\); \/\/ (.*)$/gm))
+      expect(
+        said.some((line) => text?.startsWith(line)),
+        `${text} in ${said.join(' | ')}`,
+      ).toBe(true);
+  });
+});
+
+describe('links in', () => {
+  const documents = globSync(['*.md', 'docs/**/*.md', '{packages,apps,tools,examples}/**/*.md'], { cwd: root }).filter(
+    (f) => !/node_modules|docs\/api/.test(f),
+  );
+  it.each(documents)('%s lead somewhere', (file) => {
+    const text = readFileSync(join(root, file), 'utf8').replace(/```[\s\S]*?```/g, '');
+    const targets = [...text.matchAll(/\]\(([^)\s]+)\)/g)]
+      .map((m) => (m[1] as string).replace(/#.*$/, ''))
+      .filter((t) => t !== '' && !/^[a-z]+:/.test(t));
+    expect(targets.filter((t) => !existsSync(join(root, dirname(file), t)))).toEqual([]);
   });
 });
