@@ -1,0 +1,327 @@
+// A guest's AHCI driver in small, and a disk image in memory that can be slow and can fail.
+import type { BlockBackend, BlockStatus, PciContext } from '@hyve/core';
+import { createRig, type RecordingIrq, type Rig } from '@hyve/testkit';
+import { AhciController, type AhciOptions } from '../src/index.ts';
+
+export class MemoryBackend implements BlockBackend {
+  readonly size: number;
+  readonly sectorSize: number;
+  readonly physicalSectorSize: number;
+  readOnly: boolean;
+  canDiscard = true;
+  readonly identity: string;
+  readonly bytes: Uint8Array;
+  /** Requests so far, as `read 0+512`. */
+  readonly log: string[] = [];
+  /** While true, requests wait for {@link MemoryBackend.release}. */
+  slow = false;
+  /** What the next requests end with. */
+  fail: BlockStatus = 'ok';
+  private waiting: (() => void)[] = [];
+
+  constructor(o: { size?: number; sector?: number; physical?: number; readOnly?: boolean; identity?: string } = {}) {
+    this.size = o.size ?? 1 << 20;
+    this.sectorSize = o.sector ?? 512;
+    this.physicalSectorSize = o.physical ?? this.sectorSize;
+    this.readOnly = o.readOnly ?? false;
+    this.identity = o.identity ?? 'memory';
+    this.bytes = new Uint8Array(this.size);
+    for (let i = 0; i < this.size; i++) this.bytes[i] = (i >>> 9) + i * 7;
+  }
+
+  get pending(): number {
+    return this.waiting.length;
+  }
+
+  /** Lets waiting requests finish: all, or the one at `index` (oldest 0). */
+  release(index = -1): void {
+    if (index >= 0) {
+      this.waiting.splice(index, 1)[0]?.();
+      return;
+    }
+    const w = this.waiting;
+    this.waiting = [];
+    for (const f of w) f();
+  }
+
+  private run(what: string, offset: number, length: number, work: () => void): Promise<BlockStatus> {
+    this.log.push(`${what} ${offset}+${length}`);
+    if (offset % this.sectorSize !== 0 || length % this.sectorSize !== 0 || offset + length > this.size)
+      throw new Error(`${what} ${offset}+${length} breaks the contract`);
+    const status = this.fail;
+    const finish = (): BlockStatus => {
+      if (status === 'ok') work();
+      return status;
+    };
+    if (!this.slow) return Promise.resolve(finish());
+    return new Promise((resolve) => this.waiting.push(() => resolve(finish())));
+  }
+
+  private static total(buffers: readonly Uint8Array[]): number {
+    return buffers.reduce((n, b) => n + b.length, 0);
+  }
+
+  read(offset: number, buffers: readonly Uint8Array[]): Promise<BlockStatus> {
+    return this.run('read', offset, MemoryBackend.total(buffers), () => {
+      let at = offset;
+      for (const b of buffers) {
+        b.set(this.bytes.subarray(at, at + b.length));
+        at += b.length;
+      }
+    });
+  }
+  write(offset: number, buffers: readonly Uint8Array[]): Promise<BlockStatus> {
+    return this.run('write', offset, MemoryBackend.total(buffers), () => {
+      let at = offset;
+      for (const b of buffers) {
+        this.bytes.set(b, at);
+        at += b.length;
+      }
+    });
+  }
+  flush(): Promise<BlockStatus> {
+    return this.run('flush', 0, 0, () => {});
+  }
+  discard(offset: number, length: number): Promise<BlockStatus> {
+    return this.run('discard', offset, length, () => this.bytes.fill(0, offset, offset + length));
+  }
+  writeZeroes(offset: number, length: number): Promise<BlockStatus> {
+    return this.run('zero', offset, length, () => this.bytes.fill(0, offset, offset + length));
+  }
+  close(): Promise<void> {
+    return Promise.resolve();
+  }
+}
+
+/** Lets promises go on. */
+export async function settle(): Promise<void> {
+  for (let i = 0; i < 40; i++) await null;
+}
+
+export const BAR = 0xc000_0000;
+/** Where the driver keeps a port's structures: command list, received FISes, then a table for each slot. */
+const AREA = 0x1_0000;
+const LIST = 0;
+const FIS = 0x400;
+const TABLES = 0x1000;
+const TABLE = 0x400;
+/** First byte of RAM that tests may use for data. */
+export const DATA = 0x8_0000;
+
+/** One piece of memory of a transfer. */
+export type Piece = readonly [addr: number, bytes: number];
+
+export interface Request {
+  readonly slot?: number;
+  readonly command: number;
+  readonly features?: number;
+  readonly lba?: number;
+  readonly count?: number;
+  readonly device?: number;
+  readonly auxiliary?: number;
+  readonly write?: boolean;
+  readonly packet?: readonly number[];
+  readonly pieces?: readonly Piece[];
+}
+
+export class Guest {
+  readonly rig: Rig;
+  readonly dev: AhciController;
+  readonly irq: RecordingIrq;
+  messages = 0;
+  mode: 'intx' | 'msi' = 'intx';
+
+  constructor(o: AhciOptions, ramBytes = 2 << 20) {
+    this.rig = createRig({ ramBytes });
+    this.irq = this.rig.irq(11);
+    this.dev = new AhciController(o);
+    const guest = this;
+    const ctx: PciContext = {
+      dma: this.rig.ram,
+      address: '0:3.0',
+      intx: (v) => this.irq.set(v),
+      msi: () => {
+        if (this.mode !== 'msi') return false;
+        this.messages++;
+        return true;
+      },
+      msix: () => false,
+      get interruptMode() {
+        return guest.mode;
+      },
+      setCapabilityByte: () => {},
+    };
+    this.dev.attach(ctx);
+    const bar = this.dev.spec.bars[0];
+    if (bar === undefined) throw new Error('no BAR');
+    this.rig.mmio.claim(
+      BAR,
+      bar.size,
+      {
+        read: (offset, width) => this.dev.barRead(5, offset, width),
+        write: (offset, width, value) => this.dev.barWrite(5, offset, width, value),
+      },
+      { name: 'ahci', widths: 4 },
+    );
+  }
+
+  r(offset: number): number {
+    return this.rig.cpu.read32(BAR + offset);
+  }
+  w(offset: number, value: number): void {
+    this.rig.cpu.write32(BAR + offset, value >>> 0);
+  }
+  /** Port register. */
+  pr(port: number, reg: number): number {
+    return this.r(0x100 + port * 0x80 + reg);
+  }
+  pw(port: number, reg: number, value: number): void {
+    this.w(0x100 + port * 0x80 + reg, value);
+  }
+  area(port: number): number {
+    return AREA * (port + 1);
+  }
+  fis(port: number, at: number): number[] {
+    const a = this.area(port) + FIS + at;
+    return Array.from({ length: 20 }, (_, i) => this.rig.ram.read8(a + i));
+  }
+
+  /** Brings a port up as a driver does. */
+  start(port = 0): void {
+    const a = this.area(port);
+    this.pw(port, 0x00, a + LIST);
+    this.pw(port, 0x04, 0);
+    this.pw(port, 0x08, a + FIS);
+    this.pw(port, 0x0c, 0);
+    this.pw(port, 0x14, 0x7dc0_00ff);
+    this.pw(port, 0x18, 0x16);
+    this.pw(port, 0x10, 0xffff_ffff);
+    this.pw(port, 0x18, 0x17);
+    this.w(0x04, 0x8000_0002);
+    this.w(0x08, 0xffff_ffff);
+  }
+
+  /** Lays a command out in memory without issuing it. */
+  lay(port: number, q: Request): void {
+    const { ram } = this.rig;
+    const slot = q.slot ?? 0;
+    const pieces = q.pieces ?? [];
+    const table = this.area(port) + TABLES + slot * TABLE;
+    const header = this.area(port) + LIST + slot * 32;
+    ram.write32(
+      header,
+      5 | (q.packet !== undefined ? 0x20 : 0) | (q.write === true ? 0x40 : 0) | (pieces.length << 16),
+    );
+    ram.write32(header + 4, 0);
+    ram.write32(header + 8, table);
+    ram.write32(header + 12, 0);
+    const lba = q.lba ?? 0;
+    const features = q.features ?? 0;
+    const count = q.count ?? 0;
+    const high = Math.floor(lba / 0x100_0000);
+    const ext = q.device === undefined;
+    const fis = [
+      0x27,
+      0x80,
+      q.command,
+      features & 0xff,
+      lba & 0xff,
+      (lba >>> 8) & 0xff,
+      (lba >>> 16) & 0xff,
+      q.device ?? 0x40,
+      ext ? high & 0xff : 0,
+      ext ? (high >>> 8) & 0xff : 0,
+      ext ? (high >>> 16) & 0xff : 0,
+      features >>> 8,
+      count & 0xff,
+      count >>> 8,
+      0,
+      0,
+      q.auxiliary ?? 0,
+      0,
+      0,
+      0,
+    ];
+    fis.forEach((b, i) => {
+      ram.write8(table + i, b);
+    });
+    for (let i = 0; i < 16; i++) ram.write8(table + 0x40 + i, q.packet?.[i] ?? 0);
+    pieces.forEach(([addr, bytes], i) => {
+      const e = table + 0x80 + i * 16;
+      ram.write32(e, addr % 2 ** 32);
+      ram.write32(e + 4, Math.floor(addr / 2 ** 32));
+      ram.write32(e + 8, 0);
+      ram.write32(e + 12, bytes - 1);
+    });
+  }
+
+  /** Lays a command out and issues it. */
+  issue(port: number, q: Request): void {
+    this.lay(port, q);
+    this.pw(port, 0x38, 1 << (q.slot ?? 0));
+  }
+
+  /** Issues and waits; returns the task file. */
+  async run(port: number, q: Request): Promise<number> {
+    this.issue(port, q);
+    await settle();
+    return this.pr(port, 0x20);
+  }
+
+  /** A queued read or write; the tag is the slot. */
+  queue(
+    port: number,
+    o: { tag: number; write?: boolean; lba: number; count: number; pieces: readonly Piece[]; fua?: boolean },
+  ): void {
+    this.lay(port, {
+      slot: o.tag,
+      command: o.write === true ? 0x61 : 0x60,
+      features: o.count & 0xffff,
+      lba: o.lba,
+      count: o.tag << 3,
+      write: o.write === true,
+      pieces: o.pieces,
+    });
+    if (o.fua === true) this.rig.ram.write8(this.area(port) + TABLES + o.tag * TABLE + 7, 0xc0);
+    this.pw(port, 0x34, 1 << o.tag);
+    this.pw(port, 0x38, 1 << o.tag);
+  }
+
+  /** An ATAPI command with one buffer at DATA. */
+  packet(port: number, packet: readonly number[], bytes: number, dma = true): Promise<number> {
+    return this.run(port, {
+      command: 0xa0,
+      features: dma ? 1 : 0,
+      packet,
+      pieces: bytes === 0 ? [] : [[DATA, bytes]],
+    });
+  }
+
+  /** Stops and starts the port after an error, as a driver's error handler does. */
+  recover(port = 0): void {
+    this.pw(port, 0x18, 0x16);
+    this.pw(port, 0x10, 0xffff_ffff);
+    this.w(0x08, 0xffff_ffff);
+    this.pw(port, 0x18, 0x17);
+  }
+
+  bytes(addr: number, n: number): number[] {
+    return Array.from({ length: n }, (_, i) => this.rig.ram.read8(addr + i));
+  }
+  text(addr: number, n: number): string {
+    return String.fromCharCode(...this.bytes(addr, n));
+  }
+  /** A word of IDENTIFY data at DATA. */
+  word(n: number): number {
+    return this.rig.ram.read16(DATA + n * 2);
+  }
+  /** An ATA string of IDENTIFY data at DATA. */
+  ataText(word: number, words: number): string {
+    let s = '';
+    for (let i = 0; i < words; i++) {
+      const v = this.word(word + i);
+      s += String.fromCharCode(v >> 8, v & 0xff);
+    }
+    return s.trim();
+  }
+}
