@@ -72,6 +72,7 @@ const options: TypeDocOptions = {
     notDocumented: true,
     rewrittenLink: false,
     unusedMergeModuleWith: false,
+    invalidPath: false,
   },
   requiredToBeDocumented: ['Variable', 'Function', 'Class', 'Interface', 'Method', 'Accessor', 'TypeAlias'],
   packagesRequiringDocumentation: names,

@@ -13,7 +13,7 @@ export interface RunInvocation {
   readonly config: ConfigTree;
   /** The text after the second comma of each `-s`, by `bus.slot.func`. */
   readonly slotConf: ReadonlyMap<string, string>;
-  /** Optional parts the options asked for outside the tree, by {@link BoardSupport} feature key. */
+  /** Optional parts the options asked for outside the tree, by `BoardSupport` feature key. */
   readonly features: readonly string[];
   /** `--dry-run`: print the machine, run nothing. */
   readonly dryRun: boolean;

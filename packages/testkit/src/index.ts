@@ -21,6 +21,7 @@ export {
   mmioWrite,
   out,
   pause,
+  type ScriptedHypervisor,
   ScriptedVcpu,
   type ScriptedVcpuOptions,
   type Step,

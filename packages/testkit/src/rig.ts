@@ -1,6 +1,15 @@
 // A bench for one device: real buses, a little RAM, a clock moved by hand, interrupt lines that count edges, and a mock
 // vCPU that does IN, OUT and MMIO through the real bus while it checks the contract on every access.
-import { Bus, type Clock, type IrqLine, RegionMemory, type Timer, TimerQueue, type Width } from '@hyve/core';
+import {
+  Bus,
+  type Clock,
+  type IrqLine,
+  type MsiSink,
+  RegionMemory,
+  type Timer,
+  TimerQueue,
+  type Width,
+} from '@hyve/core';
 
 /** A clock that stands still until {@link ManualClock.advance}. */
 export class ManualClock implements Clock {
@@ -130,7 +139,7 @@ export interface Rig {
   /** MSI messages sent to {@link Rig.msiSink}, oldest first. */
   readonly msis: { address: number; data: number }[];
   /** An MSI sink that records. */
-  readonly msiSink: { send(address: number, data: number): void };
+  readonly msiSink: MsiSink;
 }
 
 /**

@@ -300,13 +300,17 @@ export function jump(to: number): Step {
   };
 }
 
+/** What {@link scriptedHypervisor} makes. */
+export interface ScriptedHypervisor extends Hypervisor {
+  /** A VM whose vCPUs are scripts. */
+  createVm(o: VmOptions): Vm & { readonly vcpus: readonly ScriptedVcpu[] };
+}
+
 /**
- * An engine of {@link ScriptedVcpu}s, for tests of whatever is built on a {@link Hypervisor}.
+ * An engine of {@link ScriptedVcpu}s, for tests of whatever is built on a `Hypervisor`.
  * @param program gives each vCPU its steps
  */
-export function scriptedHypervisor(
-  program: (vcpu: number) => Step[],
-): Hypervisor & { createVm(o: VmOptions): Vm & { readonly vcpus: readonly ScriptedVcpu[] } } {
+export function scriptedHypervisor(program: (vcpu: number) => Step[]): ScriptedHypervisor {
   return {
     name: 'scripted',
     supportedCpuid: () => [

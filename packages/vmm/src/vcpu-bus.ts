@@ -65,7 +65,7 @@ class Wiring implements VcpuBus {
   }
 }
 
-/** Wires one vCPU; for {@link VmOptions.bus}. The APIC page is per vCPU and follows IA32_APIC_BASE. */
+/** Wires one vCPU; for `VmOptions.bus`. The APIC page is per vCPU and follows IA32_APIC_BASE. */
 export function vcpuBus(o: VcpuBusOptions): VcpuBus {
   return new Wiring(o);
 }

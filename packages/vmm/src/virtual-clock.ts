@@ -68,6 +68,7 @@ export class VirtualClock implements Clock {
     return this.queue.onEarlier;
   }
 
+  /** See TimerQueue.onEarlier. */
   set onEarlier(f: (() => void) | null) {
     this.queue.onEarlier = f;
   }

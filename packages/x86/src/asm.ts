@@ -45,7 +45,9 @@ export type Condition = (typeof CONDITIONS)[number][number];
 
 /** The address of a label, plus a constant; made by {@link ref}. */
 export interface Ref {
+  /** The label's name. */
   readonly label: string;
+  /** Bytes added to its address. */
   readonly add: number;
 }
 
@@ -53,9 +55,13 @@ export interface Ref {
 export interface Memory {
   /** Bytes accessed; 0 leaves it to the other operand. */
   readonly size: number;
+  /** Segment override. */
   readonly seg?: 'es' | 'cs' | 'ss' | 'ds' | 'fs' | 'gs';
+  /** Base register. */
   readonly base?: Register;
+  /** Index register. */
   readonly index?: Register;
+  /** What the index is multiplied by; default 1. */
   readonly scale?: 1 | 2 | 4 | 8;
   /** Displacement. A label without base and index becomes rIP-relative in 64-bit mode. */
   readonly disp?: number | Ref;
@@ -63,7 +69,9 @@ export interface Memory {
 
 /** A far pointer: selector and offset. */
 export interface Far {
+  /** Segment selector, 16 bits. */
   readonly selector: number;
+  /** Offset in the segment. */
   readonly offset: number | Ref;
 }
 

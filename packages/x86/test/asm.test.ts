@@ -253,7 +253,7 @@ function operandsOf(i: Insn, mode: Mode): Operand[] | null {
         out.push({ selector: i.imm2, offset: i.immLo >>> 0 });
         break;
       default: {
-        const prefix = {
+        const prefix: Readonly<Record<number, string>> = {
           [Kind.Cr]: 'cr',
           [Kind.Dr]: 'dr',
           [Kind.Xmm]: 'xmm',

@@ -32,8 +32,11 @@ const REPLY_QUEUE = 16;
 
 /** LED bits as the guest sends them with ED. */
 export interface KeyboardLeds {
+  /** Scroll Lock is lit. */
   readonly scrollLock: boolean;
+  /** Num Lock is lit. */
   readonly numLock: boolean;
+  /** Caps Lock is lit. */
   readonly capsLock: boolean;
 }
 

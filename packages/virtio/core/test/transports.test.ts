@@ -31,7 +31,7 @@ describe.each(transports)('%s', (_name, make) => {
 
   it('reads all reset values before and after use', () => {
     const b = make();
-    const look = (): unknown => [
+    const look = (): unknown[] => [
       b.guest.status(),
       b.guest.queueMax(0),
       b.guest.queueMax(1),

@@ -36,7 +36,7 @@ import {
 const FIXED = 0;
 const LOWEST = 1;
 
-/** What the I/O APIC needs of the interrupt fabric; {@link ApicBus} has it. */
+/** What the I/O APIC needs of the interrupt fabric; `ApicBus` has it. */
 export interface IoApicBus {
   /** Delivers a message; see ApicBus.deliver. Returns whether anybody took it. */
   deliver(dest: number, logical: boolean, wide: boolean, mode: number, vector: number, level: boolean): boolean;
