@@ -36,6 +36,11 @@ import { SystemUnit } from './system/system.ts';
 export interface SoftCpuOptions {
   /** 32 random bits for RDRAND and RDSEED. Default: the platform's `crypto.getRandomValues`. */
   readonly random?: () => number;
+  /**
+   * Answers VMCALL (VMMCALL if CPUID says AMD) at CPL 0: low halves of RAX and of RBX, RCX, RDX, RSI in, signed 32 bits for
+   * RAX out. Default: the instruction is #UD.
+   */
+  readonly hypercall?: (vcpu: number, nr: number, a0: number, a1: number, a2: number, a3: number) => number;
   /** Runs after which a block is translated; 0 never translates. Default 2000; virtual time never translates. */
   readonly threshold?: number;
   /** Handler keys to compile into the main loop; default those found hot in Linux boots. */
@@ -169,7 +174,7 @@ export class SoftVm implements Vm {
       this.blocks.regions = this.jit;
     }
     const random = cpu.random ?? defaultRandom();
-    for (let i = 0; i < o.vcpus; i++) vcpus.push(new SoftVcpu(this, i, o, random));
+    for (let i = 0; i < o.vcpus; i++) vcpus.push(new SoftVcpu(this, i, o, random, cpu.hypercall ?? null));
     this.vcpus = vcpus;
     for (const v of vcpus) v.reset();
   }
@@ -213,6 +218,7 @@ function cut(value: number, width: number): number {
 /** Nanoseconds per chunk between looks at the clock. */
 const CHUNK_NS = 200_000;
 const DR6_BS = 1 << 14;
+const MSR_APIC_BASE = 0x1b;
 /** See {@link SoftCpuOptions.threshold}. */
 const DEFAULT_THRESHOLD = 2000;
 
@@ -233,10 +239,15 @@ export class SoftVcpu implements Vcpu {
   private readonly exit: VmExit = { reason: Exit.Budget, detail: '' };
   private readonly cpuidRows: readonly CpuidEntry[];
   private readonly stepBytes = new Uint8Array(16);
+  private readonly apicBase: MsrValue = { lo: 0, hi: 0 };
   private isHalted = false;
   private waitsForSipi = false;
   private nmiPending = false;
   private nmiBlocked = false;
+  /** DR6 bits of a debug trap that is due before the next instruction, or after it behind MOV SS. */
+  private pendingTrap = 0;
+  /** Instructions retired when MOV SS or POP SS last put up its shadow. */
+  private stackShadowAt = -1;
   private pendingVector = -1;
   private kicked = false;
   private shutdown = false;
@@ -247,7 +258,7 @@ export class SoftVcpu implements Vcpu {
   private noFill = false;
 
   /** @internal */
-  constructor(vm: SoftVm, index: number, o: VmOptions, random: () => number) {
+  constructor(vm: SoftVm, index: number, o: VmOptions, random: () => number, answer: SoftCpuOptions['hypercall'] | null) {
     const L = vm.layout;
     this.vm = vm;
     this.index = index;
@@ -288,9 +299,15 @@ export class SoftVcpu implements Vcpu {
         const a = this.access;
         if (this.nmiPending || a.get(S.IRQ_WINDOW) !== 0 || a.get(S.EFL) & S.FLAG_TF) a.set(S.BUDGET, S.ATTENTION);
       },
-      shadow: () => {
+      shadow: (stack) => {
         this.access.set64(S.SHADOW_AT, this.access.get(S.ICOUNT), this.access.getHi(S.ICOUNT));
+        if (stack) this.stackShadowAt = this.retired();
       },
+      trap: (dr6) => {
+        this.pendingTrap |= dr6;
+        this.access.set(S.BUDGET, S.ATTENTION);
+      },
+      hypercall: answer == null ? null : (nr, a0, a1, a2, a3) => answer(index, nr, a0, a1, a2, a3),
       unblockNmi: () => {
         this.nmiBlocked = false;
         if (this.nmiPending) this.access.set(S.BUDGET, S.ATTENTION);
@@ -359,6 +376,9 @@ export class SoftVcpu implements Vcpu {
     out.ecx = best?.ecx ?? 0;
     out.edx = best?.edx ?? 0;
     if (leaf === 1) {
+      // The local APIC that IA32_APIC_BASE has switched off is not there.
+      if (this.bus.rdmsr(MSR_APIC_BASE, this.apicBase) && (this.apicBase.lo & (1 << 11)) === 0)
+        out.edx = (out.edx & ~(1 << 9)) >>> 0;
       const osxsave = (this.access.get(S.CR4) & (1 << 18)) !== 0;
       out.ecx = (osxsave ? out.ecx | (1 << 27) : out.ecx & ~(1 << 27)) >>> 0;
     }
@@ -418,6 +438,8 @@ export class SoftVcpu implements Vcpu {
     const align = (cr0 & (1 << 18)) !== 0 && (a.get(S.EFL) & S.FLAG_AC) !== 0 && a.get(S.CPL) === 3;
     a.set(S.ALIGN_CHECK, align ? 1 : 0);
     const noFill = align || (dr7 & 0xff) !== 0;
+    // From the next instruction on they are taken one at a time.
+    if (dr7 & 0xff) a.set(S.BUDGET, S.ATTENTION);
     a.set(S.NOFILL, noFill ? 1 : 0);
     this.selectSpace();
     if (noFill && !this.noFill) this.vm.interp.exports.flushTlb(this.base, 1);
@@ -473,6 +495,11 @@ export class SoftVcpu implements Vcpu {
     this.access.set(S.BUDGET, S.ATTENTION);
   }
 
+  /** Whether the last instruction was a MOV SS or POP SS. */
+  private get stackShadowed(): boolean {
+    return this.stackShadowAt === this.retired() && this.shadowed;
+  }
+
   private get shadowed(): boolean {
     const a = this.access;
     return a.get(S.SHADOW_AT) === a.get(S.ICOUNT) && a.getHi(S.SHADOW_AT) === a.getHi(S.ICOUNT);
@@ -499,6 +526,7 @@ export class SoftVcpu implements Vcpu {
 
   reset(): void {
     this.isHalted = false;
+    this.pendingTrap = 0;
     this.waitsForSipi = this.index !== 0;
     this.nmiPending = false;
     this.nmiBlocked = false;
@@ -514,6 +542,7 @@ export class SoftVcpu implements Vcpu {
 
   init(): void {
     this.isHalted = false;
+    this.pendingTrap = 0;
     this.waitsForSipi = this.index !== 0;
     this.nmiPending = false;
     this.nmiBlocked = false;
@@ -547,6 +576,7 @@ export class SoftVcpu implements Vcpu {
     this.nmiBlocked = s.nmiBlocked;
     this.nmiPending = s.nmiPending;
     this.pendingVector = -1;
+    this.pendingTrap = 0;
     this.shutdown = false;
     const a = this.access;
     if (s.interruptShadow) a.set64(S.SHADOW_AT, a.get(S.ICOUNT), a.getHi(S.ICOUNT));
@@ -570,6 +600,11 @@ export class SoftVcpu implements Vcpu {
     if (this.shutdown) return this.leave(Exit.Shutdown);
     for (;;) {
       // Events, highest priority first.
+      if (this.pendingTrap !== 0 && !this.stackShadowed) {
+        const dr6 = this.pendingTrap;
+        this.pendingTrap = 0;
+        if (!this.deliver(S.EXC_DB, EventSource.Exception, dr6)) return this.leave(Exit.Shutdown);
+      }
       if (this.nmiPending && !this.nmiBlocked && !this.shadowed) {
         this.nmiPending = false;
         this.nmiBlocked = true;
@@ -742,12 +777,19 @@ export class SoftVcpu implements Vcpu {
     const code = this.vm.interp.exports.main(this.base, head);
     if (code === S.EX_FAULT) return code;
     if (rf) a.set(S.EFL, a.get(S.EFL) & ~S.FLAG_RF);
-    let dr6 = a.get(S.DATA_BREAK);
-    // A delivery that the instruction itself asked for has cleared TF: its handler is not stepped into.
     const op = this.vm.blocks.lastOp;
-    const soft = op === OP.INT || op === OP.INT3 || op === OP.INTO || op === OP.INT1;
+    // INT1 is a debug exception itself, which what MOV SS held back becomes part of.
+    let dr6 = a.get(S.DATA_BREAK) | (op === OP.INT1 ? 0 : this.pendingTrap);
+    this.pendingTrap = 0;
+    if (this.stackShadowed) {
+      this.pendingTrap = dr6;
+      return code;
+    }
+    // A delivery that the instruction itself asked for has cleared TF: its handler is not stepped into. SYSCALL and SYSRET
+    // trap by the TF that they leave.
+    const soft = op === OP.INT || op === OP.INT3 || op === OP.INTO || op === OP.INT1 || op === OP.SYSCALL;
     const delivered = soft && (a.get(S.EFL) & S.FLAG_TF) === 0;
-    if (tf && !this.shadowed && !delivered) dr6 |= DR6_BS;
+    if (tf && !delivered) dr6 |= DR6_BS;
     if (dr6 !== 0 && code !== S.EX_SHUTDOWN) {
       return this.deliver(S.EXC_DB, EventSource.Exception, dr6) ? S.EX_EVENT : S.EX_SHUTDOWN;
     }

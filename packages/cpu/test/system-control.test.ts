@@ -216,6 +216,13 @@ describe('invalidation', () => {
     r.w64(DATA + 8, second);
     expect(r.run(0x66, 0x0f, 0x38, 0x82, 0x04, 0x25, 0, 0x60, 0, 0)).toEqual(want);
   });
+  it('INVPCID and RDTSCP are #UD where CPUID does not have them', () => {
+    const r = new Rig().long();
+    r.without.add('7.ebx.10');
+    r.without.add('80000001.edx.27');
+    expect(r.run(0x66, 0x0f, 0x38, 0x82, 0x04, 0x25, 0, 0x60, 0, 0)).toEqual(fault(S.EXC_UD));
+    expect(r.run(0x0f, 0x01, 0xf9)).toEqual(fault(S.EXC_UD));
+  });
   it('WBINVD and INVD are privileged; CLFLUSH only needs to be able to read', () => {
     expect(new Rig().long().run(0x0f, 0x09)).toEqual(NEXT);
     expect(new Rig().long(3).run(0x0f, 0x08)).toEqual(fault(S.EXC_GP));

@@ -84,6 +84,9 @@ describe('protected mode', () => {
     r.cpu.set(S.DR + 56, 0x2400);
     exception(r, 1, 0x4001);
     expect([r.cpu.get(S.DR + 48), r.cpu.get(S.DR + 56)]).toEqual([0xffff4ff1, 0x400]);
+    // Breakpoint conditions are those of the last #DB, all else is sticky.
+    exception(r, 1, 4);
+    expect(r.cpu.get(S.DR + 48)).toBe(0xffff4ff4);
     r.cpu.setAddr(S.FAULT_ADDR, 0x12345);
     exception(r, 14, 2);
     expect(r.cpu.getAddr(S.CR2)).toBe(0x12345);

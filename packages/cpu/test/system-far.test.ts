@@ -251,7 +251,21 @@ describe('IRET', () => {
     const k = new Rig().protected();
     frame(k, 0x4444, SEL.code32, 0x3f7fd7 & ~S.FLAG_VM & ~S.FLAG_NT);
     expect(k.run(0xcf)).toEqual(JUMP);
-    expect(k.cpu.flags()).toBe(0x3d3fd7);
+    expect(k.cpu.flags()).toBe(0x3c3fd7);
+  });
+
+  it('loads RF only while there are breakpoints that it could hold off', () => {
+    const r = new Rig().protected();
+    for (const [dr7, rf] of [
+      [0x400, 0],
+      [0x402, S.FLAG_RF],
+    ] as const) {
+      r.cpu.set(S.DR + 56, dr7);
+      r.sp = STACK0;
+      frame(r, 0x4444, SEL.code32, 0x10002);
+      expect(r.run(0xcf)).toEqual(JUMP);
+      expect(r.cpu.flags()).toBe(2 | rf);
+    }
   });
 
   it('to an outer ring loads SS:ESP and drops data segments', () => {
@@ -426,6 +440,70 @@ describe('fast system calls', () => {
     expect(r.run(0x0f, 0x05)).toEqual(fault(S.EXC_UD));
     expect(new Rig().long(3, true).run(0x0f, 0x05)).toEqual(fault(S.EXC_UD));
     expect(new Rig().protected().run(0x0f, 0x05)).toEqual(fault(S.EXC_UD));
+  });
+  it('SYSRET that sets TF traps before the next instruction; IRET after it', () => {
+    const r = new Rig().long();
+    star(r);
+    r.setReg(1, 0x5000n);
+    r.setReg(11, 0x302n);
+    expect(r.run(0x48, 0x0f, 0x07)).toEqual(JUMP);
+    expect([r.traps, r.cpu.flags()]).toEqual([[1 << 14], 0x302]);
+  });
+  it('on AMD, SYSCALL and SYSRET work in compatibility and protected mode too (APM vol. 3)', () => {
+    const r = new Rig().long(3, true);
+    r.vendor = 0x68747541;
+    star(r);
+    r.cpu.set64(S.CSTAR, 0x2000, 0xffff8000);
+    r.cpu.setFlags(0x247);
+    expect(r.run(0x0f, 0x05)).toEqual(JUMP);
+    expect([r.cpu.code64, r.rip, r.reg(1), r.cpu.flags()]).toEqual([
+      true,
+      -0x8000_0000_0000 + 0x2000,
+      BigInt(CODE + 2),
+      0x47,
+    ]);
+    // A non-canonical RCX is for the fetch to find.
+    r.setReg(1, 0x0000800000000000n);
+    expect(r.run(0x48, 0x0f, 0x07)).toEqual(JUMP);
+    expect([r.cpu.cpl, r.rip]).toEqual([3, 0x8000_0000_0000]);
+
+    const p = new Rig().protected(3);
+    p.vendor = 0x68747541;
+    p.cpu.set(S.EFER, 1);
+    p.cpu.set64(S.STAR, 0x7000, 0x00330010);
+    p.cpu.setFlags(0x202);
+    expect(p.run(0x0f, 0x05)).toEqual(JUMP);
+    expect([p.cpu.cpl, p.rip, p.cpu.r32(1), p.cpu.flags(), p.cpu.sel(S.SS)]).toEqual([0, 0x7000, CODE + 2, 2, 0x18]);
+    expect(p.run(0x0f, 0x07)).toEqual(JUMP);
+    expect([p.cpu.cpl, p.rip, p.cpu.flags(), p.cpu.sel(S.CS)]).toEqual([3, CODE + 2, 0x202, 0x33]);
+  });
+  it('VMCALL and VMMCALL are #UD unless somebody answers and the vendor is right', () => {
+    const r = new Rig().long();
+    expect(r.run(0x0f, 0x01, 0xc1)).toEqual(fault(S.EXC_UD));
+    r.hypercall = (...a) => {
+      r.io.push(a.join(' '));
+      return -2;
+    };
+    for (const [n, v] of [
+      [0, 5n],
+      [3, 0xfffffffff1n],
+      [1, 2n],
+      [2, 3n],
+      [6, 4n],
+    ] as const)
+      r.setReg(n, v);
+    expect(r.run(0x0f, 0x01, 0xc1)).toEqual(NEXT);
+    expect([r.io, r.reg(0)]).toEqual([['5 4294967281 2 3 4'], 0xfffffffffffffffen]);
+    expect(r.run(0x0f, 0x01, 0xd9)).toEqual(fault(S.EXC_UD));
+    const user = new Rig().protected(3);
+    user.hypercall = () => 0;
+    expect(user.run(0x0f, 0x01, 0xc1)).toEqual(fault(S.EXC_GP));
+    const amd = new Rig().protected();
+    amd.vendor = 0x68747541;
+    amd.hypercall = () => -2;
+    expect(amd.run(0x0f, 0x01, 0xc1)).toEqual(fault(S.EXC_UD));
+    expect(amd.run(0x0f, 0x01, 0xd9)).toEqual(NEXT);
+    expect(amd.reg(0)).toBe(0xfffffffen);
   });
   it('SYSENTER and SYSEXIT in protected mode', () => {
     const r = new Rig().protected(3);

@@ -67,6 +67,8 @@ export class Rig implements MemoryPort, SystemEnv {
   readonly io: string[] = [];
   readonly flushes: number[] = [];
   readonly pages: number[] = [];
+  /** CPUID.0:EBX. */
+  vendor = 0x756e6547;
   /** Features taken away: `leaf.reg.bit`. */
   readonly without = new Set<string>();
   tsc = 0n;
@@ -172,8 +174,10 @@ export class Rig implements MemoryPort, SystemEnv {
         if (!this.without.has(`${leaf.toString(16)}.${reg}.${b}`)) out[reg] = (out[reg] | (1 << b)) >>> 0;
       }
     };
-    if (leaf === 0) out.eax = 13;
-    else if (leaf === 1) {
+    if (leaf === 0) {
+      out.eax = 13;
+      out.ebx = this.vendor;
+    } else if (leaf === 1) {
       on('edx', 0, 2, 3, 4, 5, 6, 7, 8, 11, 13, 15, 24, 25, 26);
       on('ecx', 17, 26, 28);
       out.eax = this.signature;
@@ -205,8 +209,13 @@ export class Rig implements MemoryPort, SystemEnv {
   attention(): void {
     this.attentions++;
   }
+  readonly traps: number[] = [];
+  hypercall: SystemEnv['hypercall'] = null;
   shadow(): void {
     this.shadows++;
+  }
+  trap(dr6: number): void {
+    this.traps.push(dr6);
   }
   unblockNmi(): void {
     this.nmis++;

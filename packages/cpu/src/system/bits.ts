@@ -46,10 +46,14 @@ export const DR6_BT: number = 1 << 15;
 /** Bits of DR6 that software can set; the rest read as in {@link DR6_FIXED}. */
 export const DR6_WRITABLE = 0xe00f;
 export const DR6_FIXED = 0xffff0ff0;
+/** Breakpoint conditions: each #DB that reports any replaces them. */
+export const DR6_HITS = 0xf;
 /** DR7. */
 export const DR7_GD: number = 1 << 13;
 export const DR7_WRITABLE = 0xffff23ff;
 export const DR7_FIXED = 0x400;
+/** L0–L3 and G0–G3. */
+export const DR7_ENABLES = 0xff;
 /** L0–L3 and LE: cleared by a task switch. */
 export const DR7_LOCAL = 0x155;
 
@@ -136,10 +140,15 @@ export const F1D_PAE: number = 1 << 6;
 export const F1D_MCE: number = 1 << 7;
 export const F1D_PGE: number = 1 << 13;
 export const F1D_FXSR: number = 1 << 24;
+/** CPUID.0:EBX of processors that follow AMD where the two differ: AuthenticAMD, HygonGenuine. */
+export const VENDOR_AMD = 0x68747541;
+export const VENDOR_HYGON = 0x6f677948;
+
 /** CPUID.7.0:EBX. */
 export const F7B_FSGSBASE: number = 1 << 0;
 export const F7B_TSC_ADJUST: number = 1 << 1;
 export const F7B_SMEP: number = 1 << 7;
+export const F7B_INVPCID: number = 1 << 10;
 export const F7B_SMAP: number = 1 << 20;
 /** CPUID.7.0:ECX. */
 export const F7C_UMIP: number = 1 << 2;

@@ -30,8 +30,18 @@ export interface SystemEnv {
   modeChanged(): void;
   /** EFLAGS.IF or TF became set, or a trap is due: look at events before the next instruction. */
   attention(): void;
-  /** Blocks events for one instruction (STI, MOV SS, POP SS). */
-  shadow(): void;
+  /**
+   * Blocks interrupts for one instruction (STI, MOV SS, POP SS).
+   * @param stack by MOV SS or POP SS, which hold back debug traps too
+   */
+  shadow(stack: boolean): void;
+  /** A debug trap is due after this instruction; `dr6` holds its DR6 bits. */
+  trap(dr6: number): void;
+  /**
+   * VMCALL (VMMCALL on processors of AMD's kind) at CPL 0: the result for RAX, a signed 32-bit number. Arguments are the low
+   * halves of RAX, RBX, RCX, RDX and RSI. Null: the instruction is #UD, as without a hypervisor.
+   */
+  readonly hypercall: ((nr: number, a0: number, a1: number, a2: number, a3: number) => number) | null;
   /** IRET ends the blocking of NMIs. */
   unblockNmi(): void;
 }
@@ -138,6 +148,8 @@ export class SysCtx {
   f7c = 0;
   f81d = 0;
   fd1a = 0;
+  /** Follows AMD where the two vendors differ (SYSCALL). */
+  amd = false;
   private probed = false;
 
   constructor(cpu: CpuAccess, env: SystemEnv) {
@@ -152,6 +164,7 @@ export class SysCtx {
     const l = this.leaf;
     this.env.cpuid(0, 0, l);
     const top = l.eax;
+    this.amd = l.ebx === B.VENDOR_AMD || l.ebx === B.VENDOR_HYGON;
     this.env.cpuid(1, 0, l);
     const d = l.edx;
     const c = l.ecx;

@@ -210,6 +210,8 @@ export function invlpg(c: SysCtx, i: Insn): number {
 /** INVPCID, SDM vol. 2A. Whatever the type, at least what it asks for is dropped. */
 export function invpcid(c: SysCtx, i: Insn): number {
   const cpu = c.cpu;
+  c.features();
+  if (!(c.f7b & B.F7B_INVPCID)) cpu.ud();
   if (cpu.v86) cpu.gp(0);
   requireCpl0(c);
   const type = cpu.r32(i.reg0);

@@ -187,7 +187,7 @@ export function movSegment(c: SysCtx, i: Insn): number {
   if (i.kind1 === Kind.Seg) return storeSelector(c, i, c.cpu.sel(i.reg1));
   if (i.reg0 === S.CS || i.reg0 > S.GS) c.cpu.ud();
   loadSegment(c, i.reg0, source16(c, i.kind1, i.reg1));
-  if (i.reg0 === S.SS) c.env.shadow();
+  if (i.reg0 === S.SS) c.env.shadow(true);
   return goOn(c, i.length);
 }
 
@@ -208,7 +208,7 @@ export function popSegment(c: SysCtx, i: Insn): number {
   if (long) c.cpu.setAddr(S.GPR + 32, sp);
   else if (wide) c.cpu.setR32(4, sp);
   else c.cpu.setR16(4, sp);
-  if (i.reg0 === S.SS) c.env.shadow();
+  if (i.reg0 === S.SS) c.env.shadow(true);
   return goOn(c, i.length);
 }
 

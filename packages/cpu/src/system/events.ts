@@ -302,7 +302,7 @@ export function deliver(c: SysCtx, vector: number, source: EventSource, hasError
       if (v === S.EXC_PF) cpu.set64(S.CR2, cpu.get(S.FAULT_ADDR), cpu.getHi(S.FAULT_ADDR));
       else if (v === S.EXC_DB) {
         const dr6 = S.DR + 6 * 8;
-        cpu.set(dr6, cpu.get(dr6) | (code & 0xe00f));
+        cpu.set(dr6, (cpu.get(dr6) & ~B.DR6_HITS) | (code & B.DR6_WRITABLE));
         cpu.set(S.DR + 7 * 8, cpu.get(S.DR + 7 * 8) & ~B.DR7_GD);
       }
       if (pushesRf(v, s, code)) flags |= S.FLAG_RF;

@@ -326,10 +326,18 @@ function loadFlags(c: SysCtx, image: number, mask: number): void {
   if ((now ^ old) & (S.FLAG_AC | S.FLAG_VM)) c.env.modeChanged();
 }
 
+/**
+ * RF if IRET should load it. Every instruction clears it; code that is not stepped would not, so that it only gets set while
+ * there are breakpoints for it to hold off.
+ */
+function resumeFlag(c: SysCtx): number {
+  return c.cpu.get(S.DR + 7 * 8) & B.DR7_ENABLES ? S.FLAG_RF : 0;
+}
+
 /** Flag bits that IRET may load at privilege `cpl`. */
 function iretMask(c: SysCtx, cpl: number, size: number): number {
   let mask = FLAGS_USER;
-  if (size !== 2) mask |= S.FLAG_RF | S.FLAG_AC | S.FLAG_ID;
+  if (size !== 2) mask |= resumeFlag(c) | S.FLAG_AC | S.FLAG_ID;
   if (cpl <= iopl(c)) mask |= S.FLAG_IF;
   if (cpl === 0) {
     mask |= FLAGS_IOPL;
@@ -358,7 +366,7 @@ export function iret(c: SysCtx, i: Insn): number {
     setReal(c, S.CS, cs);
     cpu.setAddr(S.RIP, lo);
     let mask = FLAGS_USER | S.FLAG_IF;
-    if (size !== 2) mask |= S.FLAG_RF | S.FLAG_AC | S.FLAG_ID;
+    if (size !== 2) mask |= resumeFlag(c) | S.FLAG_AC | S.FLAG_ID;
     if (!cpu.v86) mask |= FLAGS_IOPL;
     loadFlags(c, fl, mask);
     c.env.modeChanged();
@@ -400,7 +408,7 @@ function iretToV86(c: SysCtx, ip: number, cs: number, fl: number): number {
   }
   if (ip > 0xffff) cpu.gp(0);
   const hadIf = cpu.get(S.EFL) & S.FLAG_IF;
-  cpu.setFlags(fl);
+  cpu.setFlags(fl & (resumeFlag(c) | ~S.FLAG_RF));
   cpu.set(S.CPL, 3);
   cpu.setR32(4, t[0]);
   setV86(c, S.CS, cs);
@@ -485,7 +493,7 @@ export function setInterruptFlag(c: SysCtx, i: Insn, on: boolean): number {
   }
   cpu.set(S.EFL, old | S.FLAG_IF);
   if (old & S.FLAG_IF) return S.ST_NEXT;
-  c.env.shadow();
+  c.env.shadow(false);
   c.env.attention();
   return goOn(c, i.length);
 }
@@ -508,34 +516,46 @@ function setFlat(c: SysCtx, n: number, sel: number, attr: number): void {
   c.cpu.setSeg(n, sel, 0, 0, 0xffffffff, attr);
 }
 
-/** SYSCALL: 64-bit mode only, as on Intel processors. */
+/** SYSCALL: 64-bit mode only on Intel processors; any protected mode on AMD ones (APM vol. 3). */
 export function syscall(c: SysCtx, i: Insn): number {
   const cpu = c.cpu;
-  if (!cpu.code64 || !(cpu.get(S.EFER) & B.EFER_SCE)) cpu.ud();
+  c.features();
+  const long = cpu.longMode;
+  if (!(cpu.get(S.EFER) & B.EFER_SCE) || (c.amd ? !cpu.protectedMode : !cpu.code64)) cpu.ud();
   const next = nextRip(c, i.length);
-  cpu.setAddr(S.GPR + 8, next);
   const flags = cpu.flags();
-  cpu.set64(S.GPR + 11 * 8, flags, 0);
-  cpu.setFlags(flags & ~(cpu.get(S.FMASK) | S.FLAG_RF));
   const cs = cpu.getHi(S.STAR) & 0xfffc;
-  setFlat(c, S.CS, cs, B.ATTR_CODE64);
+  if (long) {
+    cpu.setAddr(S.GPR + 8, next);
+    cpu.set64(S.GPR + 11 * 8, flags, 0);
+    const entry = cpu.code64 ? S.LSTAR : S.CSTAR;
+    cpu.set64(S.RIP, cpu.get(entry), cpu.getHi(entry));
+    cpu.setFlags(flags & ~(cpu.get(S.FMASK) | S.FLAG_RF));
+  } else {
+    cpu.setR32(1, next);
+    cpu.set64(S.RIP, cpu.get(S.STAR), 0);
+    cpu.setFlags(flags & ~(S.FLAG_VM | S.FLAG_IF | S.FLAG_RF));
+  }
+  setFlat(c, S.CS, cs, long ? B.ATTR_CODE64 : B.ATTR_CODE32);
   setFlat(c, S.SS, cs + 8, B.ATTR_DATA32);
   cpu.set(S.CPL, 0);
-  cpu.set64(S.RIP, cpu.get(S.LSTAR), cpu.getHi(S.LSTAR));
   c.env.modeChanged();
   return S.ST_JUMP;
 }
 
-/** SYSRET, with Intel's check of RCX before the privilege changes. */
+/** SYSRET. Intel checks RCX before the privilege changes; AMD leaves that to the fetch, and has SYSRET in all modes. */
 export function sysret(c: SysCtx, i: Insn): number {
   const cpu = c.cpu;
-  if (!cpu.code64 || !(cpu.get(S.EFER) & B.EFER_SCE)) cpu.ud();
+  c.features();
+  if (!(cpu.get(S.EFER) & B.EFER_SCE) || (!c.amd && !cpu.code64)) cpu.ud();
+  if (!cpu.protectedMode) cpu.gp(0);
   requireCpl0(c);
   const sel = cpu.getHi(S.STAR) >>> 16;
+  const from64 = cpu.code64;
   let target: number;
-  if (i.opSize === 8) {
+  if (from64 && i.opSize === 8) {
     target = cpu.getAddr(S.GPR + 8);
-    if (!canonical(target)) cpu.gp(0);
+    if (!c.amd && !canonical(target)) cpu.gp(0);
     setFlat(c, S.CS, (sel + 16) | 3, B.ATTR_CODE64 | B.ATTR_DPL3);
   } else {
     target = cpu.r32(1);
@@ -543,13 +563,28 @@ export function sysret(c: SysCtx, i: Insn): number {
   }
   setFlat(c, S.SS, (sel + 8) | 3, B.ATTR_DATA32 | B.ATTR_DPL3);
   const old = cpu.get(S.EFL);
-  const flags = cpu.r32(11) & 0x3c7fd7;
+  const flags = from64 ? cpu.r32(11) & 0x3c7fd7 : cpu.flags() | S.FLAG_IF;
   cpu.setFlags(flags);
   cpu.set(S.CPL, 3);
   cpu.setAddr(S.RIP, target);
   c.env.modeChanged();
-  if ((flags & ~old & S.FLAG_IF) !== 0 || flags & S.FLAG_TF) c.env.attention();
+  if ((flags & ~old & S.FLAG_IF) !== 0) c.env.attention();
+  // Unlike after IRET, the trap comes before the next instruction.
+  if (flags & S.FLAG_TF) c.env.trap(B.DR6_BS);
   return S.ST_JUMP;
+}
+
+/** VMCALL and VMMCALL: the one that belongs to the processor's vendor, if somebody answers. */
+export function hypercall(c: SysCtx, amd: boolean): number {
+  const cpu = c.cpu;
+  c.features();
+  const answer = c.env.hypercall;
+  if (answer === null || amd !== c.amd) return cpu.ud();
+  requireCpl0(c);
+  const v = answer(cpu.r32(0), cpu.r32(3), cpu.r32(1), cpu.r32(2), cpu.r32(6));
+  if (cpu.code64) cpu.set64(S.GPR, v, v >> 31);
+  else cpu.setR32(0, v);
+  return S.ST_NEXT;
 }
 
 /** SYSENTER. */

@@ -202,6 +202,10 @@ export function cpuid(c: SysCtx): number {
 /** RDTSC and RDTSCP. */
 export function rdtsc(c: SysCtx, aux: boolean): number {
   const cpu = c.cpu;
+  if (aux) {
+    c.features();
+    if (!(c.f81d & B.F81D_RDTSCP)) cpu.ud();
+  }
   if (cpu.get(S.CR4) & B.CR4_TSD && cpu.get(S.CPL) !== 0) cpu.gp(0);
   readTsc(c);
   cpu.setR32(0, c.lo);

@@ -43,6 +43,8 @@ const ROWS: readonly (readonly [op: number, handler: Handler])[] = [
   [OP.SYSRET, far.sysret],
   [OP.SYSENTER, far.sysenter],
   [OP.SYSEXIT, far.sysexit],
+  [OP.VMCALL, (c) => far.hypercall(c, false)],
+  [OP.VMMCALL, (c) => far.hypercall(c, true)],
 
   [
     OP.MOV,
