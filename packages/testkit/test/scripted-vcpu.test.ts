@@ -17,10 +17,14 @@ import {
 } from '../src/index.ts';
 
 function busOf(log: string[], answer = 7): VcpuBus {
+  const said = (what: string): number => {
+    log.push(what);
+    return answer;
+  };
   return {
-    ioRead: (p, w) => (log.push(`in ${p} ${w}`), answer),
+    ioRead: (p, w) => said(`in ${p} ${w}`),
     ioWrite: (p, w, v) => void log.push(`out ${p} ${w} ${v}`),
-    mmioRead: (a, w) => (log.push(`read ${a} ${w}`), answer),
+    mmioRead: (a, w) => said(`read ${a} ${w}`),
     mmioWrite: (a, w, v) => void log.push(`write ${a} ${w} ${v}`),
     rdmsr: (i, o) => {
       o.lo = i;

@@ -17,7 +17,6 @@ import {
   PAGED32,
   PD32,
   PT32,
-  STACK,
   same,
   UCS,
   UDS,
