@@ -4,6 +4,7 @@ import { handlerKey, hashIndex, type Interpreter } from './interp.ts';
 import type { Layout } from './layout.ts';
 import * as R from './record.ts';
 import * as S from './state.ts';
+import { imm2Of, immLoOf } from './x87-fields.ts';
 
 /** Most instructions per block. */
 const MAX_INSNS = 48;
@@ -344,8 +345,8 @@ export class BlockCache {
     this.u16[(r + R.R_REG0) >> 1] = BlockCache.field(n.kind0, n.reg0);
     this.u16[(r + R.R_REG1) >> 1] = BlockCache.field(n.kind1, n.reg1);
     this.u16[(r + R.R_REG2) >> 1] = BlockCache.field(n.kind2, n.reg2);
-    this.i32[(r + R.R_AUX) >> 2] = n.operandCount > 3 ? BlockCache.field(n.kind3, n.reg3) : n.imm2;
-    this.setImm(r, n.immLo, n.immHi);
+    this.i32[(r + R.R_AUX) >> 2] = n.operandCount > 3 ? BlockCache.field(n.kind3, n.reg3) : imm2Of(n);
+    this.setImm(r, immLoOf(n), n.immHi);
     const jump = JUMPS.has(n.op);
     if (jump) {
       const rel = n.kind0 === Kind.Rel;

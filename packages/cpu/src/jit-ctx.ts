@@ -17,6 +17,7 @@ import {
   ld,
   type Node,
 } from './wasm/builder.ts';
+import { imm2Of, immLoOf } from './x87-fields.ts';
 
 /** Kinds of pending flags; in {@link Pending}'s kind, times 16, plus log2 of the operand size. 0: flags are in memory. */
 export const FK_ADD = 1;
@@ -140,10 +141,10 @@ export class JitCtx extends SemCtx {
     return c64hl(this.insn.immHi, this.insn.immLo);
   }
   imm32(): Node {
-    return c32(this.insn.immLo);
+    return c32(immLoOf(this.insn));
   }
   imm2(): Node {
-    return c32(this.insn.imm2);
+    return c32(imm2Of(this.insn));
   }
 
   private eaNode: Node | null = null;

@@ -5,6 +5,7 @@ import { emitF80 } from './f80.ts';
 import { simdIntSemantics } from './simd-int.ts';
 import { emitSoftFloat } from './softfloat.ts';
 import { emitSse, sseFloatSemantics } from './sse.ts';
+import { emitTranscendental } from './transcendental.ts';
 import { emitX87, x87Semantics } from './x87.ts';
 
 /** Semantics of x87, MMX, SSE and AVX instructions by OP id. */
@@ -15,6 +16,7 @@ export function floatSemantics(): Map<number, Semantic> {
 /** Emits the functions that the semantics call by name. */
 export function emitFloat(m: Module): Record<string, FnRef> {
   const soft = emitSoftFloat(m);
-  const f80 = emitF80(m, soft);
+  const basic = emitF80(m, soft);
+  const f80 = { ...basic, named: { ...basic.named, ...emitTranscendental(m, basic) } };
   return { ...soft.named, ...f80.named, ...emitX87(m, f80), ...emitSse(m, soft) };
 }

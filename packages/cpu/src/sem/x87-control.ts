@@ -171,10 +171,8 @@ function takeEnvironment(c: SemCtx): void {
     protectedFormat(c),
     () => {
       f.st64(b, i64.extend_u(get(3)), S.FIP);
-      f.st32(b, word(4), S.FCS);
       if (wide) f.st32(b, i32.and(i32.shr_u(get(4), c32(16)), c32(0x7ff)), S.FOP);
       f.st64(b, i64.extend_u(get(5)), S.FDP);
-      f.st32(b, word(6), S.FDS);
     },
     () => {
       const pointer = (n: number): Node => {
@@ -184,12 +182,12 @@ function takeEnvironment(c: SemCtx): void {
         );
       };
       f.st64(b, pointer(3), S.FIP);
-      f.st32(b, c32(0), S.FCS);
       f.st32(b, i32.and(get(4), c32(0x7ff)), S.FOP);
       f.st64(b, pointer(5), S.FDP);
-      f.st32(b, c32(0), S.FDS);
     },
   );
+  f.st32(b, c32(0), S.FCS);
+  f.st32(b, c32(0), S.FDS);
   updateSummary(c);
 }
 

@@ -140,12 +140,18 @@ function emitCore(m: Module): Record<string, FnRef> {
     f.do(call(put.ref, b, i, ld.i64(b, R), ld.i32(b, R + 8)));
     f.if(pops, () => f.do(call(pop.ref, b)));
   }
-  // (base, i, pops): FST ST(i)
-  const storeSt = m.fn([I32, I32, I32], 0);
+  // (base, i, pops, opcode): FST ST(i)
+  const storeSt = m.fn([I32, I32, I32, I32], 0);
   {
     const f = storeSt;
     const [b, i, pops] = [param(f, 0), param(f, 1), param(f, 2)] as const;
     f.if(i32.eqz(used(b, c32(0))), () => {
+      // D9 D8+i only pops an empty register, without an exception.
+      f.if(i32.eq(i32.and(param(f, 3), c32(0x7f8)), c32(0x1d8)), () => {
+        f.st32(b, i32.and(ld.i32(b, S.FSW), c32(~C1)), S.FSW);
+        f.do(call(pop.ref, b));
+        f.ret();
+      });
       f.do(call(under.ref, b, i, pops));
       f.ret();
     });
@@ -216,13 +222,12 @@ function emitCore(m: Module): Record<string, FnRef> {
     f.if(i32.and(call(signal.ref, b, fl.get), c32(0x1f)), () => f.ret());
     f.if(param(f, 2), () => f.do(call(pop.ref, b)));
   }
-  // (base, rip, opcode): pointer to the instruction.
+  // (base, rip, opcode): pointer to the instruction. Selectors are not kept (CPUID.7:EBX bit 13).
   const pointer = m.fn([I32, I64, I32], 0);
   {
     const f = pointer;
     const b = param(f, 0);
     f.st64(b, param(f, 1), S.FIP);
-    f.st32(b, ld.i32(b, S.SEG + S.CS * S.SEG_STRIDE + S.SEG_SEL), S.FCS);
     f.st32(b, param(f, 2), S.FOP);
   }
   // (base, linear address, segment number): pointer to the operand.
@@ -230,11 +235,11 @@ function emitCore(m: Module): Record<string, FnRef> {
   {
     const f = operand;
     const b = param(f, 0);
-    const seg = f.tmp(i32.add(b, i32.mul(param(f, 2), c32(S.SEG_STRIDE))));
+    const seg = i32.add(b, i32.mul(param(f, 2), c32(S.SEG_STRIDE)));
     const is64 = i32.eq(i32.and(ld.i32(b, S.MODE), c32(S.MODE_SIZE)), c32(2));
     const segBase = select(i32.and(is64, i32.lt_u(param(f, 2), c32(S.FS))), c64(0), ld.i64(seg, S.SEG + S.SEG_BASE));
-    f.st64(b, i64.sub(param(f, 1), segBase), S.FDP);
-    f.st32(b, ld.i32(seg, S.SEG + S.SEG_SEL), S.FDS);
+    const offset = f.tmp(i64.sub(param(f, 1), segBase));
+    f.st64(b, select(is64, offset, i64.and(offset, c64(0xffffffff))), S.FDP);
   }
   const refs: Record<string, Fn> = {
     signal,
@@ -646,7 +651,7 @@ const store =
     const pop = c32(o.pop ? 1 : 0);
     if (c.kind(0) === Kind.St) {
       pointers(c);
-      doX(c, 'storeSt', c.regNum(0), pop);
+      doX(c, 'storeSt', c.regNum(0), pop, c.imm2());
       return;
     }
     const size = c.sizeOf(0);
@@ -812,5 +817,13 @@ export function x87Semantics(): Map<number, Semantic> {
   def(OP.FPREM, simple('rem80'));
   def(OP.FPREM1, simple('rem1_80'));
   def(OP.FSCALE, simple('scale80'));
+  def(OP.F2XM1, simple('f2xm1'));
+  def(OP.FSIN, simple('sin80'));
+  def(OP.FCOS, simple('cos80'));
+  def(OP.FSINCOS, simple('sincos80'));
+  def(OP.FPTAN, simple('tan80'));
+  def(OP.FPATAN, simple('atan80'));
+  def(OP.FYL2X, simple('yl2x'));
+  def(OP.FYL2XP1, simple('yl2xp1'));
   return m;
 }
