@@ -81,6 +81,7 @@ export class Command {
     this.moved = 0;
     this.ncq = false;
     this.pio = false;
+    this.op = OP_READ;
     this.durable = false;
     this.cancelled = false;
     this.descriptorDone = false;

@@ -36,6 +36,7 @@ describe('IDENTIFY DEVICE (ACS-3 §7.12)', () => {
 
   it('sends a PIO Setup FIS with the ending status, and PRDBC', async () => {
     const { g } = make();
+    await g.run(0, { command: 0x35, write: true, count: 1, pieces: [[DATA, 512]] });
     await identify(g);
     const pio = g.fis(0, 0x20);
     expect([pio[0], pio[1], pio[15]]).toEqual([0x5f, 0x60, OK]);
