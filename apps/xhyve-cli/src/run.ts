@@ -289,6 +289,11 @@ export async function runMachine(spec: MachineSpec, options: RunOptions): Promis
     if (spec.pidfile !== null) run.pid = PidFile.create(spec.pidfile, process.pid);
     const pc = await options.board.createPc(spec, {
       openChar,
+      openDisk: async ({ conf, extras }) => {
+        const { openBlock, parseBlockSpec } = await import('@hyve/block-backends');
+        const parsed = parseBlockSpec(conf, { extras });
+        return { backend: await openBlock(parsed, { logger: logger(io) }), extras: parsed.extras };
+      },
       readFile: async (path) => {
         try {
           return await readFile(path);

@@ -1,9 +1,12 @@
 // The board: a machine specification in, a wired machine out. Mirrors bhyverun.c minus argument parsing and exit().
 import {
+  type BlockBackend,
+  type BlockStatus,
   Bus,
   type CharBackend,
   type Clock,
   type Device,
+  type EntropySource,
   type Hypervisor,
   HyveError,
   type IrqLine,
@@ -24,6 +27,9 @@ import { claimLpcPorts, LpcPorts } from '@hyve/platform/lpc';
 import { claimI8042, I8042, Ps2Keyboard, Ps2Mouse } from '@hyve/platform/ps2';
 import { claimPcTestDev, PcTestDev } from '@hyve/platform/test-dev';
 import { COM_PORTS, claimCom, Uart16550 } from '@hyve/platform/uart';
+import { VirtioPci } from '@hyve/virtio';
+import { blockIdentity, VirtioBlock } from '@hyve/virtio-block';
+import { VirtioRnd } from '@hyve/virtio-rnd';
 import {
   apicIdOf,
   buildCpuid,
@@ -55,10 +61,31 @@ export interface CharRequest {
   readonly backend: string;
 }
 
+/** A disk that the board asks its host for. */
+export interface DiskRequest {
+  /** Who asks: `0:3:0 virtio-blk`. */
+  readonly name: string;
+  /** Image and options as written: `disk.img,ro,sectorsize=512/4096`. */
+  readonly conf: string;
+  /** Options in `conf` that belong to the device and not to the image. */
+  readonly extras: readonly string[];
+}
+
+/** An opened disk. */
+export interface OpenedDisk {
+  readonly backend: BlockBackend;
+  /** The device's own options, by name. */
+  readonly extras: ReadonlyMap<string, string>;
+}
+
 /** What the board asks of the program it runs in. */
 export interface PcHost {
   /** Opens the host's end of a character device. */
   openChar(request: CharRequest): Promise<CharBackend>;
+  /** Opens a disk image; absent: this host has none. */
+  openDisk?(request: DiskRequest): Promise<OpenedDisk>;
+  /** Random bytes for virtio-rnd; default the platform's `crypto`. */
+  readonly entropy?: EntropySource;
   /** The whole of a file. Rejects with a HyveError naming it. */
   readFile(path: string): Promise<Uint8Array>;
   /** Where the board reports to. */
@@ -81,7 +108,7 @@ export type StopReason = 'reset' | 'poweroff' | 'halt' | 'triple-fault' | 'error
 
 /** What {@link createPc} can build. */
 export const boardSupport: BoardSupport = {
-  pci: ['hostbridge', 'amd_hostbridge', 'lpc', 'uart', 'dummy'],
+  pci: ['hostbridge', 'amd_hostbridge', 'lpc', 'uart', 'dummy', 'virtio-blk', 'virtio-rnd'],
   lpc: ['com1', 'com2', 'com3', 'com4', 'pc-testdev'],
   boot: ['kexec', 'multiboot', 'bootrom'],
   engines: ['soft'],
@@ -372,6 +399,30 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
     chars.push(c);
     uart.connect(c);
   };
+  const openDisk = async (name: string, s: PciSlotSpec, extras: readonly string[]): Promise<OpenedDisk> => {
+    if (host.openDisk === undefined) throw new HyveError('PC_UNSUPPORTED', `${name}: this host opens no disks`);
+    const opened = await host.openDisk({ name, conf: confOf(s), extras });
+    // Virtual time stands still while the host works, so that equal runs stay equal.
+    return virtual === null ? opened : { ...opened, backend: holding(opened.backend, () => loop) };
+  };
+  const attachVirtio = (
+    device: ConstructorParameters<typeof VirtioPci>[0]['device'],
+    at: { bus: number; slot: number; func: number },
+    options: ReadonlyMap<string, string>,
+  ): void => {
+    const transport = options.get('transport');
+    if (transport !== undefined && transport !== 'legacy' && transport !== 'modern' && transport !== 'transitional')
+      throw new HyveError('PC_OPTION', `transport=${transport}: legacy, transitional or modern expected`);
+    const pciDevice = new VirtioPci({
+      device,
+      interrupts: spec.virtioMsi ? 'msi' : 'msix',
+      ...(transport === undefined ? {} : { transport }),
+      ...(options.get('packed') === 'on' ? { packed: true } : {}),
+      log: host.log,
+    });
+    pci.attach(pciDevice, at);
+    devices.push(pciDevice);
+  };
   let lpcSlot = -1;
   for (const s of spec.pci) {
     const at = { bus: s.bus, slot: s.slot, func: s.func };
@@ -400,6 +451,17 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
       }
       case 'dummy':
         pci.attach(new DummyDevice(), at);
+        break;
+      case 'virtio-blk': {
+        const disk = await openDisk(label, s, VIRTIO_OPTIONS);
+        const serial = disk.extras.get('serial') ?? disk.extras.get('ser') ?? (await defaultSerial(confOf(s)));
+        const queues = Number(disk.extras.get('queues') ?? 1);
+        const device = new VirtioBlock({ backend: disk.backend, name: label, serial, queues });
+        attachVirtio(device, at, disk.extras);
+        break;
+      }
+      case 'virtio-rnd':
+        attachVirtio(new VirtioRnd({ source: host.entropy ?? platformEntropy(), name: label }), at, new Map());
         break;
       default:
         refuse(`PCI device ${s.device} (-s ${s.bus}:${s.slot}:${s.func})`);
@@ -582,6 +644,72 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
         return refuse(`the ${spec.boot.loader} loader`);
     }
   }
+}
+
+/** Options of virtio devices in a disk's option list. */
+const VIRTIO_OPTIONS: readonly string[] = ['serial', 'ser', 'queues', 'transport', 'packed', 'bootindex'];
+
+/** What followed the device name, as text; settings from a configuration tree are put together again. */
+function confOf(s: PciSlotSpec): string {
+  if (s.conf !== null) return s.conf;
+  const { path, ...rest } = s.options;
+  return [path ?? '', ...Object.entries(rest).map(([k, v]) => (v === 'true' ? k : `${k}=${v}`))].join(',');
+}
+
+interface WebCrypto {
+  getRandomValues(a: Uint8Array): void;
+  readonly subtle: { digest(algorithm: string, data: Uint8Array): Promise<ArrayBuffer> };
+}
+const webCrypto = (globalThis as unknown as { crypto: WebCrypto }).crypto;
+const Utf8 = (globalThis as unknown as { TextEncoder: new () => { encode(s: string): Uint8Array } }).TextEncoder;
+
+/** bhyve's serial number: a hash of how the disk was given. */
+async function defaultSerial(conf: string): Promise<string> {
+  return blockIdentity(new Uint8Array(await webCrypto.subtle.digest('SHA-256', new Utf8().encode(conf))));
+}
+
+/** Most bytes that getRandomValues gives at once. */
+const RANDOM_MAX = 65536;
+
+function platformEntropy(): EntropySource {
+  return {
+    fill(bytes) {
+      // Some platforms refuse views of shared memory.
+      const own = new Uint8Array(Math.min(bytes.length, RANDOM_MAX));
+      for (let at = 0; at < bytes.length; at += RANDOM_MAX) {
+        const part = own.subarray(0, Math.min(RANDOM_MAX, bytes.length - at));
+        webCrypto.getRandomValues(part);
+        bytes.set(part, at);
+      }
+    },
+  };
+}
+
+/** A backend during whose work guest time stands still. */
+function holding(b: BlockBackend, loop: () => RunLoop | null): BlockBackend {
+  const during = async (work: Promise<BlockStatus>): Promise<BlockStatus> => {
+    const l = loop();
+    l?.hold();
+    try {
+      return await work;
+    } finally {
+      l?.release();
+    }
+  };
+  return {
+    size: b.size,
+    sectorSize: b.sectorSize,
+    physicalSectorSize: b.physicalSectorSize,
+    readOnly: b.readOnly,
+    canDiscard: b.canDiscard,
+    identity: b.identity,
+    read: (o, v) => during(b.read(o, v)),
+    write: (o, v) => during(b.write(o, v)),
+    flush: () => during(b.flush()),
+    discard: (o, n) => during(b.discard(o, n)),
+    writeZeroes: (o, n, u) => during(b.writeZeroes(o, n, u)),
+    close: () => b.close(),
+  };
 }
 
 function setElcr(pic: Pic8259, mask: number): void {

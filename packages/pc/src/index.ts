@@ -1,4 +1,16 @@
 // The PC board. The machine's description is plain data (spec.ts).
+
+export {
+  boardSupport,
+  type CharRequest,
+  createPc,
+  type DiskRequest,
+  type OpenedDisk,
+  Pc,
+  type PcHost,
+  type StopReason,
+} from './board.ts';
+export { hostScheduler } from './scheduler.ts';
 export {
   type BoardSupport,
   type BootromBootSpec,
@@ -25,5 +37,3 @@ export {
   VIRTUAL_INSTRUCTIONS_PER_SECOND,
   VIRTUAL_START_SECONDS,
 } from './spec.ts';
-export { boardSupport, type CharRequest, createPc, Pc, type PcHost, type StopReason } from './board.ts';
-export { hostScheduler } from './scheduler.ts';

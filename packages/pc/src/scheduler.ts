@@ -5,7 +5,10 @@ interface Globals {
   setTimeout(f: () => void, ms: number): unknown;
   clearTimeout(t: unknown): void;
   setImmediate?(f: () => void): void;
-  MessageChannel: new () => { port1: { onmessage: (() => void) | null; postMessage(v: null): void }; port2: { postMessage(v: null): void } };
+  MessageChannel: new () => {
+    port1: { onmessage: (() => void) | null; postMessage(v: null): void };
+    port2: { postMessage(v: null): void };
+  };
 }
 
 /** Longest setTimeout that does not overflow, ms. */
