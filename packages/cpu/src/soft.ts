@@ -705,7 +705,8 @@ export class SoftVcpu implements Vcpu {
     if (n.op !== OP.PUSH && n.op !== OP.POP && n.op !== OP.CALL) return false;
     const a = this.access;
     const sp = S.GPR + 4 * 8;
-    return a.getHi(S.FAULT_ADDR) === a.getHi(sp) && Math.abs(a.get(S.FAULT_ADDR) - a.get(sp)) <= 16;
+    const above = (a.getHi(S.FAULT_ADDR) - a.getHi(sp)) | 0;
+    return Math.abs(above * 0x1_0000_0000 + a.get(S.FAULT_ADDR) - a.get(sp)) <= 16;
   }
 
   /** Whether instructions must be taken one at a time: single-step, breakpoints, or an event behind a shadow. */
