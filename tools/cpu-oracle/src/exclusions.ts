@@ -86,6 +86,21 @@ export const EXCLUSIONS: readonly Exclusion[] = [
     applies: (_, name, mode) => name === 'SYSRET' && mode === 32,
   },
   {
+    name: 'INS, OUTS with a repeat prefix',
+    why: 'with a count of 0 AMD raises #GP for the port all the same, Intel does nothing',
+    applies: (insn, name) => (name === 'INS' || name === 'OUTS') && insn.rep !== 0,
+  },
+  {
+    name: 'ARPL through CS',
+    why: 'the processor faults only if the selector is written; the software CPU checks the segment beforehand',
+    applies: (_, name, _mode, bytes) => name === 'ARPL' && hasPrefix(bytes, 0x2e),
+  },
+  {
+    name: 'MOVSXD of words',
+    why: 'AMD reads four bytes for it, Intel two',
+    applies: (insn, name) => name === 'MOVSXD' && insn.opSize === 2,
+  },
+  {
     name: 'INT 80h',
     why: enters,
     applies: (insn, name) => name === 'INT' && (insn.immLo & 0xff) === 0x80,
@@ -111,6 +126,14 @@ export const EXCLUSIONS: readonly Exclusion[] = [
     why: 'a reserved NOP of Intel; AMD raises #UD',
     applies: (insn, name) => name === 'NOP' && insn.operandCount === 1 && insn.kind0 !== Kind.Mem,
   },
+];
+
+/** What the generator itself avoids. */
+export const AVOIDED: readonly string[] = [
+  'POPA, POP to memory and CALL where the stack faults: which registers are changed by then, and which of two faults comes first, is up to the processor',
+  'string moves between two addresses of the same page: fast-string microcode tells overlap by linear addresses',
+  'REP MOVS with 16-bit addresses and junk above them: the host looks for overlap in the whole registers (seen on family 1Ah)',
+  'MXCSR bit 17: misaligned SSE mode, AMD only',
 ];
 
 /** Reason to leave an instruction out, or ''. */

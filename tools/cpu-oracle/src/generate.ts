@@ -253,7 +253,7 @@ export class Generator {
     });
     const v = this.view;
     for (let i = 0; i < 16; i++) {
-      if (this.state[i] === FREE || (this.state[i] === LOST && this.value[i] === 0n)) this.value[i] = integer(r);
+      if (this.state[i] === FREE) this.value[i] = integer(r);
       v.setBigUint64(
         L.GPR_AT[i] as number,
         mode === 32 ? (this.value[i] as bigint) & 0xffffffffn : (this.value[i] as bigint),
@@ -628,6 +628,8 @@ export class Generator {
     const opSize = insn.opSize;
     const high = this.high && r.chance(80);
     if (STACK_OPS.has(name) && this.state[4] !== FIXED) return false;
+    const toMemory = insn.kind0 === Kind.Mem || insn.kind0 === Kind.Gpr;
+    if ((name === 'POPA' || ((name === 'POP' || name === 'CALL') && toMemory)) && !this.plainStack()) return false;
     // String instructions.
     if (STRING_OPS.has(name)) return this.placeString(name, insn, high);
     if (name === 'XLAT') {
@@ -726,6 +728,12 @@ export class Generator {
     return true;
   }
 
+  /** Whether the stack pointer is known and has mapped pages around it. */
+  private plainStack(): boolean {
+    const off = Number(this.rsp) - (this.high ? L.STACK_HIGH : L.STACK_LOW);
+    return off >= 0x200 && off < 0x1e00;
+  }
+
   private placeBitOffset(insn: Insn): boolean {
     const r = this.random;
     const n = insn.reg1;
@@ -761,8 +769,9 @@ export class Generator {
       if (roll < 8) at -= at % size;
       else if (roll === 8) at = page + 2 * L.PAGE - r.int(5) * size;
       else if (roll === 9) at = page + 2 * L.PAGE - r.int(24);
-      else if (roll === 10 && a !== 2) at += L.TO_READ_ONLY;
-      this.fix(n, this.dirty(BigInt(at), a));
+      else if (roll === 10 && a !== 2 && n === 7) at += L.TO_READ_ONLY;
+      // MOVS: the processor looks for overlap in whole registers even when addresses have 16 bits.
+      this.fix(n, a === 2 && name === 'MOVS' ? BigInt(at) : this.dirty(BigInt(at), a));
       return true;
     };
     if (name !== 'STOS' && name !== 'SCAS' && name !== 'INS' && !place(6)) return false;

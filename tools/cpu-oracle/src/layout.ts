@@ -102,6 +102,11 @@ export const TAIL_LENGTH = 64;
 export const STACK_WINDOW = 0xe00;
 export const STACK_LENGTH = 768;
 
+/** Ends of pages that programs may touch outside the windows, zero at the start of each; low addresses. */
+export const CLEARED: readonly number[] = [DATA_LOW, STACK_LOW, STACK_LOW + 2 * PAGE - 64];
+/** Bytes of each. */
+export const CLEARED_LENGTH = 64;
+
 /** Selectors of Linux: 64-bit code, 32-bit code, data. */
 export const CS64 = 0x33;
 export const CS32 = 0x23;

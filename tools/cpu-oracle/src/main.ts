@@ -12,6 +12,7 @@ const { values } = parseArgs({
     skip: { type: 'string', default: '' },
     longest: { type: 'string' },
     show: { type: 'string', default: '20' },
+    threshold: { type: 'string', default: '0' },
     coverage: { type: 'boolean', default: false },
   },
 });
@@ -25,6 +26,7 @@ const oracle = new Oracle({
   seed: Number(values.seed),
   families: values.families.split(','),
   skip: values.skip.split(','),
+  threshold: Number(values.threshold),
   ...(values.op === undefined ? {} : { op: values.op }),
   ...(values.longest === undefined ? {} : { longest: Number(values.longest) }),
 });

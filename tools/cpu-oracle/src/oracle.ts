@@ -19,6 +19,8 @@ export interface OracleOptions {
   readonly longest?: number;
   /** Programs per exchange; default 4000. */
   readonly batch?: number;
+  /** Executions after which the software CPU translates a block; default 0, never. */
+  readonly threshold?: number;
   /** Operations to leave out, besides the documented exclusions. */
   readonly skip?: readonly string[];
 }
@@ -37,7 +39,7 @@ export interface Finding {
 /** Compares. */
 export class Oracle {
   private readonly native = new Native();
-  private soft = new Soft();
+  private readonly soft: Soft;
   private readonly generator: Generator;
   private readonly rows: readonly Row[];
   private readonly batch: number;
@@ -65,6 +67,7 @@ export class Oracle {
   readonly times: number[] = [0, 0, 0, 0];
 
   constructor(o: OracleOptions) {
+    this.soft = new Soft(o.threshold ?? 0);
     const host = hostFeatures();
     // Names of /proc/cpuinfo do not have what every x86-64 processor has or what has no flag of its own.
     const always = new Set(['cx8', 'fxsr', 'mmx', 'sse', 'sse2', 'syscall', 'sysenter', 'clflush']);
@@ -148,7 +151,10 @@ export class Oracle {
     this.programs += n;
     lap(3);
     this.differing += bad.length;
-    for (const i of bad) this.examine(programs[i] as Program, seeds[i] as number, this.record(this.input, i).slice());
+    const kept = bad.map((i) => ({ native: this.record(this.fromNative, i).slice(), soft: this.record(this.fromSoft, i).slice() }));
+    bad.forEach((i, k) => {
+      this.examine(programs[i] as Program, seeds[i] as number, this.record(this.input, i).slice(), kept[k] as Outcome);
+    });
   }
 
   private record(all: Uint8Array, i: number): Uint8Array {
@@ -176,7 +182,7 @@ export class Oracle {
     return tries.map((_, i) => ({ native: this.record(native, i).slice(), soft: this.record(soft, i).slice() }));
   }
 
-  private examine(p: Program, seed: number, input: Uint8Array): void {
+  private examine(p: Program, seed: number, input: Uint8Array, first: Outcome): void {
     // Shrinking is slow: only programs that may show something new.
     const last = operation((p.steps[p.steps.length - 1] as { bytes: Uint8Array }).bytes, p.mode);
     const rough = `${last} ${p.steps.length}`;
@@ -187,7 +193,7 @@ export class Oracle {
     let bestInput = input;
     let result = this.single(p, input);
     if (compare(p, result.native, result.soft).length === 0) {
-      this.note(seed, 'ALONE', p, input, result, 'differs only after other programs');
+      this.note(seed, 'only after others: ', p, input, first, 'differs only after other programs; ');
       return;
     }
     // One instruction alone, or else ever fewer of them.

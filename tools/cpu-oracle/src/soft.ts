@@ -41,7 +41,6 @@ export class Soft {
   readonly vm: SoftVm;
   private readonly vcpu: SoftVcpu;
   private readonly initial: VcpuStateV1;
-  private readonly stubs: Map<number, number> = new Map();
   private input: Uint8Array = new Uint8Array(0);
   private output: Uint8Array = new Uint8Array(0);
   private view: DataView = new DataView(new ArrayBuffer(0));
@@ -57,7 +56,8 @@ export class Soft {
   /** What the software CPU said when it threw. */
   lastError = '';
 
-  constructor() {
+  /** @param threshold executions after which blocks are translated; 0: the interpreter runs everything */
+  constructor(threshold = 0) {
     const bus: VcpuBus = {
       ioRead: () => 0,
       ioWrite: (port) => {
@@ -70,7 +70,7 @@ export class Soft {
       readCr8: () => 0,
       writeCr8: () => {},
     };
-    const cpu = new SoftCpu();
+    const cpu = new SoftCpu({ threshold });
     this.vm = cpu.createVm({
       memory: [{ base: 0, size: MEMORY, kind: 'ram', name: 'memory' }],
       vcpus: 1,
@@ -200,7 +200,7 @@ export class Soft {
       const before = this.at;
       let trap = L.TRAP_HANG;
       try {
-        const exit = this.vcpu.run(3e8);
+        const exit = this.vcpu.run(1e6);
         if (this.at >= this.count) return;
         if (exit.reason === Exit.Budget && this.at !== before) continue;
         this.lastError = `exit ${exit.reason} ${exit.detail}`;
@@ -328,6 +328,10 @@ export class Soft {
     for (let w = 0; w < 64; w++) set(S.YMMH + w * 4, inp[o + (L.REC.ymmh >> 2) + w] as number);
     const code = this.view.getUint32(at + L.REC.codeAt, true) & 0x1fff;
     this.vm.memory.load(FILE + 2 * L.PAGE + code, this.input.subarray(at + L.REC.code, at + L.REC.code + L.CODE_BYTES));
+    for (const a of L.CLEARED) {
+      const page = this.file + (a >= L.STACK_LOW ? a - L.STACK_LOW + 4 * L.PAGE : a - L.DATA_LOW);
+      u8.fill(0, page, page + L.CLEARED_LENGTH);
+    }
     u8.set(this.input.subarray(at + L.REC.data, at + L.REC.data + L.DATA_LENGTH), this.file + L.DATA_WINDOW);
     u8.set(this.input.subarray(at + L.REC.tail, at + L.REC.tail + L.TAIL_LENGTH), this.file + L.TAIL_WINDOW);
     u8.set(
