@@ -10,9 +10,9 @@ import * as S from './state.ts';
 import { c32, I32 } from './wasm/builder.ts';
 
 /** Regions compiled together. */
-const BATCH = 64;
+const BATCH = 128;
 /** A shorter queue is compiled once its oldest member has waited this many calls of {@link JitCache.pump}. */
-const PATIENCE = 16;
+const PATIENCE = 48;
 
 /** The translated code of one VM. */
 export class JitCache implements RegionIndex {
@@ -30,12 +30,13 @@ export class JitCache implements RegionIndex {
   private readonly byPage: Map<number, Region[]> = new Map();
   private readonly byHead: Map<number, Region> = new Map();
   private stale: WebAssembly.ExportValue | null = null;
-  /** Regions compiled, instructions in them, bytes of WebAssembly, milliseconds spent, regions dropped. */
+  /** Regions compiled, instructions in them, bytes of WebAssembly, milliseconds spent, regions dropped, modules made. */
   compiled = 0;
   instructions = 0;
   bytes = 0;
   ms = 0;
   dropped = 0;
+  modules = 0;
 
   /** @param o.attention makes every vCPU leave its translated code soon */
   constructor(o: {
@@ -126,6 +127,7 @@ export class JitCache implements RegionIndex {
     }
     if (made.length === 0 && this.stale !== null) return;
     const bytes = m.finish();
+    this.modules++;
     this.bytes += bytes.length;
     const exports = new WebAssembly.Instance(new WebAssembly.Module(bytes), importObject).exports;
     this.stale ??= exports['stale'] as WebAssembly.ExportValue;

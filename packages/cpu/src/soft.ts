@@ -203,6 +203,7 @@ export class SoftVm implements Vm {
       regionBytes: this.jit?.bytes ?? 0,
       regionMs: Math.round(this.jit?.ms ?? 0),
       regionsDropped: this.jit?.dropped ?? 0,
+      regionModules: this.jit?.modules ?? 0,
     };
   }
 
