@@ -80,6 +80,9 @@ const X2APIC_LAST = 0x8ff;
 const UNCORE_C_BOX = 0xc24;
 const UNCORE_R_BOX = 0xd04;
 // AMD.
+/** Four event selectors, then four counters, in every AMD processor since K7: read 0 and ignore writes, as in bhyve. */
+const AMD_PERF_FIRST = 0xc0010000;
+const AMD_PERF_LAST = 0xc0010007;
 const AMD_SYSCFG = 0xc0010010;
 const AMD_HWCR = 0xc0010015;
 const AMD_IORR_FIRST = 0xc0010016;
@@ -357,7 +360,7 @@ export class MsrPolicy {
       case AMD_TOP_MEM2:
         return true;
       default:
-        return index >= AMD_IORR_FIRST && index < AMD_TOP_MEM;
+        return (index >= AMD_IORR_FIRST && index < AMD_TOP_MEM) || (index >= AMD_PERF_FIRST && index <= AMD_PERF_LAST);
     }
   }
 
@@ -480,6 +483,7 @@ export class MsrPolicy {
       case AMD_TOP_MEM2:
         return true; // taken, without effect
       default:
+        if (index >= AMD_PERF_FIRST && index <= AMD_PERF_LAST) return true;
         return index >= AMD_IORR_FIRST && index < AMD_TOP_MEM ? true : null;
     }
   }

@@ -126,6 +126,10 @@ describe('MSR policy', () => {
     expect([s.rd(0xc0011029), s.wr(0xc0011029, 0), s.rd(0xc0011029)]).toEqual(['0:2', true, '0:2']);
     expect(s.rd(0xc0010114)).toBe('0:18');
     expect([s.rd(0xc0010010), s.rd(0xc001001a), s.rd(0xc0010016)]).toEqual(['0:0', '0:0', '0:0']);
+    // Performance counters stand still; Intel processors have none there.
+    for (const i of [0xc0010000, 0xc0010003, 0xc0010004, 0xc0010007])
+      expect([s.wr(i, 0x530076), s.rd(i), setup().rd(i)]).toEqual([true, '0:0', '#GP']);
+    expect([s.rd(0xc0010008), s.wr(0xc0010008, 0)]).toEqual(['#GP', false]);
     for (const i of [0x1a0, 0x3a, 0xce, 0x606]) expect(s.rd(i)).toBe('#GP');
   });
 
