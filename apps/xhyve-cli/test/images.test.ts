@@ -430,6 +430,7 @@ describe('catalogue', () => {
     expect(CATALOGUE.map((e) => e.name)).toEqual([
       'debian-cloud',
       'debian-full',
+      'debian-i386',
       'debian-netboot',
       'debian-netboot-i386',
       'memtest86',

@@ -90,9 +90,9 @@ export class Apt {
     const apt = new Apt(options, flags);
     options.onProgress({ phase: 'index', what: '', done: 0, total: null });
     const r = await apt.get(['update', '-q']);
-    // apt calls a half-failed update a success; what failed is told once a package turns out to be missing.
+    // A half-failed update may do; what failed is told once a package turns out to be missing.
     apt.updateTrouble = trouble(r.stderr);
-    if (r.status !== 0)
+    if (r.status !== 0 && (await apt.names(/./u)).length === 0)
       throw runError(`apt could not read the package index: ${apt.updateTrouble || `status ${r.status}`}`);
     return apt;
   }

@@ -38,6 +38,8 @@ export interface ImageManifest {
   readonly name: string;
   /** Version of the guest, such as the kernel's. */
   readonly version: string;
+  /** Version of the recipe that made it; 1 when missing. */
+  readonly recipe?: number;
   /** Its files. */
   readonly files: readonly ImageFile[];
   /** Kernel command line for the serial console, or null. */

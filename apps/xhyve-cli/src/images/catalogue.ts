@@ -37,9 +37,14 @@ export interface CatalogueEntry {
   readonly about: string;
   /** Where it comes from, for people. */
   readonly origin: string;
+  /** Raised when the recipe makes something else of the same sources; images made by others are made anew. Default 1. */
+  readonly recipe?: number;
   /** Fetches and assembles. */
   readonly make: (c: RecipeContext) => Promise<RecipeResult>;
 }
+
+/** Version of what {@link buildInitrd} makes. */
+const INITRD_RECIPE = 2;
 
 /** Every guest, in the order `xhyve images` prints them. */
 export const CATALOGUE: readonly CatalogueEntry[] = [
@@ -47,13 +52,22 @@ export const CATALOGUE: readonly CatalogueEntry[] = [
     name: 'debian-cloud',
     about: "Debian's cloud kernel with a BusyBox shell",
     origin: 'Debian packages',
-    make: (c) => debianKernel(c, 'linux-image-cloud-amd64', /^linux-image-\d.*-cloud-amd64$/u),
+    recipe: INITRD_RECIPE,
+    make: (c) => debianKernel(c, 'amd64', 'linux-image-cloud-amd64', /^linux-image-\d.*-cloud-amd64$/u),
   },
   {
     name: 'debian-full',
     about: "Debian's full amd64 kernel with a BusyBox shell",
     origin: 'Debian packages',
-    make: (c) => debianKernel(c, 'linux-image-amd64', /^linux-image-\d.*-amd64$/u),
+    recipe: INITRD_RECIPE,
+    make: (c) => debianKernel(c, 'amd64', 'linux-image-amd64', /^linux-image-\d.*-amd64$/u),
+  },
+  {
+    name: 'debian-i386',
+    about: "Debian's 32-bit PAE kernel with a BusyBox shell",
+    origin: 'Debian packages',
+    recipe: INITRD_RECIPE,
+    make: (c) => debianKernel(c, 'i386', 'linux-image-686-pae', /^linux-image-\d.*-686-pae$/u),
   },
   {
     name: 'debian-netboot',
@@ -134,8 +148,13 @@ async function unpack(c: RecipeContext, p: FetchedPackage, wanted: (path: string
   return readDeb(p.data, wanted, (done, total) => c.onProgress({ phase: 'unpack', what: p.name, done, total }));
 }
 
-async function debianKernel(c: RecipeContext, meta: string, pattern: RegExp): Promise<RecipeResult> {
-  const apt = await Apt.open({ dir: c.work, architecture: 'amd64', onProgress: c.onProgress, signal: c.signal });
+async function debianKernel(
+  c: RecipeContext,
+  architecture: 'amd64' | 'i386',
+  meta: string,
+  pattern: RegExp,
+): Promise<RecipeResult> {
+  const apt = await Apt.open({ dir: c.work, architecture, onProgress: c.onProgress, signal: c.signal });
   const busyboxPackage = await apt.fetch('busybox-static');
   const linux = await apt.fetch(await apt.dependency(meta, pattern));
   const busybox = (await unpack(c, busyboxPackage, (p) => /^(usr\/)?bin\/busybox$/u.test(p)))[0];

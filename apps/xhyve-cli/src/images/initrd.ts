@@ -43,7 +43,7 @@ const INIT = `#!/bin/sh
 export PATH=/sbin:/bin:/usr/sbin:/usr/bin HOME=/root
 mount -t proc -o nosuid,nodev,noexec proc /proc
 mount -t sysfs -o nosuid,nodev,noexec sysfs /sys
-mount -t devtmpfs -o nosuid,mode=0755 dev /dev
+mount -t devtmpfs -o nosuid,mode=0755 dev /dev 2>/dev/null || { mount -t tmpfs -o nosuid,mode=0755 dev /dev; mdev -s; }
 mkdir -p /dev/pts /dev/shm
 mount -t devpts -o nosuid,noexec,gid=5,mode=0620 devpts /dev/pts
 mount -t tmpfs -o nosuid,nodev shm /dev/shm

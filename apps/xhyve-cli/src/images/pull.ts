@@ -45,10 +45,9 @@ export async function pullImage(name: string, options: PullOptions = {}): Promis
 export async function pullEntry(entry: CatalogueEntry, options: PullOptions = {}): Promise<PulledImage> {
   const cache = new ImageCache(options.cacheDir);
   const { name } = entry;
-  if (options.force !== true) {
-    const found = await cache.find(name, true);
-    if (found !== null) return pulled(cache, found, true);
-  }
+  const recipe = entry.recipe ?? 1;
+  const found = options.force === true ? null : await cache.find(name, true);
+  if (found !== null && (found.recipe ?? 1) === recipe) return pulled(cache, found, true);
   const work = await cache.workDir();
   try {
     const result = await entry.make({
@@ -58,8 +57,10 @@ export async function pullEntry(entry: CatalogueEntry, options: PullOptions = {}
       sites: options.sites,
     });
     if (options.signal?.aborted === true) throw runError('interrupted');
-    return pulled(cache, await cache.store(work, { name, ...result.about }, result.files), false);
+    return pulled(cache, await cache.store(work, { name, recipe, ...result.about }, result.files), false);
   } catch (e) {
+    // One made by an older recipe is better than none.
+    if (found !== null && options.signal?.aborted !== true) return pulled(cache, found, true);
     if (isHyveError(e, 'CLI_USAGE')) throw usageError(`pull ${name}: ${e.message}`);
     throw runError(`pull ${name}: ${e instanceof Error ? e.message : String(e)}`, e);
   } finally {
