@@ -2,13 +2,14 @@
 // Runs on Node 20 with npm alone. It installs the pinned pnpm's view of the workspace, then hands over to the Node that
 // is a dev dependency of this repository. When everything is installed already it touches no network.
 import { spawn, spawnSync } from 'node:child_process';
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { copyFileSync, existsSync, readdirSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import process from 'node:process';
 import { fileURLToPath } from 'node:url';
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const node = join(root, 'node_modules', '.bin', 'node');
+const noteFile = join(root, 'node_modules', '.hyve-installed');
 
 /** What each word runs, on the pinned Node. */
 const PROGRAMS = {
@@ -30,9 +31,12 @@ function packageFolders() {
 
 /** Whether what pnpm last installed is exactly what the lock file asks for, and all of it is still there. */
 function installed() {
-  const done = join(root, 'node_modules', '.pnpm', 'lock.yaml');
-  if (!existsSync(node) || !existsSync(done)) return false;
-  if (!readFileSync(done).equals(readFileSync(join(root, 'pnpm-lock.yaml')))) return false;
+  const wanted = readFileSync(join(root, 'pnpm-lock.yaml'));
+  // pnpm keeps what it installed; our own note counts as well, for lock files that list packages this copy lacks.
+  const same = [join(root, 'node_modules', '.pnpm', 'lock.yaml'), noteFile].some(
+    (file) => existsSync(file) && readFileSync(file).equals(wanted),
+  );
+  if (!same || !existsSync(node)) return false;
   return [root, ...packageFolders()].every((folder) => {
     const manifest = join(folder, 'package.json');
     if (!existsSync(manifest)) return true;
@@ -84,6 +88,7 @@ function install() {
     child.on('close', (code, signal) => {
       clearInterval(tick);
       if (code === 0 && existsSync(node)) {
+        copyFileSync(join(root, 'pnpm-lock.yaml'), noteFile);
         console.error(`hyve: installed in ${seconds()}`);
         resolve(true);
         return;

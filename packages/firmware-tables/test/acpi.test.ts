@@ -269,7 +269,7 @@ ${err}`),
   );
 
   it.skipIf(!acpiexec || config.isa === undefined).concurrent(
-    'link devices read and write their PIRQ register',
+    'link devices read and write their PIRQ register (needs acpiexec and an ISA bridge)',
     async () => {
       const link = '\\_SB.PC00.ISA.LNKF';
       const set = (mask: string): string => `${link}._SRS (23 ${mask} 18 79 00)`;
@@ -296,16 +296,19 @@ ${err}`),
     },
   );
 
-  it.skipIf(!acpiexec || config.roots.length < 2).concurrent('_OSC grants what it can and marks the rest', async () => {
-    const osc = (uuid: string, request: string): string =>
-      `execute \\_SB.PC05._OSC (${uuid}) 1 3 (00 00 00 00 00 00 00 00 ${request})`;
-    const pci = '5B 4D DB 33 F7 1F 1C 40 96 57 74 41 C0 3D D7 66';
-    const commands = [osc(pci, '1D 00 00 00'), osc(pci, '1F 00 00 00'), osc(pci.replace('5B', '00'), '1F 00 00 00')];
-    const out = (await exec(commands.join(';'))).split(/^Evaluating /m);
-    expect(out[1]).toMatch(/0000: 00 00 00 00 00 00 00 00 1D 00 00 00/);
-    expect(out[2]).toMatch(/0000: 10 00 00 00 00 00 00 00 1D 00 00 00/);
-    expect(out[3]).toMatch(/0000: 04 00 00 00/);
-  });
+  it.skipIf(!acpiexec || config.roots.length < 2).concurrent(
+    '_OSC grants what it can and marks the rest (needs acpiexec and two roots)',
+    async () => {
+      const osc = (uuid: string, request: string): string =>
+        `execute \\_SB.PC05._OSC (${uuid}) 1 3 (00 00 00 00 00 00 00 00 ${request})`;
+      const pci = '5B 4D DB 33 F7 1F 1C 40 96 57 74 41 C0 3D D7 66';
+      const commands = [osc(pci, '1D 00 00 00'), osc(pci, '1F 00 00 00'), osc(pci.replace('5B', '00'), '1F 00 00 00')];
+      const out = (await exec(commands.join(';'))).split(/^Evaluating /m);
+      expect(out[1]).toMatch(/0000: 00 00 00 00 00 00 00 00 1D 00 00 00/);
+      expect(out[2]).toMatch(/0000: 10 00 00 00 00 00 00 00 1D 00 00 00/);
+      expect(out[3]).toMatch(/0000: 04 00 00 00/);
+    },
+  );
 
   it.skipIf(!iasl)('_CRS of the root splits the ports around the configuration ports', () => {
     if (config.isa === undefined) return;

@@ -401,7 +401,7 @@ describe('paths', () => {
 describe('autopty', () => {
   const hasFfi = process.getBuiltinModule('node:ffi') !== undefined && process.platform === 'linux';
 
-  it.skipIf(hasFfi)('fails by name where Node cannot make a pseudo-terminal', async () => {
+  it.skipIf(hasFfi)('fails by name where Node cannot make a pseudo-terminal (only without node:ffi)', async () => {
     await expect(openCharBackend('autopty')).rejects.toEqual(code('CHAR_UNSUPPORTED'));
   });
 
