@@ -317,11 +317,14 @@ function emitSegLinear(m: Module, raise: FnRef): Fn {
   f.set(last, i64.add(off, i64.extend_u(i32.sub(size, c32(1)))));
   // Unusable or not present; execute-only read; read-only or code written.
   f.set(bad, i32.or(i32.and(attr.get, c32(S.ATTR_UNUSABLE)), i32.eqz(i32.and(attr.get, c32(S.ATTR_P)))));
-  f.if(
-    i32.and(attr.get, c32(8)),
-    () => f.set(bad, i32.or(bad.get, i32.or(p(4), i32.eqz(i32.and(attr.get, c32(2)))))),
-    () => f.set(bad, i32.or(bad.get, i32.and(p(4), i32.eqz(i32.and(attr.get, c32(2)))))),
-  );
+  // Real mode has no types: code may be written through CS.
+  f.if(i32.and(ld.i32(base, S.CR0), c32(1)), () => {
+    f.if(
+      i32.and(attr.get, c32(8)),
+      () => f.set(bad, i32.or(bad.get, i32.or(p(4), i32.eqz(i32.and(attr.get, c32(2)))))),
+      () => f.set(bad, i32.or(bad.get, i32.and(p(4), i32.eqz(i32.and(attr.get, c32(2)))))),
+    );
+  });
   f.if(
     i32.eq(i32.and(attr.get, c32(0xc)), c32(4)),
     () => {
@@ -393,7 +396,12 @@ export class Interpreter {
     const flags = emitFlags(m);
     const segLinear = emitSegLinear(m, mem.raise);
     const arith = emitArith(m);
-    const named: Record<string, FnRef> = { ...arith, ...helpers(m), matFlags: emitMatFlags(m), leaveAfter: imp('leaveAfter') };
+    const named: Record<string, FnRef> = {
+      ...arith,
+      ...helpers(m),
+      matFlags: emitMatFlags(m),
+      leaveAfter: imp('leaveAfter'),
+    };
     const shared: Record<string, FnRef> = {
       ...mem,
       segLinear: segLinear.ref,

@@ -25,6 +25,7 @@ export class JitCache implements RegionIndex {
   private readonly attention: () => void;
   private queue: number[] = [];
   private waited = 0;
+  private readonly patience: number;
   private nextSlot = JIT_FIRST_SLOT;
   private nextCell: number;
   private readonly byPage: Map<number, Region[]> = new Map();
@@ -56,6 +57,7 @@ export class JitCache implements RegionIndex {
     this.blocks = o.blocks;
     this.attention = o.attention;
     this.nextCell = this.L.cells + CELL;
+    this.patience = o.threshold < PATIENCE ? 0 : PATIENCE;
     this.translator = new RegionTranslator(
       {
         u8: new Uint8Array(o.buffer),
@@ -92,7 +94,7 @@ export class JitCache implements RegionIndex {
   /** Compiles what has gathered; call it often, outside the guest. */
   pump(): void {
     if (this.queue.length === 0) return;
-    if (this.queue.length < BATCH && ++this.waited < PATIENCE) return;
+    if (this.queue.length < BATCH && ++this.waited < this.patience) return;
     this.waited = 0;
     const t0 = now();
     while (this.queue.length > 0) this.compile(this.queue.splice(0, BATCH));

@@ -129,7 +129,11 @@ export class SoftVm implements Vm {
       sys: (base, rec) => of(base).sys(rec),
       tsc: (base) => of(base).tsc(),
       leaveAfter: (base, rec) => of(base).leaveAfter(rec),
-      hot: (_base, head) => this.jit?.hot(head),
+      hot: (base, head) => {
+        this.jit?.hot(head);
+        // Forced translation does not wait for the end of the slice.
+        if (threshold < FORCED) of(base).access.set(S.BUDGET, -1);
+      },
     };
     // Translated code counts instructions per region only: time derived from them needs the interpreter.
     const virtual = 'nsPerInstruction' in o.clock;
@@ -220,6 +224,8 @@ function cut(value: number, width: number): number {
 const CHUNK_NS = 200_000;
 const DR6_BS = 1 << 14;
 const MSR_APIC_BASE = 0x1b;
+/** Thresholds below this translate at once: for tests. */
+const FORCED = 16;
 /** See {@link SoftCpuOptions.threshold}. */
 const DEFAULT_THRESHOLD = 2000;
 
