@@ -1,6 +1,6 @@
 // The translator's operands: guest registers in locals, flags as the operands of the last operation, constants wherever
 // the interpreter reads a record. Semantics are the interpreter's own (sem/*.ts).
-import { type Insn, Kind, OP } from '@hyve/x86';
+import { type Insn, Kind, OP, ROWS } from '@hyve/x86';
 import { type CodeMode, type Env, NUM, type Num, SemCtx } from './ctx.ts';
 import * as S from './state.ts';
 import {
@@ -159,14 +159,27 @@ export class JitCtx extends SemCtx {
     if (n.index >= 0) v = i64.add(i64.shl(this.getGpr64(n.index), c64(n.scale)), v);
     if (n.addrSize === 4) v = i64.and(v, c64(0xffffffff));
     else if (n.addrSize === 2) v = i64.and(v, c64(0xffff));
-    if (this.needsSegment()) v = i64.add(v, ld.i64(this.base, S.SEG + n.seg * S.SEG_STRIDE));
+    if (this.needsSegment()) {
+      if (this.mode.bits === 64) v = i64.add(v, ld.i64(this.base, S.SEG + n.seg * S.SEG_STRIDE));
+      else v = this.checked(this.f.tmp(v));
+    }
     this.eaNode = this.f.tmp(v);
     return this.eaNode;
+  }
+  /** Outside 64-bit mode FS and GS have limits, and what is written must not be in CS. */
+  private checked(off: Node): Node {
+    const n = this.insn;
+    const i = this.memIndex();
+    const write = i === 0 && /w/.test(ROWS[n.row]?.access0 ?? '');
+    if (n.seg >= 4) return this.linear(n.seg, off, Math.max(1, this.sizeOf(i)), write);
+    if (write) this.f.if(c32(1), () => this.raise(S.EXC_GP));
+    return off;
   }
   /** Set for LEA, which takes no segment. */
   lea = false;
   private needsSegment(): boolean {
-    return !this.lea && this.insn.seg >= 4;
+    const seg = this.insn.seg;
+    return !this.lea && (seg >= 4 || (seg === S.CS && this.mode.bits !== 64));
   }
 
   // --- places --------------------------------------------------------------------------------------------------------

@@ -473,8 +473,11 @@ const popcnt: Semantic = (c) => {
   const v = c.read(1);
   const r = c.f.tmp(size === 8 ? i64.popcnt(v) : i32.popcnt(v));
   c.write(0, r);
-  c.flagsLogic(size, r);
-  // ZF from the source, which is zero exactly when the count is; SF, PF cleared.
+  // ZF from the source, which is zero exactly when the count is; all others cleared.
+  c.flagsReplaced();
+  c.flagsSzp(size, r);
+  c.setAf(c32(0));
+  c.setCfOf(c32(0), c32(0));
   c.f.st64(c.base, c64(1), S.FR);
 };
 
@@ -772,6 +775,7 @@ const decimalAdjust =
   (sub: boolean): Semantic =>
   (c) => {
     const f = c.f;
+    c.flagsInMemory();
     const al = f.tmp(c.gpr(AX, 1));
     const cf = f.tmp(c.cf());
     const lowAdj = f.tmp(i32.or(i32.gt_u(i32.and(al, c32(15)), c32(9)), af(c)));
@@ -790,6 +794,7 @@ const asciiAdjust =
   (sub: boolean): Semantic =>
   (c) => {
     const f = c.f;
+    c.flagsInMemory();
     const ax = f.tmp(c.gpr(AX, 2));
     const adj = f.tmp(i32.or(i32.gt_u(i32.and(ax, c32(15)), c32(9)), af(c)));
     const delta = c32(0x106);
