@@ -205,6 +205,20 @@ function checkParts(p: Package, out: Report): void {
     out.push({ where: `${p.folder}/test`, what: 'has no test' });
 }
 
+/**
+ * Checks the root's tsconfig.json: `tsc -b` and vitest's transformer follow its references, and stumble over one that
+ * leads nowhere; a package that is missing from it is not type-checked by `tsc -b`.
+ */
+export function checkReferences(references: readonly string[], packages: readonly Package[]): Finding[] {
+  const where = 'tsconfig.json';
+  const folders = new Set(packages.map((p) => p.folder));
+  const published = packages.filter((p) => !/^(tools|examples)\//.test(p.folder)).map((p) => p.folder);
+  return [
+    ...references.filter((r) => !folders.has(r)).map((r) => ({ where, what: `references ${r}, which is no package` })),
+    ...published.filter((f) => !references.includes(f)).map((f) => ({ where, what: `does not reference ${f}` })),
+  ];
+}
+
 /** Dependencies that go round, dev dependencies on the testkit aside. */
 function checkCycles(packages: readonly Package[], out: Report): void {
   const edges = new Map(packages.map((p) => [p.manifest.name, Object.keys(p.manifest.dependencies ?? {})]));

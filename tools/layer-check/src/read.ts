@@ -27,3 +27,11 @@ function readPackage(root: string, folder: string): Package {
     readme: existsSync(readme) ? readFileSync(readme, 'utf8') : null,
   };
 }
+
+/** Folders that the root's tsconfig.json references. */
+export function readReferences(root: string): string[] {
+  const { references } = JSON.parse(readFileSync(join(root, 'tsconfig.json'), 'utf8')) as {
+    references: { path: string }[];
+  };
+  return references.map((r) => r.path);
+}

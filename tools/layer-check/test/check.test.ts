@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { check, type Manifest, type Package, packageOf, README_HEADINGS } from '../src/check.ts';
+import { check, checkReferences, type Manifest, type Package, packageOf, README_HEADINGS } from '../src/check.ts';
 import { LAYERS, layerOf } from '../src/layers.ts';
 import { readWorkspace } from '../src/read.ts';
 
@@ -178,6 +178,15 @@ describe('the layer check', () => {
     const tool = { ...good('@hyve-tools/x', { folder: 'tools/x' }), readme: null };
     expect(findings(tool)).toEqual(['tools/x/package.json: a tool is "private": true']);
     expect(findings({ ...tool, manifest: { name: '@hyve-tools/x', private: true } })).toEqual([]);
+  });
+
+  it('compares the references of tsconfig.json with the packages', () => {
+    const tool = good('@hyve-tools/x', { folder: 'tools/x' });
+    expect(checkReferences(['packages/core', 'tools/x'], [core, tool])).toEqual([]);
+    expect(checkReferences(['packages/gone'], [core, tool]).map((f) => f.what)).toEqual([
+      'references packages/gone, which is no package',
+      'does not reference packages/core',
+    ]);
   });
 
   it('finds dependencies that go round', () => {
