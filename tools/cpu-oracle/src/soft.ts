@@ -58,6 +58,7 @@ export class Soft {
 
   /** @param threshold executions after which blocks are translated; 0: the interpreter runs everything */
   constructor(threshold = 0) {
+    this.translate = threshold !== 0;
     const bus: VcpuBus = {
       ioRead: () => 0,
       ioWrite: (port) => {
@@ -201,8 +202,10 @@ export class Soft {
       let trap = L.TRAP_HANG;
       try {
         const exit = this.vcpu.run(1e6);
+        // A short queue of hot blocks is translated after some calls only.
+        if (this.translate) for (let i = 0; i < 64; i++) this.vm.jit?.pump();
         if (this.at >= this.count) return;
-        if (exit.reason === Exit.Budget && this.at !== before) continue;
+        if (exit.reason === Exit.Kicked || (exit.reason === Exit.Budget && this.at !== before)) continue;
         this.lastError = `exit ${exit.reason} ${exit.detail}`;
         if (exit.reason !== Exit.Budget) trap = L.TRAP_CRASH;
       } catch (e) {
@@ -220,7 +223,17 @@ export class Soft {
 
   private skipSave = false;
 
+  private warming = false;
+  private readonly translate: boolean;
+
   private arrived(): void {
+    if (this.warming && !this.skipSave) {
+      // Once more, translated.
+      this.warming = false;
+      this.load(false);
+      this.vcpu.kick();
+      return;
+    }
     if (this.at >= 0 && !this.skipSave) this.save();
     this.skipSave = false;
     this.at++;
@@ -228,7 +241,8 @@ export class Soft {
       this.vcpu.kick();
       return;
     }
-    this.load();
+    this.warming = this.translate;
+    this.load(true);
   }
 
   private save(): void {
@@ -282,7 +296,7 @@ export class Soft {
     this.output.set(u8.subarray(stack, stack + L.STACK_LENGTH), at + L.REC.stack);
   }
 
-  private load(): void {
+  private load(code: boolean): void {
     const at = this.at * L.REC_SIZE;
     const o = at >> 2;
     const inp = this.in32;
@@ -326,8 +340,10 @@ export class Soft {
     }
     for (let w = 0; w < 64; w++) set(S.XMM + w * 4, inp[fx + 40 + w] as number);
     for (let w = 0; w < 64; w++) set(S.YMMH + w * 4, inp[o + (L.REC.ymmh >> 2) + w] as number);
-    const code = this.view.getUint32(at + L.REC.codeAt, true) & 0x1fff;
-    this.vm.memory.load(FILE + 2 * L.PAGE + code, this.input.subarray(at + L.REC.code, at + L.REC.code + L.CODE_BYTES));
+    if (code) {
+      const to = FILE + 2 * L.PAGE + (this.view.getUint32(at + L.REC.codeAt, true) & 0x1fff);
+      this.vm.memory.load(to, this.input.subarray(at + L.REC.code, at + L.REC.code + L.CODE_BYTES));
+    }
     for (const a of L.CLEARED) {
       const page = this.file + (a >= L.STACK_LOW ? a - L.STACK_LOW + 4 * L.PAGE : a - L.DATA_LOW);
       u8.fill(0, page, page + L.CLEARED_LENGTH);
