@@ -36,9 +36,9 @@ describe('the example in the README of', () => {
       timeout: 20_000,
     });
     expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
-    // A comment begins with what is printed; it may go on to explain.
+    // A comment that begins with a value begins with what is printed; it may go on to explain.
     const said = stdout.split('\n').filter((line) => line !== '');
-    for (const [, text] of code.matchAll(/^console\.log\(.*\); \/\/ (.*)$/gm))
+    for (const [, text] of code.matchAll(/^console\.log\(.*\); \/\/ ((?:\d|true\b|false\b|null\b|\[).*)$/gm))
       expect(
         said.some((line) => text?.startsWith(line)),
         `${text} in ${said.join(' | ')}`,
