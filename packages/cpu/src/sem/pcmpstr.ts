@@ -130,7 +130,7 @@ export function emitPcmpstr(m: Module): Record<string, FnRef> {
 
 /** Lengths from EAX and EDX (RAX, RDX with REX.W): their magnitudes, saturated. */
 function explicitLength(c: SemCtx, reg: number): Node {
-  const wide = c.insn.rexW !== 0 && c.size === 8;
+  const wide = c.size === 8;
   const v = c.f.tmp(wide ? c.getGpr64(reg) : i64.extend_s(c.getGpr32(reg)));
   const m = c.f.tmp(select(i64.lt_s(v, c64(0)), i64.sub(c64(0), v), v));
   return select(i64.gt_u(m, c64(16)), c32(16), i32.wrap(m));

@@ -362,6 +362,8 @@ function emitOps(m: Module, core: Record<string, FnRef>, f80: F80Fns): Record<st
     const f = m.fn([I32], 0);
     const b = param(f, 0);
     f.if(i32.eqz(used(b, c32(0))), () => {
+      // Software loops on C2: it must not stay set.
+      if (c2) f.st32(b, i32.and(ld.i32(b, S.FSW), c32(~0x400)), S.FSW);
       f.do(call(fn('under'), b, c32(0), c32(0)));
       f.ret();
     });
@@ -380,6 +382,7 @@ function emitOps(m: Module, core: Record<string, FnRef>, f80: F80Fns): Record<st
     const b = param(f, 0);
     const a = f.tmp(i32.add(st(b, c32(0)), c32(S.FPR)));
     f.if(i32.eqz(i32.and(used(b, c32(0)), used(b, c32(1)))), () => {
+      if (name !== 'scale80') f.st32(b, i32.and(ld.i32(b, S.FSW), c32(~0x400)), S.FSW);
       f.do(call(fn('under'), b, c32(0), c32(0)));
       f.ret();
     });
