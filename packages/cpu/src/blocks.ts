@@ -7,7 +7,7 @@ import * as S from './state.ts';
 import { imm2Of, immLoOf } from './x87-fields.ts';
 
 /** Most instructions per block. */
-const MAX_INSNS = 48;
+export const MAX_INSNS = 48;
 /** Records set aside for single-stepped instructions: one block, never found by lookup. */
 const STEP_RECORDS = 8;
 

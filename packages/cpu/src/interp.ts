@@ -581,6 +581,7 @@ export class Interpreter {
       f.if(i32.le_s(ld.i32(base, S.BUDGET), c32(0)), () => f.ret(c32(S.EX_BUDGET)));
       f.st32(base, i32.add(ld.i32(base, S.N_LOOKUP), c32(1)), S.N_LOOKUP);
       f.st64(base, ld.i64(base, S.RIP), S.RIP_BASE);
+      f.st32(base, c32(0), S.CUR_REC);
       f.set(la, codeLa(ld.i64(base, S.RIP)));
       f.set(
         e,
@@ -728,6 +729,7 @@ export class Interpreter {
     };
     bodies[R.H_HEAD2] = () => {
       // The one instruction crosses into a second page: that page must still be where it was.
+      f.st32(base, c32(0), S.CUR_REC);
       f.set(la, i64.and(i64.add(codeLa(ld.i64(base, S.RIP_BASE)), c64(4096)), c64(-4096)));
       f.set(host, call(fetchMiss, base, la.get));
       f.if(i32.ne(host.get, ld.i32(rec.get, R.B_PAGE2)), () => {

@@ -20,7 +20,7 @@ import {
 } from '@hyve/core';
 import { Decoder, Insn, Kind, OP } from '@hyve/x86';
 import { CpuAccess, GUEST_FAULT, type MemoryPort } from './access.ts';
-import { BlockCache } from './blocks.ts';
+import { BlockCache, MAX_INSNS } from './blocks.ts';
 import { FEATURES, SIGNATURE, supportedCpuid } from './features.ts';
 import { INLINE_KEYS } from './inline-keys.ts';
 import { type HostImports, Interpreter } from './interp.ts';
@@ -220,6 +220,8 @@ function cut(value: number, width: number): number {
   return width === 4 ? value >>> 0 : width === 2 ? value & 0xffff : value & 0xff;
 }
 
+/** Instructions per chunk in virtual time. */
+const LONGEST_CHUNK = 1 << 30;
 /** Nanoseconds per chunk between looks at the clock. */
 const CHUNK_NS = 200_000;
 const DR6_BS = 1 << 14;
@@ -243,6 +245,8 @@ export class SoftVcpu implements Vcpu {
   private readonly vm: SoftVm;
   private readonly clock: Clock;
   private readonly tscPerNs: number;
+  /** Of a virtual clock; 0 in real time. */
+  private readonly nsPerInstruction: number;
   private readonly exit: VmExit = { reason: Exit.Budget, detail: '' };
   private readonly cpuidRows: readonly CpuidEntry[];
   private readonly stepBytes = new Uint8Array(16);
@@ -265,7 +269,13 @@ export class SoftVcpu implements Vcpu {
   private noFill = false;
 
   /** @internal */
-  constructor(vm: SoftVm, index: number, o: VmOptions, random: () => number, answer: SoftCpuOptions['hypercall'] | null) {
+  constructor(
+    vm: SoftVm,
+    index: number,
+    o: VmOptions,
+    random: () => number,
+    answer: SoftCpuOptions['hypercall'] | null,
+  ) {
     const L = vm.layout;
     this.vm = vm;
     this.index = index;
@@ -273,6 +283,7 @@ export class SoftVcpu implements Vcpu {
     this.bus = o.bus(index);
     this.clock = o.clock;
     this.tscPerNs = o.tscHz / 1e9;
+    this.nsPerInstruction = (o.clock as Clock & { readonly nsPerInstruction?: number }).nsPerInstruction ?? 0;
     this.cpuidRows = o.cpuid(index);
     this.access = new CpuAccess(vm.wasmMemory.buffer, this.base);
     const x = vm.interp.exports;
@@ -308,7 +319,7 @@ export class SoftVcpu implements Vcpu {
       },
       shadow: (stack) => {
         this.access.set64(S.SHADOW_AT, this.access.get(S.ICOUNT), this.access.getHi(S.ICOUNT));
-        if (stack) this.stackShadowAt = this.retired();
+        if (stack) this.stackShadowAt = this.counted();
       },
       trap: (dr6) => {
         this.pendingTrap |= dr6;
@@ -330,15 +341,16 @@ export class SoftVcpu implements Vcpu {
     return this.waitsForSipi;
   }
 
+  /** Instructions retired; exact while an instruction runs too, which it does not count. */
   retired(): number {
-    return this.access.getHi(S.ICOUNT) * 0x1_0000_0000 + this.access.get(S.ICOUNT);
-  }
-
-  /** Instructions retired, exact inside a running instruction too: the head of a block counts ahead. */
-  private retiredNow(): number {
     const rec = this.access.get(S.CUR_REC);
     const ahead = rec === 0 ? 0 : (this.access.u8[rec + R.R_LEFT] as number);
-    return this.retired() - ahead;
+    return this.counted() - ahead;
+  }
+
+  /** ICOUNT: the head of a block counts all of it. */
+  private counted(): number {
+    return this.access.getHi(S.ICOUNT) * 0x1_0000_0000 + this.access.get(S.ICOUNT);
   }
 
   /** The guest's TSC now, as a double. */
@@ -504,7 +516,7 @@ export class SoftVcpu implements Vcpu {
 
   /** Whether the last instruction was a MOV SS or POP SS. */
   private get stackShadowed(): boolean {
-    return this.stackShadowAt === this.retired() && this.shadowed;
+    return this.stackShadowAt === this.counted() && this.shadowed;
   }
 
   private get shadowed(): boolean {
@@ -543,6 +555,11 @@ export class SoftVcpu implements Vcpu {
     this.access.set64(S.SHADOW_AT, -1, -1);
     this.pcids.fill(-1);
     this.system.reset('power-on');
+    // Power comes to all processors at once, whenever each one's turn is here: their counters agree.
+    const first = this.vm.vcpus[0];
+    if (first !== undefined && first !== this) {
+      this.access.set64(S.TSC_OFFSET, first.access.get(S.TSC_OFFSET), first.access.getHi(S.TSC_OFFSET));
+    }
     this.access.port.flushTlb(this.base, 1);
     this.modeChanged();
   }
@@ -634,16 +651,25 @@ export class SoftVcpu implements Vcpu {
       }
       const now = this.clock.now();
       if (now >= end) return this.leave(Exit.Budget);
-      const before = this.retired();
+      const before = this.counted();
       let code: number;
       if (this.mustStep()) code = this.stepOne();
-      else {
+      else if (this.nsPerInstruction > 0) {
+        // Virtual time: the run ends after exactly as many instructions as fit. Blocks run whole, so the last few of them
+        // are taken one by one.
+        const left = Math.ceil((end - now) / this.nsPerInstruction);
+        if (left <= MAX_INSNS) code = this.stepOne();
+        else {
+          a.set(S.BUDGET, Math.min(left - MAX_INSNS, LONGEST_CHUNK));
+          code = this.vm.interp.exports.main(this.base, 0);
+        }
+      } else {
         this.vm.jit?.pump();
         const ns = Math.min(end - now, CHUNK_NS);
         a.set(S.BUDGET, Math.max(1, Math.min(1e6, Math.ceil(ns * this.rate))));
         code = this.vm.interp.exports.main(this.base, 0);
         const spent = this.clock.now() - now;
-        const done = this.retired() - before;
+        const done = this.counted() - before;
         if (done > 500 && spent > 0)
           this.rate = Math.min(2, Math.max(0.0005, this.rate * 0.75 + (done / spent) * 0.25));
       }
@@ -815,10 +841,5 @@ export class SoftVcpu implements Vcpu {
       if (enabled !== 0 && kind === 0 && a.getAddr(S.DR + 8 * i) === la) hit |= 1 << i;
     }
     return hit;
-  }
-
-  /** Retired instructions as a virtual clock wants them: exact even while an instruction runs. */
-  retiredExact(): number {
-    return this.retiredNow();
   }
 }

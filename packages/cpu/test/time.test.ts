@@ -1,0 +1,121 @@
+// What the processor tells a clock: exact counts of instructions, and one time stamp counter for all processors.
+import { type Clock, Exit, TimerQueue, type VcpuBus } from '@hyve/core';
+import { describe, expect, it } from 'vitest';
+import { SoftCpu } from '../src/index.ts';
+
+/** Runs `code` in flat 32-bit mode at 0x1000; `seen` gets the count of retired instructions at every device access. */
+function machine(code: readonly number[]) {
+  const seen: number[] = [];
+  let counter: { retired(): number } | null = null;
+  const count = (): number => counter?.retired() ?? 0;
+  const clock: Clock & { nsPerInstruction: number } = Object.assign(new TimerQueue(count), { nsPerInstruction: 1 });
+  const note = (): number => seen.push(count()) & 0;
+  const bus: VcpuBus = {
+    ioRead: note,
+    ioWrite: note,
+    mmioRead: note,
+    mmioWrite: note,
+    rdmsr: () => false,
+    wrmsr: () => false,
+    readCr8: () => 0,
+    writeCr8: () => {},
+  };
+  const cpu = new SoftCpu();
+  const vm = cpu.createVm({
+    memory: [{ base: 0, size: 1 << 20, kind: 'ram', name: 'ram' }],
+    vcpus: 1,
+    bus: () => bus,
+    cpuid: () => cpu.supportedCpuid(),
+    clock,
+    tscHz: 1e9,
+  });
+  const vcpu = vm.vcpus[0] as (typeof vm.vcpus)[number];
+  counter = vcpu;
+  vm.memory.load(0x1000, Uint8Array.from(code));
+  const s = vcpu.getState();
+  const flat = { base: 0n, limit: 0xffffffff };
+  vcpu.setState({
+    ...s,
+    rip: 0x1000n,
+    cr0: 0x11n,
+    segments: s.segments.map((g, n) =>
+      n === 1
+        ? { ...g, ...flat, selector: 8, attr: 0xc09b }
+        : n < 6
+          ? { ...g, ...flat, selector: 16, attr: 0xc093 }
+          : g,
+    ),
+  });
+  return { vcpu, seen };
+}
+
+describe('virtual time', () => {
+  it('counts exactly inside every kind of device access, in the middle of a block too', () => {
+    const { vcpu, seen } = machine([
+      0x43, 0x43, // inc ebx; inc ebx
+      0xe6, 0x80, // out 0x80, al          after 2
+      0x43, // inc ebx
+      0x89, 0x1d, 0, 0, 0x80, 0, // mov [0x800000], ebx    after 4
+      0xa1, 0, 0, 0x80, 0, // mov eax, [0x800000]          after 5
+      0x43, // inc ebx
+      0xff, 0x05, 0, 0, 0x80, 0, // inc dword [0x800000]   after 7: read, then write
+      0xe4, 0x80, // in al, 0x80           after 8
+      0xeb, 0x00, // jmp +0
+      0xe6, 0x80, // out 0x80, al          after 10
+      0xeb, 0xfe, // jmp $
+    ]); // biome-ignore format: code
+    expect(vcpu.run(1000).reason).toBe(Exit.Budget);
+    expect(seen).toEqual([2, 4, 5, 7, 7, 8, 10]);
+  });
+
+  it('reads the time stamp counter as of the instruction itself', () => {
+    const { vcpu } = machine([0x43, 0x43, 0x0f, 0x31, 0x43, 0x89, 0xc6, 0x0f, 0x31, 0x43, 0xeb, 0xfe]);
+    vcpu.run(100);
+    const { gpr } = vcpu.getState();
+    expect([gpr[6], gpr[0]]).toEqual([2n, 5n]); // rdtsc; inc ebx; mov esi, eax; rdtsc
+  });
+
+  it('ends after exactly as many instructions as fit into the budget', () => {
+    // A loop of 61 instructions, longer than a block.
+    const { vcpu } = machine([...new Array<number>(60).fill(0x43), 0xeb, 0xc2]);
+    let want = 0;
+    for (const n of [1, 2, 47, 48, 49, 50, 61, 96, 97, 1000, 12345, 100_000, 7]) {
+      expect([n, vcpu.run(n).reason]).toEqual([n, Exit.Budget]);
+      want += n;
+      expect(vcpu.retired()).toBe(want);
+      const jumps = Math.floor(want / 61);
+      expect(vcpu.getState().gpr[3]).toBe(BigInt(want - jumps));
+    }
+  });
+});
+
+describe('time stamp counters', () => {
+  it('agree after power-on, however long construction takes (SDM vol. 3B 18.17)', () => {
+    let ns = 0;
+    const clock = new TimerQueue(() => {
+      ns += 1_000_000; // each look at the clock takes a millisecond
+      return ns;
+    });
+    const cpu = new SoftCpu();
+    const bus: VcpuBus = {
+      ioRead: () => 0,
+      ioWrite: () => {},
+      mmioRead: () => 0,
+      mmioWrite: () => {},
+      rdmsr: () => false,
+      wrmsr: () => false,
+      readCr8: () => 0,
+      writeCr8: () => {},
+    };
+    const vm = cpu.createVm({
+      memory: [{ base: 0, size: 1 << 20, kind: 'ram', name: 'ram' }],
+      vcpus: 3,
+      bus: () => bus,
+      cpuid: () => cpu.supportedCpuid(),
+      clock,
+      tscHz: 1e9,
+    });
+    const now = vm.vcpus.map((v) => v.tscNow());
+    expect([now[1]! - now[0]!, now[2]! - now[1]!]).toEqual([1e6, 1e6]);
+  });
+});
