@@ -73,6 +73,13 @@ export function hasPrefix(bytes: Uint8Array, prefix: number): boolean {
   return false;
 }
 
+/** Whether an operand is a floating-point or vector register, or the opcode one of the x87. */
+function isFloating(insn: Insn, bytes: Uint8Array): boolean {
+  const vector = (kind: number): boolean => kind === Kind.Xmm || kind === Kind.Ymm || kind === Kind.Mmx || kind === Kind.St;
+  const opcode = bytes.find((b) => !LEGACY_PREFIX.has(b)) ?? 0;
+  return vector(insn.kind0) || vector(insn.kind1) || vector(insn.kind2) || (opcode >= 0xd8 && opcode <= 0xdf);
+}
+
 /** Conditional exclusions. */
 export const EXCLUSIONS: readonly Exclusion[] = [
   {
@@ -99,6 +106,17 @@ export const EXCLUSIONS: readonly Exclusion[] = [
     name: 'MOVSXD of words',
     why: 'AMD reads four bytes for it, Intel two',
     applies: (insn, name) => name === 'MOVSXD' && insn.opSize === 2,
+  },
+  {
+    name: 'x87, MMX or SSE operand through FS or GS outside 64-bit mode',
+    why: 'the segments are null there: #GP competes with pending #MF and with the switch to MMX, in an order of its own',
+    applies: (insn, _name, mode, bytes) =>
+      mode === 32 && (hasPrefix(bytes, 0x64) || hasPrefix(bytes, 0x65)) && isFloating(insn, bytes),
+  },
+  {
+    name: 'CVTPI2PS from memory',
+    why: 'AMD leaves the x87 state alone, Intel switches it to MMX',
+    applies: (insn, name) => name === 'CVTPI2PS' && insn.kind1 === Kind.Mem,
   },
   {
     name: 'INT 80h',
@@ -133,6 +151,8 @@ export const AVOIDED: readonly string[] = [
   'POPA, POP to memory and CALL where the stack faults: which registers are changed by then, and which of two faults comes first, is up to the processor',
   'string moves between two addresses of the same page: fast-string microcode tells overlap by linear addresses',
   'REP MOVS with 16-bit addresses and junk above them: the host looks for overlap in the whole registers (seen on family 1Ah)',
+  'AC set in programs with x87, MMX or SSE: which vector accesses are checked is up to the processor',
+  'FIP, FDP, FOP and the selectors in FXSAVE, FNSTENV and FNSAVE images: AMD and Intel fill them at different times',
   'MXCSR bit 17: misaligned SSE mode, AMD only',
 ];
 

@@ -26,6 +26,12 @@ export interface Program {
   readonly start: number;
   /** Status flags with undefined values at some point, FLAG_ bits: not compared. */
   readonly undefinedFlags: number;
+  /** The last instruction approximates: `estimate` (RCPPS and the like), `x87` (transcendental). */
+  readonly approximate: '' | 'estimate' | 'x87';
+  /** Parts of the record that are not compared: offset and length, in pairs. */
+  readonly ignored: readonly number[];
+  /** Whether the address of a page fault is compared. */
+  readonly faultAddress: boolean;
 }
 
 /** Bounds of the choice. */
@@ -68,6 +74,16 @@ const STACK_OPS: ReadonlySet<string> = new Set([
 ]); // biome-ignore format: a list
 const RELATIVE: ReadonlySet<string> = new Set(['JCC', 'JMP', 'CALL', 'LOOP', 'LOOPE', 'LOOPNE', 'JCXZ']);
 const SELECTORS: readonly number[] = [0, 3, 0x08, 0x10, 0x18, 0x23, 0x2b, 0x33, 0x22, 0x28, 0x30, 0x38, 0xfff8];
+/** Results within 1.5 × 2^-12. */
+const ESTIMATES: ReadonlySet<string> = new Set([
+  'RCPPS', 'RCPSS', 'RSQRTPS', 'RSQRTSS', 'VRCPPS', 'VRCPSS', 'VRSQRTPS', 'VRSQRTSS',
+]); // biome-ignore format: a list
+/** Results within one unit in the last place. */
+const TRANSCENDENTAL: ReadonlySet<string> = new Set([
+  'F2XM1', 'FYL2X', 'FYL2XP1', 'FPTAN', 'FPATAN', 'FSIN', 'FCOS', 'FSINCOS',
+]); // biome-ignore format: a list
+/** Instructions that store much: which end is touched first is up to the processor. */
+const LARGE: ReadonlySet<string> = new Set(['FXSAVE', 'FXRSTOR', 'FNSAVE', 'FNSTENV', 'FRSTOR', 'FLDENV']);
 const STRING_OPS: ReadonlySet<string> = new Set(['MOVS', 'CMPS', 'STOS', 'SCAS', 'LODS', 'INS', 'OUTS']);
 const BIT_OPS: ReadonlySet<string> = new Set(['BT', 'BTS', 'BTR', 'BTC']);
 
@@ -129,6 +145,10 @@ export class Generator {
   /** Exact stack pointer, or -1n once it is not known. */
   private rsp = 0n;
   private start = 0;
+  private approximate: Program['approximate'] = '';
+  private ignored: number[] = [];
+  private faultAddress = true;
+  private floating = false;
   private fixups: { at: number; size: number; next: number }[] = [];
 
   constructor(choice: Choice) {
@@ -195,6 +215,10 @@ export class Generator {
     this.undefinedEver = 0;
     this.jumped = false;
     this.fixups = [];
+    this.approximate = '';
+    this.ignored = [];
+    this.faultAddress = true;
+    this.floating = false;
     this.fillMemory();
     this.placeStack();
     const want = r.chance(50) ? 1 : 1 + r.int(this.longest);
@@ -229,6 +253,7 @@ export class Generator {
       code.set(step.bytes, shift + length);
       length += step.bytes.length;
       steps.push(step);
+      if (this.approximate !== '') break;
     }
     if (steps.length === 0) return null;
     if (atEnd) {
@@ -263,7 +288,8 @@ export class Generator {
     v.setBigUint64(L.REC.rip, BigInt(this.start), true);
     let flags = 0x202 | (r.u32() & 0x8d5);
     if (r.chance(12)) flags |= 0x400;
-    if (r.chance(3)) flags |= 0x40000;
+    // Which vector accesses are checked for alignment under AC is up to the processor.
+    if (r.chance(3) && !this.floating) flags |= 0x40000;
     v.setBigUint64(L.REC.flags, BigInt(flags), true);
     v.setUint16(L.REC.cs, mode === 64 ? L.CS64 : L.CS32, true);
     v.setUint16(L.REC.cs + 2, 0, true);
@@ -272,7 +298,15 @@ export class Generator {
     v.setBigUint64(L.REC.codeAt, BigInt(codeAt), true);
     record.set(code, L.REC.code);
     this.fillFloating();
-    return { mode, steps: final, start: this.start, undefinedFlags: this.undefinedEver };
+    return {
+      mode,
+      steps: final,
+      start: this.start,
+      undefinedFlags: this.undefinedEver,
+      approximate: this.approximate,
+      ignored: this.ignored,
+      faultAddress: this.faultAddress,
+    };
   }
 
   private fillMemory(): void {
@@ -389,6 +423,10 @@ export class Generator {
     this.undefinedNow |= undefinedHere;
     this.undefinedEver |= undefinedHere;
     this.clobber(row, name, insn);
+    if (ESTIMATES.has(name)) this.approximate = 'estimate';
+    else if (TRANSCENDENTAL.has(name)) this.approximate = 'x87';
+    if (LARGE.has(name)) this.faultAddress = false;
+    if (family(row) !== 'int') this.floating = true;
     return {
       bytes,
       row: row.id,
@@ -714,6 +752,7 @@ export class Generator {
     const ea = this.solve(insn, bytes, next, t);
     if (ea < 0n) return false;
     if (bit && !this.placeBitOffset(insn)) return false;
+    this.ignore(name, insn, ea);
     if (name === 'LDMXCSR') {
       // Bit 17 means something on AMD only.
       const bad = r.chance(10) ? 1 << (18 + r.int(13)) : 0;
@@ -726,6 +765,23 @@ export class Generator {
     else if (name === 'CMPXCHG16B' || name === 'CMPXCHG8B') this.fillOperand(ea, size);
     else if (r.chance(85)) this.fillOperand(ea, size);
     return true;
+  }
+
+  /** Notes what an instruction stores that processors disagree about: pointers to the last x87 instruction, the MXCSR mask. */
+  private ignore(name: string, insn: Insn, ea: bigint): void {
+    const skip = (offset: number, length: number): void => {
+      for (let i = 0; i < length; i++) {
+        const at = this.recordAt(ea + BigInt(offset + i));
+        if (at >= 0) this.ignored.push(at, 1);
+      }
+    };
+    if (name === 'FXSAVE') {
+      skip(6, 18);
+      skip(28, 4);
+    } else if (name === 'FNSTENV' || name === 'FNSAVE') {
+      if (insn.opSize === 2) skip(6, 8);
+      else skip(12, 16);
+    }
   }
 
   /** Whether the stack pointer is known and has mapped pages around it. */
