@@ -71,10 +71,15 @@ export interface VirtioBlockOptions {
   readonly queueSize?: number;
   /** Most data buffers of a request. Default: two less than the queue has descriptors. */
   readonly segMax?: number;
-  /** Most bytes of one data buffer, for drivers that ask. Default 1 MiB. */
+  /** Most bytes of one data buffer, for drivers that ask. Default 1 MiB, with `copy` 64 KiB. */
   readonly sizeMax?: number;
-  /** Most requests with the backend at once, over all queues. Default 128. */
+  /** Most requests with the backend at once, over all queues. Default 128, with `copy` 32. */
   readonly maxInFlight?: number;
+  /**
+   * Give the backend copies instead of guest memory, for machines whose memory views do not last, such as a WebAssembly
+   * memory that grows. Takes up to `maxInFlight` × `segMax` × `sizeMax` bytes. Default false.
+   */
+  readonly copy?: boolean;
 }
 
 /** Saved state of {@link VirtioBlock}. */
@@ -124,6 +129,8 @@ export class VirtioBlock implements VirtioDevice {
   private readonly backend: BlockBackend;
   private readonly readOnly: boolean;
   private readonly canDiscard: boolean;
+  private readonly copy: boolean;
+  private readonly requestMax: number;
   private readonly id: Uint8Array = new Uint8Array(ID_BYTES);
   private readonly config: Uint8Array = new Uint8Array(CFG_BYTES);
   private readonly configView: DataView = new DataView(this.config.buffer);
@@ -171,8 +178,11 @@ export class VirtioBlock implements VirtioDevice {
     const queues = o.queues ?? 1;
     const queueSize = o.queueSize ?? 128;
     const segMax = o.segMax ?? queueSize - 2;
-    const sizeMax = o.sizeMax ?? 1 << 20;
-    this.poolSize = o.maxInFlight ?? 128;
+    this.copy = o.copy === true;
+    const sizeMax = o.sizeMax ?? (this.copy ? 1 << 16 : 1 << 20);
+    this.poolSize = o.maxInFlight ?? (this.copy ? 32 : 128);
+    // Drivers keep to seg_max and size_max; nothing larger may make us take memory.
+    this.requestMax = this.copy ? Math.min(REQUEST_MAX, segMax * sizeMax) : REQUEST_MAX;
     const check = (what: string, v: number, low: number, high: number): void => {
       if (!(Number.isInteger(v) && v >= low && v <= high))
         throw new HyveError('VIRTIO_BLOCK', `${this.name}: ${what} ${v}, expected ${low}-${high}`);
@@ -347,7 +357,7 @@ export class VirtioBlock implements VirtioDevice {
   /** Whether `n` bytes at `offset` are on the disk and of a length a request may have. */
   private inRange(offset: number, n: number): boolean {
     return (
-      n > 0 && n <= REQUEST_MAX && n % SECTOR === 0 && offset + n <= Math.floor(this.backend.size / SECTOR) * SECTOR
+      n > 0 && n <= this.requestMax && n % SECTOR === 0 && offset + n <= Math.floor(this.backend.size / SECTOR) * SECTOR
     );
   }
 
@@ -379,6 +389,7 @@ export class VirtioBlock implements VirtioDevice {
       return;
     }
     if (after > 0) r.list.addHost(this.padding.subarray(0, after));
+    if (this.copy) r.detach(false);
     r.offset -= before;
     r.written = n + 1;
     this.bytesRead += n;
@@ -409,6 +420,7 @@ export class VirtioBlock implements VirtioDevice {
       this.refuse(r);
       return;
     }
+    if (this.copy) r.detach(true);
     this.bytesWritten += n;
     r.through = this.writeThrough();
     this.launch(r);
@@ -561,10 +573,12 @@ export class VirtioBlock implements VirtioDevice {
     const queue = r.queue as VirtQueue;
     const link = this.link as VirtioLink;
     this.inFlight[queue.index] = (this.inFlight[queue.index] as number) - 1;
+    const forgotten = r.generation !== queue.generation;
     // The data arrived after the views were taken; somebody may have translated these pages since.
-    if (r.type === T_IN) r.list.markDirty(link.dma);
+    if (r.type === T_IN && !this.copy) r.list.markDirty(link.dma);
+    else if (r.type === T_IN && status === 'ok' && !forgotten) r.deliver(link.dma);
     r.list.clear();
-    if (r.generation !== queue.generation) {
+    if (forgotten) {
       // Reset since: the driver has forgotten this request, and its memory may be anything by now.
       this.cancelled++;
       this.free.push(r);

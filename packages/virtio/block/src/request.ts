@@ -1,5 +1,6 @@
-// One request in flight, from a pool that bounds how many there are. The views in it are guest memory itself: nothing is
-// copied on the way between guest and image.
+// One request in flight, from a pool that bounds how many there are. The views in it are guest memory itself, unless the
+// device was asked for copies.
+import type { DmaMemory } from '@hyve/core';
 import { ViewList, type VirtQueue } from '@hyve/virtio';
 
 /** What a range operation works on, bytes. */
@@ -42,5 +43,23 @@ export class Request {
   constructor(finish: (r: Request, status: unknown) => void) {
     this.done = (status) => finish(this, status);
     this.failed = () => finish(this, 'io-error');
+  }
+
+  /** Puts private memory in the place of guest memory, with or without its bytes. */
+  detach(withBytes: boolean): void {
+    const { views, addrs } = this.list;
+    for (let i = 0; i < views.length; i++) {
+      const view = views[i] as Uint8Array;
+      if ((addrs[i] as number) >= 0) views[i] = withBytes ? view.slice() : new Uint8Array(view.length);
+    }
+  }
+
+  /** Copies private memory to where the guest wants it. */
+  deliver(dma: DmaMemory): void {
+    const { views, addrs } = this.list;
+    for (let i = 0; i < views.length; i++) {
+      const view = views[i] as Uint8Array;
+      if ((addrs[i] as number) >= 0) dma.writeView(addrs[i] as number, view.length)?.set(view);
+    }
   }
 }

@@ -431,6 +431,34 @@ describe('requests in flight', () => {
     expect(marked).toEqual(p.buffers.map((x) => [x.addr, x.len]));
   });
 
+  it('work on copies if asked to', async () => {
+    const b = new Bench(new FakeDisk({ sectorSize: 4096 }), { copy: true }).up({ indirect: true });
+    const { ram } = b.rig;
+    expect([b.guest.config(8, 4), b.guest.config(12, 4)]).toEqual([65536, 126]);
+    b.disk.hold = true;
+    // What the guest writes after it has asked is not written to the disk.
+    const bytes = new Uint8Array(4096).map((_v, i) => i * 5);
+    const w = b.submit(OUT, 8, [bytes.subarray(0, 1000), bytes.subarray(1000)]);
+    for (const d of w.buffers) ram.fill(d.addr, d.len, 0xcc);
+    await b.disk.release();
+    expect([...b.disk.bytes.subarray(4096, 8192)]).toEqual([...bytes]);
+    // What is read arrives when the request is done, and not if the driver has forgotten it.
+    const r = b.submit(IN, 9, [100, 412]);
+    const lost = b.submit(IN, 8, [4096], { queue: 0 });
+    await b.disk.release();
+    expect(b.data(r)).toEqual([...bytes.subarray(512, 1024)]);
+    b.guest.setStatus(0);
+    await b.disk.release();
+    expect(b.data(lost).every((v) => v === 0)).toBe(true);
+    b.disk.hold = false;
+    b.up();
+    // Nothing larger than what drivers are told takes memory.
+    expect((await b.run(IN, 0, [1 << 20])).status).toBe(OK);
+    const c = new Bench(new FakeDisk(), { copy: true, segMax: 2, sizeMax: 4096 }).up();
+    expect((await c.run(IN, 0, [8192])).status).toBe(OK);
+    expect((await c.run(IN, 0, [8704])).status).toBe(IOERR);
+  });
+
   it('let pause wait, and resume take up what came meanwhile', async () => {
     const b = new Bench().up();
     b.disk.hold = true;

@@ -30,14 +30,11 @@ import {
   COMMON_DEVICE_FEATURE_SELECT,
   COMMON_DRIVER_FEATURE,
   COMMON_DRIVER_FEATURE_SELECT,
-  COMMON_GENERATION,
-  COMMON_NUM_QUEUES,
   COMMON_QUEUE_DESC,
   COMMON_QUEUE_DEVICE,
   COMMON_QUEUE_DRIVER,
   COMMON_QUEUE_ENABLE,
   COMMON_QUEUE_NOTIFY_DATA,
-  COMMON_QUEUE_NOTIFY_OFF,
   COMMON_QUEUE_RESET,
   COMMON_QUEUE_SELECT,
   COMMON_QUEUE_SIZE,
@@ -326,24 +323,30 @@ export class VirtioPci implements PciDevice, TransportSink {
   }
 
   private commonWrite(offset: number, width: Width, value: number): void {
-    const dwords = offset < COMMON_CONFIG_VECTOR || (offset >= COMMON_QUEUE_DESC && offset < COMMON_QUEUE_NOTIFY_DATA);
-    if (dwords) {
-      // §4.1.3.1: 64-bit fields as two 32-bit halves. Narrower writes are no driver's; they count as the whole register.
-      if ((offset & 3) === 0) this.commonWrite32(offset, value);
-      return;
-    }
-    if (offset === COMMON_STATUS && width > 1) {
-      this.core.setStatus(value & 0xff, false);
-      if (width === 4) this.commonWrite16(COMMON_QUEUE_SELECT, value >>> 16);
-      return;
-    }
-    if (offset === COMMON_STATUS) {
+    if (offset === COMMON_STATUS && width === 1) {
       this.core.setStatus(value, false);
       return;
     }
-    if ((offset & 1) !== 0) return;
-    this.commonWrite16(offset, value & 0xffff);
-    if (width === 4) this.commonWrite16(offset + 2, value >>> 16);
+    // §4.1.3.1: 64-bit fields as two 32-bit halves, others in their own width. Narrower writes change a part of a field,
+    // for machines that split accesses to memory into bytes; wider ones are several fields.
+    const dword = offset < COMMON_CONFIG_VECTOR || (offset >= COMMON_QUEUE_DESC && offset < COMMON_QUEUE_NOTIFY_DATA);
+    if (dword && width < 4) {
+      const at = offset & 3;
+      const shift = at * 8;
+      const mask = ((width === 1 ? 0xff : 0xffff) << shift) >>> 0;
+      this.commonWrite32(offset - at, ((this.commonWord(offset - at) & ~mask) | ((value << shift) & mask)) >>> 0);
+    } else if (dword) {
+      if ((offset & 3) === 0) this.commonWrite32(offset, value);
+    } else if (width === 1) {
+      const at = offset & 1;
+      const old = this.commonRead(offset - at, 2);
+      // "No vector" is all ones: the low byte of a real one comes first and must not look like 0xFFxx.
+      const high = old === NO_VECTOR ? 0 : old & 0xff00;
+      this.commonWrite16(offset - at, at === 0 ? high | value : (old & 0xff) | (value << 8));
+    } else if ((offset & 1) === 0) {
+      this.commonWrite16(offset, value & 0xffff);
+      if (width === 4) this.commonWrite16(offset + 2, value >>> 16);
+    }
   }
 
   private commonWrite32(offset: number, value: number): void {
@@ -406,10 +409,8 @@ export class VirtioPci implements PciDevice, TransportSink {
       case COMMON_QUEUE_RESET:
         if (value === 1) c.resetQueue();
         break;
-      case COMMON_NUM_QUEUES:
-      case COMMON_QUEUE_NOTIFY_OFF:
-      case COMMON_QUEUE_NOTIFY_DATA:
-      case COMMON_GENERATION:
+      case COMMON_STATUS:
+        c.setStatus(value & 0xff, false);
         break;
     }
   }

@@ -322,6 +322,28 @@ describe('modern common structure', () => {
     expect(g.get(0x18, 2)).toBe(8);
   });
 
+  it('puts bytes together to registers', () => {
+    const g = pciBench({ transport: 'modern' }).guest as ModernGuest;
+    g.setStatus(3);
+    const bytes = (offset: number, value: number, n: number): void => {
+      for (let i = 0; i < n; i++) g.set(offset + i, 1, Math.floor(value / 256 ** i) & 0xff);
+    };
+    bytes(0x16, 1, 2);
+    bytes(0x18, 8, 2);
+    bytes(0x1a, 2, 2);
+    bytes(0x20, 0x8765_4321, 4);
+    g.set(0x24, 2, 0x10);
+    g.set(0x26, 2, 0x20);
+    expect([0x16, 0x18, 0x1a].map((o) => g.get(o, 2))).toEqual([1, 8, 2]);
+    expect([g.get(0x20, 4), g.get(0x24, 4)]).toEqual([0x8765_4321, 0x20_0010]);
+    bytes(0x1a, 0xffff, 2);
+    expect(g.get(0x1a, 2)).toBe(0xffff);
+    g.set(0x14, 2, 7);
+    expect(g.status()).toBe(3);
+    g.set(0x14, 4, 0x0001_0000);
+    expect([g.status(), g.get(0x16, 2)]).toEqual([0, 1]);
+  });
+
   it('wants a reset when a split queue is no power of two, and not before features are agreed', () => {
     const b = pciBench({ transport: 'modern' });
     const g = b.guest as ModernGuest;
