@@ -639,7 +639,9 @@ function emitMinMax(m: Module, fmt: Fmt, max: boolean): FnRef {
   f.if(i32.or(nanBits(fmt, x.get), nanBits(fmt, y.get)), () => {
     flag(f, base, c32(IE));
     // The second operand, to which DAZ applies even here.
-    f.if(i32.and(i32.and(ctl, c32(0x40)), i32.eqz(nanBits(fmt, y.get))), () => denormal(f, fmt, base, ctl, y));
+    f.if(i32.and(i32.ne(i32.and(ctl, c32(0x40)), c32(0)), i32.eqz(nanBits(fmt, y.get))), () =>
+      denormal(f, fmt, base, ctl, y),
+    );
     f.ret(y.get);
   });
   denormal(f, fmt, base, ctl, x);

@@ -387,12 +387,14 @@ function emitOps(m: Module, core: Record<string, FnRef>, f80: F80Fns): Record<st
       f.ret();
     });
     const fl = f.tmp(call(fn(name), b, control(b), a, i32.add(st(b, c32(1)), c32(S.FPR)), c32(0)));
-    // Condition codes go with a numeric result only.
+    // Condition codes go with a numeric result only, but software loops on C2: it must not stay set.
     const unmasked = i32.and(i32.and(fl, c32(7)), i32.xor(ld.i32(b, S.FCW), c32(-1)));
     const nan = i32.eq(i32.and(ld.i32(b, R + 8), c32(0x7fff)), c32(0x7fff));
     if (name !== 'scale80')
-      f.if(i32.eqz(i32.or(unmasked, nan)), () =>
-        f.st32(b, i32.or(i32.and(ld.i32(b, S.FSW), c32(~CC_ALL)), i32.and(fl, c32(0x4500))), S.FSW),
+      f.if(
+        i32.or(unmasked, nan),
+        () => f.st32(b, i32.and(ld.i32(b, S.FSW), c32(~0x400)), S.FSW),
+        () => f.st32(b, i32.or(i32.and(ld.i32(b, S.FSW), c32(~CC_ALL)), i32.and(fl, c32(0x4500))), S.FSW),
       );
     f.do(call(fn('finish'), b, c32(0), c32(0), fl));
     out[name] = f.ref;
