@@ -29,6 +29,7 @@ import { type Layout, layOut } from './layout.ts';
 import * as R from './record.ts';
 import { allSemantics, emitHelpers } from './sem/index.ts';
 import * as S from './state.ts';
+import { VENDOR_AMD, VENDOR_HYGON } from './system/bits.ts';
 import { DEBUG_FAULT, DELIVERED, EventSource, hasErrorCode } from './system/events.ts';
 import { SystemUnit } from './system/system.ts';
 
@@ -249,6 +250,7 @@ export class SoftVcpu implements Vcpu {
   private readonly nsPerInstruction: number;
   private readonly exit: VmExit = { reason: Exit.Budget, detail: '' };
   private readonly cpuidRows: readonly CpuidEntry[];
+  private readonly amd: boolean;
   private readonly stepBytes = new Uint8Array(16);
   private readonly apicBase: MsrValue = { lo: 0, hi: 0 };
   private isHalted = false;
@@ -285,6 +287,8 @@ export class SoftVcpu implements Vcpu {
     this.tscPerNs = o.tscHz / 1e9;
     this.nsPerInstruction = (o.clock as Clock & { readonly nsPerInstruction?: number }).nsPerInstruction ?? 0;
     this.cpuidRows = o.cpuid(index);
+    const vendor = this.cpuidRows.find((r) => r.leaf === 0)?.ebx;
+    this.amd = vendor === VENDOR_AMD || vendor === VENDOR_HYGON;
     this.access = new CpuAccess(vm.wasmMemory.buffer, this.base);
     const x = vm.interp.exports;
     const port: MemoryPort = {
@@ -787,7 +791,8 @@ export class SoftVcpu implements Vcpu {
     const tf = (a.get(S.EFL) & S.FLAG_TF) !== 0;
     const rf = (a.get(S.EFL) & S.FLAG_RF) !== 0;
     const dr7 = a.get(S.DR + 56);
-    if (dr7 & 0xff && !rf) {
+    // Intel's processors look for no breakpoint behind MOV SS, AMD's do.
+    if (dr7 & 0xff && !rf && (this.amd || !this.stackShadowed)) {
       const hit = this.codeBreakpoints(dr7);
       if (hit !== 0) {
         return this.deliver(S.EXC_DB, EventSource.Exception, hit | DEBUG_FAULT) ? S.EX_EVENT : S.EX_SHUTDOWN;
