@@ -108,10 +108,15 @@ export const EXCLUSIONS: readonly Exclusion[] = [
     applies: (insn, name) => name === 'MOVSXD' && insn.opSize === 2,
   },
   {
-    name: 'x87, MMX or SSE operand through FS or GS outside 64-bit mode',
-    why: 'the segments are null there: #GP competes with pending #MF and with the switch to MMX, in an order of its own',
+    name: 'x87, MMX or SSE operand through FS, GS or CS outside 64-bit mode',
+    why: 'FS and GS are null there, CS not writable: #GP competes with pending #MF and with the switch to MMX, in an order of its own',
     applies: (insn, _name, mode, bytes) =>
-      mode === 32 && (hasPrefix(bytes, 0x64) || hasPrefix(bytes, 0x65)) && isFloating(insn, bytes),
+      mode === 32 && [0x64, 0x65, 0x2e].some((p) => hasPrefix(bytes, p)) && isFloating(insn, bytes),
+  },
+  {
+    name: 'MASKMOVQ',
+    why: 'when it faults, AMD has switched the x87 state to MMX already',
+    applies: (_, name, mode) => name === 'MASKMOVQ' && mode === 32,
   },
   {
     name: 'CVTPI2PS from memory',

@@ -253,7 +253,8 @@ export class Generator {
       code.set(step.bytes, shift + length);
       length += step.bytes.length;
       steps.push(step);
-      if (this.approximate !== '') break;
+      // What follows would read results that are not compared.
+      if (this.approximate !== '' || !this.faultAddress) break;
     }
     if (steps.length === 0) return null;
     if (atEnd) {
