@@ -551,7 +551,8 @@ describe('transcendental functions', () => {
         const e = BigInt(o.e + 63);
         const m = o.m << (BITS - 63n);
         const log = e * ONE + divF(2n * atanh(divF(m - ONE, m + ONE)), LN2);
-        if (log === 0n) return;
+        // Powers of two have exact logarithms; they are tested below.
+        if ((x & ((1n << 63n) - 1n)) === 0n) return;
         expect(hex(fns.call80('yl2x', ctlOf({ mode }), x, y).bits)).toBe(hex(rounded(mulF(value(y), log), mode)));
       }),
       N,

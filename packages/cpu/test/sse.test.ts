@@ -305,7 +305,9 @@ lane('PADDUSB PADDUSW', (a, b, n) => clampU(a + b, n));
 lane('PSUBUSB PSUBUSW', (a, b, n) => clampU(a - b, n));
 lane('PCMPEQB PCMPEQW PCMPEQD PCMPEQQ', (a, b) => (a === b ? -1n : 0n));
 lane('PCMPGTB PCMPGTW PCMPGTD PCMPGTQ', (a, b, n) => (sx(a, n) > sx(b, n) ? -1n : 0n));
+// biome-ignore lint/complexity/useMathMinMax: these are bigints
 lane('PMINUB PMINUW PMINUD', (a, b) => (a < b ? a : b));
+// biome-ignore lint/complexity/useMathMinMax: these are bigints
 lane('PMAXUB PMAXUW PMAXUD', (a, b) => (a > b ? a : b));
 lane('PMINSB PMINSW PMINSD', (a, b, n) => (sx(a, n) < sx(b, n) ? a : b));
 lane('PMAXSB PMAXSW PMAXSD', (a, b, n) => (sx(a, n) > sx(b, n) ? a : b));
