@@ -1,4 +1,6 @@
 // The board: a machine specification in, a wired machine out. Mirrors bhyverun.c minus argument parsing and exit().
+
+import { AhciController, type AhciPortSpec } from '@hyve/ahci';
 import {
   type BlockBackend,
   type BlockStatus,
@@ -108,7 +110,18 @@ export type StopReason = 'reset' | 'poweroff' | 'halt' | 'triple-fault' | 'error
 
 /** What {@link createPc} can build. */
 export const boardSupport: BoardSupport = {
-  pci: ['hostbridge', 'amd_hostbridge', 'lpc', 'uart', 'dummy', 'virtio-blk', 'virtio-rnd'],
+  pci: [
+    'hostbridge',
+    'amd_hostbridge',
+    'lpc',
+    'uart',
+    'dummy',
+    'virtio-blk',
+    'virtio-rnd',
+    'ahci',
+    'ahci-hd',
+    'ahci-cd',
+  ],
   lpc: ['com1', 'com2', 'com3', 'com4', 'pc-testdev'],
   boot: ['kexec', 'multiboot', 'bootrom'],
   engines: ['soft'],
@@ -399,11 +412,26 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
     chars.push(c);
     uart.connect(c);
   };
-  const openDisk = async (name: string, s: PciSlotSpec, extras: readonly string[]): Promise<OpenedDisk> => {
+  const openDisk = async (name: string, conf: string, extras: readonly string[]): Promise<OpenedDisk> => {
     if (host.openDisk === undefined) throw new HyveError('PC_UNSUPPORTED', `${name}: this host opens no disks`);
-    const opened = await host.openDisk({ name, conf: confOf(s), extras });
+    const opened = await host.openDisk({ name, conf, extras });
     // Virtual time stands still while the host works, so that equal runs stay equal.
     return virtual === null ? opened : { ...opened, backend: holding(opened.backend, () => loop) };
+  };
+  const ahciPort = async (name: string, kind: 'hd' | 'cd', conf: string): Promise<AhciPortSpec> => {
+    if (conf === '') return { kind, backend: null };
+    // Discs are not written; bhyve opens them read-only too.
+    const disk = await openDisk(name, kind === 'cd' ? `${conf},ro` : conf, AHCI_OPTIONS);
+    const text = (key: string): string | undefined => disk.extras.get(key);
+    const nmrr = text('nmrr');
+    return {
+      kind,
+      backend: disk.backend,
+      serial: text('ser') ?? (await defaultSerial(conf)),
+      ...(text('rev') === undefined ? {} : { revision: text('rev') as string }),
+      ...(text('model') === undefined ? {} : { model: text('model') as string }),
+      ...(nmrr === undefined ? {} : { nmrr: Number(nmrr) }),
+    };
   };
   const attachVirtio = (
     device: ConstructorParameters<typeof VirtioPci>[0]['device'],
@@ -453,11 +481,22 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
         pci.attach(new DummyDevice(), at);
         break;
       case 'virtio-blk': {
-        const disk = await openDisk(label, s, VIRTIO_OPTIONS);
+        const disk = await openDisk(label, confOf(s), VIRTIO_OPTIONS);
         const serial = disk.extras.get('serial') ?? disk.extras.get('ser') ?? (await defaultSerial(confOf(s)));
         const queues = Number(disk.extras.get('queues') ?? 1);
         const device = new VirtioBlock({ backend: disk.backend, name: label, serial, queues });
         attachVirtio(device, at, disk.extras);
+        break;
+      }
+      case 'ahci':
+      case 'ahci-hd':
+      case 'ahci-cd': {
+        const ports: AhciPortSpec[] = [];
+        for (const [kind, conf] of ahciPorts(s))
+          ports.push(await ahciPort(`${label} port ${ports.length}`, kind, conf));
+        const controller = new AhciController({ name: label, ports });
+        pci.attach(controller, at);
+        devices.push(controller);
         break;
       }
       case 'virtio-rnd':
@@ -648,6 +687,32 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
 
 /** Options of virtio devices in a disk's option list. */
 const VIRTIO_OPTIONS: readonly string[] = ['serial', 'ser', 'queues', 'transport', 'packed', 'bootindex'];
+
+/** Options of AHCI drives in a disk's option list. */
+const AHCI_OPTIONS: readonly string[] = ['nmrr', 'ser', 'rev', 'model', 'bootindex'];
+
+/** Ports of an AHCI slot: `ahci-hd,PATH…`, `ahci-cd,PATH…`, or `ahci,hd:PATH…,cd:PATH…`; options follow their port. */
+function ahciPorts(s: PciSlotSpec): ['hd' | 'cd', string][] {
+  if (s.device !== 'ahci') return [[s.device === 'ahci-cd' ? 'cd' : 'hd', confOf(s)]];
+  if (s.conf === null) {
+    const ports: ['hd' | 'cd', string][] = [];
+    for (let n = 0; n < 6; n++) {
+      const path = s.options[`port.${n}.path`];
+      if (path !== undefined) ports.push([s.options[`port.${n}.type`] === 'cd' ? 'cd' : 'hd', path]);
+    }
+    return ports;
+  }
+  const ports: ['hd' | 'cd', string][] = [];
+  for (const part of s.conf.split(',')) {
+    const m = /^(hd|cd):(.*)$/.exec(part);
+    const last = ports.at(-1);
+    if (m !== null) ports.push([m[1] as 'hd' | 'cd', m[2] as string]);
+    else if (last !== undefined) last[1] += `,${part}`;
+    else throw new HyveError('PC_OPTION', `ahci,${s.conf}: hd:PATH or cd:PATH expected, not ${part}`);
+  }
+  if (ports.length > 6) throw new HyveError('PC_OPTION', `ahci: ${ports.length} ports; the controller has 6`);
+  return ports;
+}
 
 /** What followed the device name, as text; settings from a configuration tree are put together again. */
 function confOf(s: PciSlotSpec): string {
