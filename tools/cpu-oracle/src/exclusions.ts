@@ -75,7 +75,8 @@ export function hasPrefix(bytes: Uint8Array, prefix: number): boolean {
 
 /** Whether an operand is a floating-point or vector register, or the opcode one of the x87. */
 function isFloating(insn: Insn, bytes: Uint8Array): boolean {
-  const vector = (kind: number): boolean => kind === Kind.Xmm || kind === Kind.Ymm || kind === Kind.Mmx || kind === Kind.St;
+  const vector = (kind: number): boolean =>
+    kind === Kind.Xmm || kind === Kind.Ymm || kind === Kind.Mmx || kind === Kind.St;
   const opcode = bytes.find((b) => !LEGACY_PREFIX.has(b)) ?? 0;
   return vector(insn.kind0) || vector(insn.kind1) || vector(insn.kind2) || (opcode >= 0xd8 && opcode <= 0xdf);
 }
@@ -147,7 +148,8 @@ export const EXCLUSIONS: readonly Exclusion[] = [
   {
     name: '0F 0D with a register',
     why: 'a reserved NOP of Intel; AMD raises #UD',
-    applies: (insn, name) => name === 'NOP' && insn.operandCount === 1 && insn.kind0 !== Kind.Mem,
+    applies: (insn, name, _mode, bytes) =>
+      name === 'NOP' && insn.kind0 === Kind.Gpr && bytes[bytes.length - 2] === 0x0d && bytes[bytes.length - 3] === 0x0f,
   },
 ];
 
@@ -158,6 +160,7 @@ export const AVOIDED: readonly string[] = [
   'REP MOVS with 16-bit addresses and junk above them: the host looks for overlap in the whole registers (seen on family 1Ah)',
   'AC set in programs with x87, MMX or SSE: which vector accesses are checked is up to the processor',
   'FIP, FDP, FOP and the selectors in FXSAVE, FNSTENV and FNSAVE images: AMD and Intel fill them at different times',
+  'PE after transcendental x87 instructions, and UE for exact tiny results when unmasked: they compute with more digits of their own',
   'MXCSR bit 17: misaligned SSE mode, AMD only',
 ];
 

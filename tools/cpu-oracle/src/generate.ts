@@ -189,6 +189,18 @@ export class Generator {
     }
   }
 
+  /** Whether no encoding of a row escapes the exclusions. */
+  alwaysExcluded(row: Row): boolean {
+    const r = new Random(row.id);
+    for (const mode of [32, 64] as const)
+      for (let i = 0; i < 200; i++) {
+        const bytes = encodeRandom(row, () => r.u32(), { mode });
+        if (bytes === null || this.decoder.decode(this.insn, bytes, 0, bytes.length, mode) !== Status.Ok) continue;
+        if (this.insn.row === row.id && excluded(this.insn, mode, bytes) === '') return false;
+      }
+    return true;
+  }
+
   /** Rows that may come up in a mode. */
   rows(mode: 32 | 64): readonly Row[] {
     return this.byMode[mode];
@@ -788,7 +800,7 @@ export class Generator {
   /** Whether the stack pointer is known and has mapped pages around it. */
   private plainStack(): boolean {
     const off = Number(this.rsp) - (this.high ? L.STACK_HIGH : L.STACK_LOW);
-    return off >= 0x200 && off < 0x1e00;
+    return off >= 0x200 && off < 0x1e00 && off % 8 === 0;
   }
 
   private placeBitOffset(insn: Insn): boolean {

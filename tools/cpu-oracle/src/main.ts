@@ -1,5 +1,18 @@
-// Command line: node tools/cpu-oracle/src/main.ts [--count N] [--seed N] [--op NAME] [--families int,x87,…] [--show N]
+// Command line: node tools/cpu-oracle/src/main.ts [options]
+//   --count N       instructions to run; default 200000
+//   --seed N        default 1; the same seed runs the same programs
+//   --families a,b  int, x87, mmx, sse, avx; default all but avx
+//   --op NAME       rows of one operation only
+//   --longest N     most instructions per program; default 8
+//   --threshold N   executions before the software CPU translates a block; default 0: interpreter only. With 1 every
+//                   program is run once by the interpreter and once translated, and the second run is compared
+//   --skip A,B      operations to leave out
+//   --show N        differences to print in full; default 20
+//   --threads N     processes to spread the work over; default 1
+//   --coverage      print how often each row ran, and what was excluded
+import { spawn } from 'node:child_process';
 import { parseArgs } from 'node:util';
+import { AVOIDED, EXCLUDED_OPS, EXCLUSIONS } from './exclusions.ts';
 import { whyNotNative } from './native.ts';
 import { Oracle } from './oracle.ts';
 
@@ -13,50 +26,62 @@ const { values } = parseArgs({
     longest: { type: 'string' },
     show: { type: 'string', default: '20' },
     threshold: { type: 'string', default: '0' },
+    threads: { type: 'string', default: '1' },
     coverage: { type: 'boolean', default: false },
   },
 });
 
+/** Starts this program again `n` times, each with a seed of its own and its share of the count. */
+async function spread(n: number): Promise<number> {
+  const script = process.argv[1] as string;
+  const codes = Array.from({ length: n }, (_, i) => {
+    const share = [`--seed=${Number(values.seed) * n + i}`, `--count=${Math.ceil(Number(values.count) / n)}`];
+    const args = [...process.execArgv, script, ...process.argv.slice(2), '--threads=1', ...share];
+    return new Promise<number>((done) => {
+      spawn(process.execPath, args, { stdio: 'inherit' }).on('close', (code) => done(code ?? 1));
+    });
+  });
+  return Math.max(...(await Promise.all(codes)));
+}
+
+function compareCpus(): number {
+  const oracle = new Oracle({
+    seed: Number(values.seed),
+    families: values.families.split(','),
+    skip: values.skip.split(','),
+    threshold: Number(values.threshold),
+    ...(values.op === undefined ? {} : { op: values.op }),
+    ...(values.longest === undefined ? {} : { longest: Number(values.longest) }),
+  });
+  const start = performance.now();
+  oracle.run(Number(values.count));
+  const seconds = (performance.now() - start) / 1000;
+  oracle.close();
+  const found = [...oracle.findings.values()].sort((a, b) => oracle.countOf(b.kind) - oracle.countOf(a.kind));
+  for (const f of found.slice(0, Number(values.show)))
+    console.log(`--- ${f.kind} (${oracle.countOf(f.kind)} times)\n${f.text}`);
+  if (found.length > 0) console.log(`=== ${found.length} kinds of differences`);
+  for (const f of found) console.log(`${String(oracle.countOf(f.kind)).padStart(6)} ${f.kind}`);
+  if (values.coverage) {
+    for (const line of oracle.coverageTable()) console.log(line);
+    console.log('Left out:');
+    for (const e of EXCLUSIONS) console.log(`  ${e.name} (${oracle.exclusions.get(e.name) ?? 0} times): ${e.why}`);
+    for (const [name, why] of Object.entries(EXCLUDED_OPS)) console.log(`  ${name}: ${why}`);
+    for (const text of AVOIDED) console.log(`  ${text}`);
+  }
+  const [generating, native, soft, comparing] = oracle.times.map((ms) => `${(ms / 1000).toFixed(1)} s`);
+  const traps = [...oracle.traps].sort((a, b) => b[1] - a[1]).map(([v, c]) => `${v}: ${c}`);
+  console.log(
+    `seed ${values.seed}: ${oracle.instructions} instructions in ${oracle.programs} programs, ${seconds.toFixed(1)} s: ` +
+      `generating ${generating}, processor ${native}, software ${soft}, comparing ${comparing}; ${oracle.differing} programs differ`,
+  );
+  console.log(`traps: ${traps.join(', ')}`);
+  console.log(`rows: ${oracle.rowCount - oracle.uncovered().length} of ${oracle.rowCount} run`);
+  return found.length > 0 ? 1 : 0;
+}
+
 const why = whyNotNative();
 if (why !== '') {
   console.error(why);
-  process.exit(2);
-}
-const oracle = new Oracle({
-  seed: Number(values.seed),
-  families: values.families.split(','),
-  skip: values.skip.split(','),
-  threshold: Number(values.threshold),
-  ...(values.op === undefined ? {} : { op: values.op }),
-  ...(values.longest === undefined ? {} : { longest: Number(values.longest) }),
-});
-const t = performance.now();
-oracle.run(Number(values.count));
-const seconds = (performance.now() - t) / 1000;
-const found = [...oracle.findings.values()].sort((a, b) => oracle.countOf(b.kind) - oracle.countOf(a.kind));
-for (const f of found.slice(0, Number(values.show)))
-  console.log(`--- ${f.kind} (${oracle.countOf(f.kind)} times)\n${f.text}`);
-if (found.length > 0) console.log(`=== ${found.length} kinds of differences`);
-for (const f of found) console.log(`${String(oracle.countOf(f.kind)).padStart(6)} ${f.kind}`);
-console.log(
-  `${oracle.instructions} instructions in ${oracle.programs} programs, ${seconds.toFixed(1)} s (${Math.round(oracle.programs / seconds)}/s; ` +
-    `generating ${oracle.times
-      .map((x) => (x / 1000).toFixed(1))
-      .join(', native ')
-      .replace(', native', ', native')
-      .replace(/(, native [\d.]+), native ([\d.]+), native/, '$1, soft $2, comparing')} s), ${oracle.differing} differ`,
-);
-console.log(
-  `traps: ${[...oracle.traps]
-    .sort((a, b) => b[1] - a[1])
-    .map(([v, c]) => `${v}: ${c}`)
-    .join(', ')}`,
-);
-const missing = oracle.uncovered();
-console.log(`rows: ${oracle.rowCount - missing.length} of ${oracle.rowCount} run`);
-if (values.coverage) {
-  for (const r of missing) console.log(`  never: ${r.spec.encoding} ${r.mnemonic} ${r.spec.operands} ${r.feature}`);
-  for (const [k, c] of oracle.exclusions) console.log(`  excluded ${c} times: ${k}`);
-}
-oracle.close();
-process.exit(found.length > 0 ? 1 : 0);
+  process.exitCode = 2;
+} else process.exitCode = Number(values.threads) > 1 ? await spread(Number(values.threads)) : compareCpus();

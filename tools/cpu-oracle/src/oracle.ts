@@ -2,6 +2,7 @@
 import { ROWS, type Row } from '@hyve/x86';
 import { FEATURES } from '../../../packages/cpu/src/features.ts';
 import { compare, operation, report } from './compare.ts';
+import { EXCLUDED_OPS } from './exclusions.ts';
 import { Generator, type Program, rowsOf, type Step } from './generate.ts';
 import * as L from './layout.ts';
 import { hostFeatures, Native } from './native.ts';
@@ -21,6 +22,8 @@ export interface OracleOptions {
   readonly batch?: number;
   /** Executions after which the software CPU translates a block; default 0, never. */
   readonly threshold?: number;
+  /** For tests of the oracle: a byte of code that the processor gets as another one. */
+  readonly tamper?: readonly [from: number, to: number];
   /** Operations to leave out, besides the documented exclusions. */
   readonly skip?: readonly string[];
 }
@@ -61,6 +64,7 @@ export class Oracle {
   /** How often each kind came up. */
   readonly kinds: Map<string, number> = new Map();
   private nextRow = 0;
+  private readonly tamper: readonly [from: number, to: number] | null;
   /** Features that both have. */
   readonly features: ReadonlySet<string>;
   /** Nanoseconds spent generating, on the processor, on the software CPU, comparing. */
@@ -79,6 +83,7 @@ export class Oracle {
       features: this.features,
       ...(o.longest === undefined ? {} : { longest: o.longest }),
     });
+    this.tamper = o.tamper ?? null;
     this.batch = o.batch ?? 4000;
     this.seed = o.seed * 0x1_0000_0000;
     this.input = new Uint8Array(this.batch * L.REC_SIZE);
@@ -120,7 +125,7 @@ export class Oracle {
       t = now;
     };
     lap(0);
-    let got = this.native.run(this.input, this.fromNative, n);
+    let got = this.runNative(this.input, this.fromNative, n);
     while (got < n) {
       // A program took the runner down: leave it out.
       console.error(
@@ -130,7 +135,7 @@ export class Oracle {
       const from = got + 1;
       got =
         from +
-        this.native.run(this.input.subarray(from * L.REC_SIZE), this.fromNative.subarray(from * L.REC_SIZE), n - from);
+        this.runNative(this.input.subarray(from * L.REC_SIZE), this.fromNative.subarray(from * L.REC_SIZE), n - from);
     }
     lap(1);
     this.soft.run(this.input, this.fromSoft, n);
@@ -151,10 +156,24 @@ export class Oracle {
     this.programs += n;
     lap(3);
     this.differing += bad.length;
-    const kept = bad.map((i) => ({ native: this.record(this.fromNative, i).slice(), soft: this.record(this.fromSoft, i).slice() }));
+    const kept = bad.map((i) => ({
+      native: this.record(this.fromNative, i).slice(),
+      soft: this.record(this.fromSoft, i).slice(),
+    }));
     bad.forEach((i, k) => {
       this.examine(programs[i] as Program, seeds[i] as number, this.record(this.input, i).slice(), kept[k] as Outcome);
     });
+  }
+
+  private runNative(input: Uint8Array, output: Uint8Array, count: number): number {
+    if (this.tamper === null) return this.native.run(input, output, count);
+    const [from, to] = this.tamper;
+    const changed = input.slice();
+    for (let i = 0; i < count; i++) {
+      const at = i * L.REC_SIZE + L.REC.code;
+      for (let k = 0; k < L.CODE_BYTES; k++) if (changed[at + k] === from) changed[at + k] = to;
+    }
+    return this.native.run(changed, output, count);
   }
 
   private record(all: Uint8Array, i: number): Uint8Array {
@@ -162,10 +181,10 @@ export class Oracle {
   }
 
   /** Runs one program alone. */
-  single(p: Program, input: Uint8Array): { native: Uint8Array; soft: Uint8Array } {
+  single(input: Uint8Array): { native: Uint8Array; soft: Uint8Array } {
     const native = new Uint8Array(L.REC_SIZE);
     const soft = new Uint8Array(L.REC_SIZE);
-    this.native.run(input, native, 1);
+    this.runNative(input, native, 1);
     this.soft.run(input, soft, 1);
     return { native, soft };
   }
@@ -177,7 +196,7 @@ export class Oracle {
     });
     const native = new Uint8Array(input.length);
     const soft = new Uint8Array(input.length);
-    this.native.run(input, native, tries.length);
+    this.runNative(input, native, tries.length);
     this.soft.run(input, soft, tries.length);
     return tries.map((_, i) => ({ native: this.record(native, i).slice(), soft: this.record(soft, i).slice() }));
   }
@@ -191,7 +210,7 @@ export class Oracle {
     this.kinds.set(rough, seen + 1);
     let best = p;
     let bestInput = input;
-    let result = this.single(p, input);
+    let result = this.single(input);
     if (compare(p, result.native, result.soft).length === 0) {
       this.note(seed, 'only after others: ', p, input, first, 'differs only after other programs; ');
       return;
@@ -260,9 +279,33 @@ export class Oracle {
     return this.rows.filter((r) => !run.has(r.id));
   }
 
+  /** Whether a row can be run here: both sides have its feature, and no exclusion leaves the whole of it out. */
+  runnable(r: Row): boolean {
+    if (r.feature !== '' && !this.features.has(r.feature)) return false;
+    return !Object.hasOwn(EXCLUDED_OPS, r.mnemonic) && !this.generator.alwaysExcluded(r);
+  }
+
   /** Rows in question. */
   get rowCount(): number {
     return this.rows.length;
+  }
+
+  /** One line a row: encoding, operation, and how often each operand size ran with registers and with memory. */
+  coverageTable(): string[] {
+    const out: string[] = [];
+    for (const r of this.rows) {
+      const parts: string[] = [];
+      for (const size of [1, 2, 4, 8])
+        for (const form of ['r', 'm']) {
+          const n = this.coverage.get(`${r.id},${size},${form}`);
+          if (n !== undefined) parts.push(`${size * 8}${form} ${n}`);
+        }
+      const name = `${r.mnemonic} ${r.spec.operands}`.trimEnd();
+      const why =
+        EXCLUDED_OPS[r.mnemonic] ?? (r.feature !== '' && !this.features.has(r.feature) ? `no ${r.feature}` : '');
+      out.push(`${r.spec.encoding.padEnd(28)} ${name.padEnd(28)} ${parts.length > 0 ? parts.join('  ') : `- ${why}`}`);
+    }
+    return out;
   }
 
   /** Exclusions that applied, with counts. */

@@ -140,7 +140,10 @@ function program(): { code: Uint8Array; bss: number } {
   copy(L.STACK_LENGTH / 8);
   a.xor('eax', 'eax');
   for (const at of L.CLEARED) {
-    a.mov('edi', at).mov('ecx', L.CLEARED_LENGTH / 8).rep().stos(8);
+    a.mov('edi', at)
+      .mov('ecx', L.CLEARED_LENGTH / 8)
+      .rep()
+      .stos(8);
   }
   a.ret();
   a.label('restorer');

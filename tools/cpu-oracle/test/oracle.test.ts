@@ -1,0 +1,54 @@
+import { describe, expect, it } from 'vitest';
+import { whyNotNative } from '../src/native.ts';
+import { Oracle } from '../src/oracle.ts';
+
+const why = whyNotNative();
+
+/** Runs a sample and fails with the first difference in full. */
+function agree(o: ConstructorParameters<typeof Oracle>[0], instructions: number): Oracle {
+  const oracle = new Oracle(o);
+  try {
+    oracle.run(instructions);
+  } finally {
+    oracle.close();
+  }
+  const texts = [...oracle.findings.values()].map((f) => `${f.kind} (${oracle.countOf(f.kind)} times)\n${f.text}`);
+  expect(texts.slice(0, 5).join('\n\n')).toBe('');
+  expect(oracle.differing).toBe(0);
+  return oracle;
+}
+
+describe.skipIf(why !== '')(`the software CPU against this processor${why === '' ? '' : ` (skipped: ${why})`}`, () => {
+  it('agrees on integer instructions', { timeout: 60_000 }, () => {
+    const o = agree({ seed: 1, families: ['int'] }, 100_000);
+    console.log(o.coverageTable().join('\n'));
+    // Every row that both sides have and no exclusion names.
+    expect(
+      o
+        .uncovered()
+        .filter((r) => o.runnable(r))
+        .map((r) => `${r.spec.encoding} ${r.mnemonic}`),
+    ).toEqual([]);
+  });
+  it('agrees on x87, MMX and SSE instructions', { timeout: 60_000 }, () => {
+    const o = agree({ seed: 2, families: ['x87', 'mmx', 'sse'] }, 110_000);
+    console.log(o.coverageTable().join('\n'));
+    expect(
+      o
+        .uncovered()
+        .filter((r) => o.runnable(r))
+        .map((r) => `${r.spec.encoding} ${r.mnemonic}`),
+    ).toEqual([]);
+  });
+  it('agrees when code is translated', { timeout: 60_000 }, () => {
+    agree({ seed: 3, families: ['int', 'x87', 'mmx', 'sse'], threshold: 1, batch: 1000 }, 10_000);
+  });
+  it('finds a difference when there is one', { timeout: 60_000 }, () => {
+    // SALC is given other bytes on the way to the processor: STC in its place.
+    const oracle = new Oracle({ seed: 4, families: ['int'], op: 'SALC', longest: 1, batch: 50, tamper: [0xd6, 0xf9] });
+    oracle.run(50);
+    oracle.close();
+    expect(oracle.differing).toBeGreaterThan(10);
+    expect([...oracle.findings.values()][0]?.text).toMatch(/salc/);
+  });
+});
