@@ -38,6 +38,8 @@ const REPLY_BYTES = 16;
 const REQUEST_BYTES = 28;
 /** How often one request is sent before it fails: one that makes the server die must not do so for ever. */
 const MOST_TRIES = 5;
+/** After so many lost connections the requests go one at a time, so that the guilty one is found. */
+const TRIES_TOGETHER = 2;
 const FIRST_RETRY_MS = 50;
 const LAST_RETRY_MS = 2000;
 
@@ -291,6 +293,8 @@ export class NbdDisk implements DiskImage {
   /** When the server was last known to be well, or null while it is. */
   private lostAt: number | null = null;
   private givenUp = false;
+  /** One request at a time, until all parked ones have been answered. */
+  private careful = false;
   private retryTimer: ReturnType<typeof setTimeout> | null = null;
   private retryMs = FIRST_RETRY_MS;
   private closed = false;
@@ -344,11 +348,25 @@ export class NbdDisk implements DiskImage {
       onAnswer: () => {
         this.lostAt = null;
         this.retryMs = FIRST_RETRY_MS;
+        if (this.careful) this.sendParked();
       },
     });
-    const again = this.parked;
+    this.careful = this.parked.some((r) => r.tries >= TRIES_TOGETHER);
+    this.sendParked();
+  }
+
+  private sendParked(): void {
+    const link = this.link;
+    if (link === null) return;
+    if (this.careful) {
+      const next = this.parked.shift();
+      if (next === undefined) this.careful = false;
+      else link.send(next);
+      return;
+    }
+    const all = this.parked;
     this.parked = [];
-    for (const r of again) this.link.send(r);
+    for (const r of all) link.send(r);
   }
 
   private onLost(why: string, c: Connection): void {
@@ -426,7 +444,7 @@ export class NbdDisk implements DiskImage {
       else if (this.link === null && this.givenUp) resolve('io-error');
       else {
         const r: Request = { command, flags, offset, length, buffers, resolve, tries: 0 };
-        if (this.link === null) this.parked.push(r);
+        if (this.link === null || this.careful) this.parked.push(r);
         else this.link.send(r);
       }
     });

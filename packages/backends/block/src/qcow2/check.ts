@@ -150,7 +150,6 @@ class Checker {
   private allocated = 0;
   private fragmented = 0;
   private compressed = 0;
-  private nextOffset = 0;
 
   constructor(file: HostFile, h: Header, o: CheckOptions) {
     this.file = file;
@@ -357,6 +356,7 @@ class Checker {
   private walkL2(bytes: Uint8Array, use: L2Use): void {
     const v = viewOf(bytes);
     const stats = use.active > 0;
+    let nextOffset = 0;
     for (let at = 0; at < bytes.length; at += 8) {
       const hi = v.getUint32(at);
       const lo = v.getUint32(at + 4);
@@ -386,8 +386,8 @@ class Checker {
       this.expected.add(offset / this.cluster, use.times);
       if (stats) {
         this.allocated++;
-        if (this.nextOffset !== 0 && offset !== this.nextOffset) this.fragmented++;
-        this.nextOffset = offset + this.cluster;
+        if (nextOffset !== 0 && offset !== nextOffset) this.fragmented++;
+        nextOffset = offset + this.cluster;
       }
     }
   }

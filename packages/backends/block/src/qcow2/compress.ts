@@ -5,6 +5,29 @@ import { BlockFault } from '../fault.ts';
 type Callback = (error: Error | null, result: Uint8Array) => void;
 type ZstdCall = (input: Uint8Array, options: object, done: Callback) => void;
 
+/**
+ * Bytes of the zstd frame that `input` begins with (RFC 8878 §3.1.1), or 0 when it is none. The next cluster's frame may
+ * follow at once, and decoders go on to it.
+ */
+function zstdFrameBytes(input: Uint8Array): number {
+  if (input.length < 9) return 0;
+  const v = new DataView(input.buffer, input.byteOffset, input.byteLength);
+  if (v.getUint32(0, true) !== 0xfd2fb528) return 0;
+  const descriptor = v.getUint8(4);
+  const single = (descriptor & 0x20) !== 0;
+  const sizeBytes = [single ? 1 : 0, 2, 4, 8][descriptor >>> 6] as number;
+  let at = 5 + (single ? 0 : 1) + ([0, 1, 2, 4][descriptor & 3] as number) + sizeBytes;
+  while (at + 3 <= input.length) {
+    const block = v.getUint16(at, true) | (v.getUint8(at + 2) << 16);
+    const repeated = ((block >>> 1) & 3) === 1;
+    at += 3 + (repeated ? 1 : block >>> 3);
+    if ((block & 1) === 0) continue;
+    at += (descriptor & 4) !== 0 ? 4 : 0;
+    return at <= input.length ? at : 0;
+  }
+  return 0;
+}
+
 /** @internal Expands a cluster. What follows the stream in `input` does not matter. */
 export function expand(input: Uint8Array, kind: 'zlib' | 'zstd', clusterBytes: number): Promise<Uint8Array> {
   return new Promise((resolve, reject) => {
@@ -22,7 +45,11 @@ export function expand(input: Uint8Array, kind: 'zlib' | 'zstd', clusterBytes: n
     }
     const call = (zlib as unknown as { zstdDecompress?: ZstdCall }).zstdDecompress;
     if (call === undefined) reject(new BlockFault('unsupported', 'this Node has no zstd'));
-    else call(input, { maxOutputLength: clusterBytes }, done);
+    else {
+      const n = zstdFrameBytes(input);
+      if (n === 0) reject(new BlockFault('io-error', 'a compressed cluster is no zstd frame'));
+      else call(input.subarray(0, n), { maxOutputLength: clusterBytes }, done);
+    }
   });
 }
 

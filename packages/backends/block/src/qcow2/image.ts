@@ -977,8 +977,13 @@ export class Qcow2Image implements DiskImage {
     const length = this.foundLength;
     const base = { offset, length, depth: 0, compressed: false, fileOffset: null, file: null };
     switch (this.foundKind) {
-      case DATA:
-        return { ...base, present: true, zero: false, data: true, fileOffset: this.foundHost, file: this.identity };
+      case DATA: {
+        // A cluster written in part is a hole of the file in the rest.
+        const host = this.foundHost;
+        const r = this.file.region(host, host + length);
+        const at = { fileOffset: host, file: this.identity };
+        return { ...base, ...at, length: r.end - host, present: true, zero: !r.data, data: true };
+      }
       case ZERO_KEPT:
         return { ...base, present: true, zero: true, data: false, fileOffset: this.foundHost, file: this.identity };
       case ZERO:
