@@ -68,6 +68,7 @@ export const OPTIONS: readonly OptionHelp[] = [
 const MAIN_INTRO = `Usage: xhyve [options] [NAME]
        xhyve pull IMAGE [--json] [--force]
        xhyve images [--json]
+       xhyve disk create|info|check|convert|resize|map ...
 
 Runs a PC guest. A Linux kernel on this terminal:
   xhyve -A -m 1G -s 0:0,hostbridge -s 31,lpc -l com1,stdio \\

@@ -49,6 +49,7 @@ export function version(): string {
  */
 export async function main(argv: readonly string[], host: MainHost = processHost()): Promise<number> {
   try {
+    if (argv[0] === 'disk') return (await import('./disk.ts')).disk(argv.slice(1), host);
     const invocation = parseArgs(argv, host);
     return await carryOut(invocation, host);
   } catch (e) {
