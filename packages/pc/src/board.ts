@@ -21,6 +21,7 @@ import {
 import { SoftCpu } from '@hyve/cpu';
 import { buildAcpi, buildE820, buildMpTable, buildSmbios, type TableImage } from '@hyve/firmware-tables';
 import { bootRom, type EntryState, loadLinux, loadMultiboot, loadVmlinux } from '@hyve/loaders';
+import { NvmeController } from '@hyve/nvme';
 import { DummyDevice, HostBridge, LpcBridge, PciBus, PciUart, PirqRouter } from '@hyve/pci';
 import { AcpiPm, claimAcpiPm } from '@hyve/platform/acpi-pm';
 import { BvmPort, claimBvmPort } from '@hyve/platform/debug-ports';
@@ -75,6 +76,7 @@ export interface DiskRequest {
 
 /** An opened disk. */
 export interface OpenedDisk {
+  /** The image. */
   readonly backend: BlockBackend;
   /** The device's own options, by name. */
   readonly extras: ReadonlyMap<string, string>;
@@ -121,6 +123,7 @@ export const boardSupport: BoardSupport = {
     'ahci',
     'ahci-hd',
     'ahci-cd',
+    'nvme',
   ],
   lpc: ['com1', 'com2', 'com3', 'com4', 'pc-testdev'],
   boot: ['kexec', 'multiboot', 'bootrom'],
@@ -148,6 +151,7 @@ export class Pc {
   readonly mouse: Ps2Mouse;
   private readonly pm: AcpiPm;
   private readonly chars: readonly CharBackend[];
+  private readonly owned: readonly BlockBackend[];
   private readonly devices: readonly Device[];
   private readonly exitValue: () => number;
 
@@ -159,6 +163,7 @@ export class Pc {
     mouse: Ps2Mouse;
     pm: AcpiPm;
     chars: readonly CharBackend[];
+    owned: readonly BlockBackend[];
     devices: readonly Device[];
     testExit: () => number;
   }) {
@@ -168,6 +173,7 @@ export class Pc {
     this.mouse = o.mouse;
     this.pm = o.pm;
     this.chars = o.chars;
+    this.owned = o.owned;
     this.devices = o.devices;
     this.exitValue = o.testExit;
   }
@@ -203,6 +209,7 @@ export class Pc {
   /** Lets go of everything, character back ends too. */
   async close(): Promise<void> {
     for (const d of this.devices) await d.close?.();
+    for (const b of this.owned) await b.close();
     await Promise.all(this.chars.map((c) => c.close()));
     this.vm.close();
   }
@@ -412,6 +419,8 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
     chars.push(c);
     uart.connect(c);
   };
+  // Disks whose devices leave closing to the board.
+  const owned: BlockBackend[] = [];
   const openDisk = async (name: string, conf: string, extras: readonly string[]): Promise<OpenedDisk> => {
     if (host.openDisk === undefined) throw new HyveError('PC_UNSUPPORTED', `${name}: this host opens no disks`);
     const opened = await host.openDisk({ name, conf, extras });
@@ -422,6 +431,7 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
     if (conf === '') return { kind, backend: null };
     // Discs are not written; bhyve opens them read-only too.
     const disk = await openDisk(name, kind === 'cd' ? `${conf},ro` : conf, AHCI_OPTIONS);
+    owned.push(disk.backend);
     const text = (key: string): string | undefined => disk.extras.get(key);
     const nmrr = text('nmrr');
     return {
@@ -499,6 +509,41 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
         devices.push(controller);
         break;
       }
+      case 'nvme': {
+        const conf = confOf(s);
+        const ram = /(?:^|,)ram=(\d+)/.exec(conf);
+        const disk = await openDisk(label, ram === null ? conf : conf.replace(/ram=(\d+)/, 'ram:$1M'), NVME_OPTIONS);
+        owned.push(disk.backend);
+        const number = (key: string): number | undefined => {
+          const v = disk.extras.get(key);
+          if (v !== undefined && !/^(0x)?[0-9a-f]+$/i.test(v))
+            throw new HyveError('PC_OPTION', `nvme: ${key}=${v}: a number expected`);
+          return v === undefined ? undefined : Number(v);
+        };
+        const eui64 = disk.extras.get('eui64');
+        const dsm = disk.extras.get('dsm');
+        if (dsm !== undefined && dsm !== 'auto' && dsm !== 'enable' && dsm !== 'disable')
+          throw new HyveError('PC_OPTION', `nvme: dsm=${dsm}: auto, enable or disable expected`);
+        const maxQueues = number('maxq');
+        const queueSize = number('qsz');
+        const ioSlots = number('ioslots');
+        const blockSize = number('sectsz');
+        const serial = disk.extras.get('ser');
+        const controller = new NvmeController({
+          name: label,
+          backend: disk.backend,
+          ...(maxQueues === undefined ? {} : { maxQueues }),
+          ...(queueSize === undefined ? {} : { queueSize }),
+          ...(ioSlots === undefined ? {} : { ioSlots }),
+          ...(blockSize === undefined ? {} : { blockSize }),
+          ...(serial === undefined ? {} : { serial }),
+          ...(eui64 === undefined ? {} : { eui64: BigInt(/^0x/i.test(eui64) ? eui64 : `0x${eui64}`) }),
+          ...(dsm === undefined ? {} : { dsm }),
+        });
+        pci.attach(controller, at);
+        devices.push(controller);
+        break;
+      }
       case 'virtio-rnd':
         attachVirtio(new VirtioRnd({ source: host.entropy ?? platformEntropy(), name: label }), at, new Map());
         break;
@@ -570,7 +615,7 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
     log: host.log,
   });
   loop = runLoop;
-  const pc = new Pc({ vm, loop: runLoop, keyboard, mouse, pm, chars, devices, testExit: () => testExit });
+  const pc = new Pc({ vm, loop: runLoop, keyboard, mouse, pm, chars, owned, devices, testExit: () => testExit });
   // Tables and the guest itself.
   const e820 = buildE820({ lowmem: low, highmem: high, ecam: { base: ECAM_BASE, size: ECAM_SIZE } });
   const tables = rom === null ? buildTables() : { images: [], rsdp: null };
@@ -687,6 +732,9 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
 
 /** Options of virtio devices in a disk's option list. */
 const VIRTIO_OPTIONS: readonly string[] = ['serial', 'ser', 'queues', 'transport', 'packed', 'bootindex'];
+
+/** Options of NVMe controllers in a disk's option list. */
+const NVME_OPTIONS: readonly string[] = ['maxq', 'qsz', 'ioslots', 'sectsz', 'ser', 'eui64', 'dsm', 'bootindex'];
 
 /** Options of AHCI drives in a disk's option list. */
 const AHCI_OPTIONS: readonly string[] = ['nmrr', 'ser', 'rev', 'model', 'bootindex'];
