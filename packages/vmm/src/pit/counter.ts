@@ -197,8 +197,10 @@ export class Counter {
 
   /** The counting element as the bus reads it: 16 bits, binary or BCD. */
   private value(now: number): number {
-    const e = this.elapsed(now);
-    if (!this.running || e < 0) return this.idle;
+    if (!this.running) return this.idle;
+    // A new count enters with the next tick. Linux's quick calibration takes a port access to last longer than that; ours
+    // do not, so the count shows from the moment it is written.
+    const e = Math.max(this.elapsed(now), 0);
     const n = this.count;
     const modulus = this.bcd ? 10000 : 0x10000;
     let v: number;
