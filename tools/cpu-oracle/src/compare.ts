@@ -56,6 +56,9 @@ export function compare(p: Program, native: Uint8Array, soft: Uint8Array, all = 
   };
   const u64 = (v: DataView, at: number): bigint => v.getBigUint64(at, true);
   const trap = n.getUint32(L.REC.trap, true);
+  // No outcome: a stack pointer that by chance lay in the runner took it down. And which vector accesses are checked for
+  // alignment is up to the processor (POPF may have set AC).
+  if (n.getUint16(L.REC.cs, true) === 0 || (trap === 17 && floating(p))) return out;
   differ('trap', trap, s.getUint32(L.REC.trap, true));
   if (trap !== s.getUint32(L.REC.trap, true)) {
     differ('rip', u64(n, L.REC.rip), u64(s, L.REC.rip));
@@ -104,9 +107,9 @@ export function compare(p: Program, native: Uint8Array, soft: Uint8Array, all = 
   const fx = L.REC.fx;
   differ('fcw', n.getUint16(fx, true), s.getUint16(fx, true));
   // C1 tells which way the last place was rounded; PE may be set for results that happen to be exact.
-  let status = p.approximate === 'x87' ? ~0x220 : ~0;
-  // With underflow unmasked, whether a tiny result that is exact counts as one.
-  if (p.approximate === 'x87' && (n.getUint16(fx, true) & 0x10) === 0) status &= ~0x8090;
+  // So does UE for tiny results that are exact; unmasked, it makes an exception pending.
+  let status = p.approximate === 'x87' ? ~0x230 : ~0;
+  if (p.approximate === 'x87' && (n.getUint16(fx, true) & 0x10) === 0) status &= ~0x8080;
   differ('fsw', n.getUint16(fx + 2, true) & status, s.getUint16(fx + 2, true) & status);
   differ('ftw', n.getUint8(fx + 4), s.getUint8(fx + 4));
   differ('mxcsr', n.getUint32(fx + 24, true), s.getUint32(fx + 24, true));

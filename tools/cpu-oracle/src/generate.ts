@@ -149,6 +149,8 @@ export class Generator {
   private ignored: number[] = [];
   private faultAddress = true;
   private floating = false;
+  /** Bytes of the record that are settled. */
+  private readonly kept: Set<number> = new Set();
   private fixups: { at: number; size: number; next: number }[] = [];
 
   constructor(choice: Choice) {
@@ -231,6 +233,7 @@ export class Generator {
     this.ignored = [];
     this.faultAddress = true;
     this.floating = false;
+    this.kept.clear();
     this.fillMemory();
     this.placeStack();
     const want = r.chance(50) ? 1 : 1 + r.int(this.longest);
@@ -578,8 +581,14 @@ export class Generator {
   private store(a: bigint, size: number, v: bigint): void {
     for (let i = 0; i < size; i++) {
       const at = this.recordAt(a + BigInt(i));
-      if (at >= 0) this.view.setUint8(at, Number((v >> BigInt(8 * i)) & 0xffn));
+      if (at >= 0 && !this.kept.has(at)) this.view.setUint8(at, Number((v >> BigInt(8 * i)) & 0xffn));
     }
+  }
+
+  /** Likewise for values that later instructions must not replace: jump targets, selectors, MXCSR. */
+  private keep(a: bigint, size: number, v: bigint): void {
+    this.store(a, size, v);
+    for (let i = 0; i < size; i++) this.kept.add(this.recordAt(a + BigInt(i)));
   }
 
   /** Puts an interesting value where an operand will be read. */
@@ -713,7 +722,7 @@ export class Generator {
     }
     if (name === 'RET') {
       if (this.rsp < 0n) return false;
-      this.store(this.rsp, opSize, this.landing(next));
+      this.keep(this.rsp, opSize, this.landing(next));
       return true;
     }
     if (name === 'POPF' && this.rsp < 0n) return false;
@@ -769,10 +778,10 @@ export class Generator {
     if (name === 'LDMXCSR') {
       // Bit 17 means something on AMD only.
       const bad = r.chance(10) ? 1 << (18 + r.int(13)) : 0;
-      this.store(ea, 4, BigInt(((r.u32() & 0xffff) | bad) >>> 0));
+      this.keep(ea, 4, BigInt(((r.u32() & 0xffff) | bad) >>> 0));
     } else if (name === 'LAR' || name === 'LSL' || name === 'VERR' || name === 'VERW') {
-      this.store(ea, 2, BigInt(r.pick(SELECTORS)));
-    } else if ((name === 'JMP' || name === 'CALL') && r.chance(80)) this.store(ea, opSize, this.landing(next));
+      this.keep(ea, 2, BigInt(r.pick(SELECTORS)));
+    } else if ((name === 'JMP' || name === 'CALL') && r.chance(80)) this.keep(ea, opSize, this.landing(next));
     else if (name === 'FLDCW')
       this.store(ea, 2, BigInt(0x40 | (r.chance(75) ? 0x3f : r.int(64)) | (r.pick([0, 2, 3]) << 8) | (r.int(4) << 10)));
     else if (name === 'CMPXCHG16B' || name === 'CMPXCHG8B') this.fillOperand(ea, size);
