@@ -12,9 +12,14 @@ interface RawCalls {
   __errno_location?(): bigint;
 }
 
+interface ReadCalls {
+  preadv2(fd: number, vectors: Uint8Array, count: number, offset: bigint, flags: number): bigint;
+}
+
 interface Ffi {
-  dlopen(path: string | null, definitions: object): { functions: RawCalls };
+  dlopen(path: string | null, definitions: object): { functions: object };
   getInt32(pointer: bigint, offset?: number): number;
+  getRawPointer(bytes: Uint8Array): bigint;
 }
 
 const FALLOC_FL_KEEP_SIZE = 1;
@@ -32,6 +37,9 @@ const F_WRLCK = 1;
 const F_UNLCK = 2;
 /** struct flock of 64-bit Linux: i16 type, i16 whence, pad, i64 start, i64 length, i32 pid, pad. */
 const FLOCK_BYTES = 32;
+const RWF_NOWAIT = 8;
+/** Buffers in one {@link HostCalls.readCached}. */
+const MAX_CACHED_VECTORS = 64;
 const ENXIO = 6;
 const EAGAIN = 11;
 const EACCES = 13;
@@ -61,6 +69,11 @@ export interface HostCalls {
   unlockByte(fd: number, at: number): void;
   /** Whether another open file description holds a lock on the byte. */
   byteIsLocked(fd: number, at: number): boolean;
+  /**
+   * Fills the buffers from the host's page cache without ever waiting for a device (preadv2 with RWF_NOWAIT).
+   * @returns bytes read, which may be fewer than there is room for; -1 when it would have to wait or cannot be done
+   */
+  readCached(fd: number, offset: number, buffers: readonly Uint8Array[]): number;
 }
 
 function signature(args: readonly string[], result: string): object {
@@ -88,13 +101,23 @@ export function loadHostCalls(): HostCalls | null {
       definitions['fcntl'] = signature(['i32', 'i32', 'buffer'], 'i32');
       definitions['__errno_location'] = signature([], 'pointer');
     }
-    const { functions } = ffi.dlopen(null, definitions);
+    const functions = ffi.dlopen(null, definitions).functions as RawCalls;
     if (functions.getpid() !== process.pid) return null;
-    return new Calls(functions, ffi, linux);
+    return new Calls(functions, ffi, linux, linux ? loadReadCalls(ffi) : null);
   } catch {
     return null;
   } finally {
     process.emitWarning = emitWarning;
+  }
+}
+
+/** Not every C library has it. */
+function loadReadCalls(ffi: Ffi): ReadCalls | null {
+  try {
+    const definition = { preadv2: signature(['i32', 'buffer', 'i32', 'i64', 'i32'], 'i64') };
+    return ffi.dlopen(null, definition).functions as ReadCalls;
+  } catch {
+    return null;
   }
 }
 
@@ -104,9 +127,16 @@ class Calls implements HostCalls {
   private readonly ffi: Ffi;
   private readonly lock = new Uint8Array(FLOCK_BYTES);
   private readonly lockView: DataView = new DataView(this.lock.buffer);
+  private readonly reader: ReadCalls | null;
+  /** struct iovec of 64-bit systems: address and length, 64 bits each, as halves. */
+  private readonly vectors: Uint32Array = new Uint32Array(MAX_CACHED_VECTORS * 4);
+  private readonly vectorBytes: Uint8Array = new Uint8Array(this.vectors.buffer);
+  /** Where buffers are in memory; they do not move while they exist. */
+  private readonly addresses = new WeakMap<ArrayBufferLike, number>();
 
-  constructor(raw: RawCalls, ffi: Ffi, linux: boolean) {
+  constructor(raw: RawCalls, ffi: Ffi, linux: boolean, reader: ReadCalls | null) {
     this.raw = raw;
+    this.reader = reader;
     this.ffi = ffi;
     this.linux = linux;
   }
@@ -176,5 +206,29 @@ class Calls implements HostCalls {
     this.prepare(F_WRLCK, at);
     if (this.raw.fcntl(fd, F_OFD_GETLK, this.lock) !== 0) return false;
     return this.lockView.getInt16(0, true) !== F_UNLCK;
+  }
+
+  private addressOf(bytes: Uint8Array): number {
+    let base = this.addresses.get(bytes.buffer);
+    if (base === undefined) {
+      base = Number(this.ffi.getRawPointer(new Uint8Array(bytes.buffer)));
+      this.addresses.set(bytes.buffer, base);
+    }
+    return base + bytes.byteOffset;
+  }
+
+  readCached(fd: number, offset: number, buffers: readonly Uint8Array[]): number {
+    if (this.reader === null || buffers.length > MAX_CACHED_VECTORS) return -1;
+    const v = this.vectors;
+    let i = 0;
+    for (const b of buffers) {
+      const address = this.addressOf(b);
+      v[i++] = address >>> 0;
+      v[i++] = Math.floor(address / 0x1_0000_0000);
+      v[i++] = b.length;
+      v[i++] = 0;
+    }
+    // The one bigint here is what node:ffi asks for; the call is still ten times faster than a trip to the thread pool.
+    return Number(this.reader.preadv2(fd, this.vectorBytes, buffers.length, BigInt(offset), RWF_NOWAIT));
   }
 }

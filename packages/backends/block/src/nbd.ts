@@ -41,7 +41,7 @@ const MOST_TRIES = 5;
 /** After so many lost connections the requests go one at a time, so that the guilty one is found. */
 const TRIES_TOGETHER = 2;
 const FIRST_RETRY_MS = 50;
-const LAST_RETRY_MS = 2000;
+const LAST_RETRY_MS = 1000;
 
 /** TLS material, PEM. */
 export interface NbdTls {

@@ -87,7 +87,7 @@ export async function createQcow2(file: HostFile, o: Qcow2Layout): Promise<void>
     for (let i = 0; i < n; i++) writeCount(block, order, i, 1);
     await file.write((blocksAt + b) * cluster, [block]);
   }
-  await file.truncate(Math.max(1, total) * cluster);
+  if (l1Clusters > 0) await file.write(l1At * cluster, [new Uint8Array(l1Clusters * cluster)]);
   await file.sync();
   await file.write(0, [header]); // last: an image that is cut off here is none
   await file.sync();

@@ -62,6 +62,22 @@ function generation(): Generation {
 /** @internal How a range is given up. */
 type Unmap = 'discard' | 'zero' | 'zero-unmap' | 'cut';
 
+/** Tables up to this size have their holes filled. */
+const MAX_FILL = 1 << 20;
+
+/**
+ * Tables that others left as holes take their space now: a flush must not fail on a full disk for want of eight bytes.
+ * What cannot be had now is tried again by the flush.
+ */
+async function fillHoles(file: HostFile, offset: number, length: number): Promise<void> {
+  if (length > MAX_FILL) return;
+  for (let at = offset; at < offset + length; ) {
+    const r = file.region(at, offset + length);
+    if (!r.data) await file.write(at, [new Uint8Array(r.end - at)]).catch(() => {});
+    at = Math.max(r.end, at + 1);
+  }
+}
+
 /** @internal Options of {@link Qcow2Image.open}. */
 export interface Qcow2Options {
   readonly file: HostFile;
@@ -201,6 +217,10 @@ export class Qcow2Image implements DiskImage {
       if (offset > 0 && offset % cluster === 0) meta.add(offset / cluster);
     }
     const image = new Qcow2Image(o, l1, copied, refcounts, meta);
+    if (!image.readOnly) {
+      await fillHoles(o.file, h.l1Offset, h.l1Size * 8);
+      await fillHoles(o.file, h.refcountTableOffset, h.refcountTableClusters * cluster);
+    }
     if (!image.readOnly && h.autoclear) {
       // What these features promise is not kept up here, and the bits say so.
       await o.file.write(88, [new Uint8Array(8)]);

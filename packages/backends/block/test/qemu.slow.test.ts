@@ -1,5 +1,5 @@
 // Images that QEMU's tools and this package both write: each checks, compares and maps what the other made.
-import { copyFileSync, readFileSync, writeFileSync } from 'node:fs';
+import { closeSync, copyFileSync, openSync, readFileSync, writeFileSync } from 'node:fs';
 import { isHyveError } from '@hyve/core';
 import { describe, expect, it } from 'vitest';
 import {
@@ -14,6 +14,7 @@ import {
   resizeDisk,
 } from '../src/disk/index.ts';
 import { type DiskImage, openBlock } from '../src/index.ts';
+import { loadHostCalls } from '../src/libc.ts';
 import { bytes, have, run, scratch } from './helpers.ts';
 import { random } from './memory-file.ts';
 
@@ -153,7 +154,7 @@ describe.skipIf(!qemu)('with QEMU (needs qemu-utils)', () => {
       run('qemu-img', 'create', '-q', '-f', 'qcow2', '-o', options, ours, String(size));
       run('qemu-img', 'create', '-q', '-f', 'qcow2', '-o', options, theirs, String(size));
       // Discards may leave anything where clusters are covered in part; both zero whole ones here.
-      for (let round = 0; round < 2; round++) {
+      for (let round = 0; round < (n < 2 ? 2 : 1); round++) {
         const ops = randomOps(n * 10 + round, size, 40).map((o) =>
           o.kind === 'discard' ? { ...o, kind: 'unmap' as const } : o,
         );
@@ -222,7 +223,7 @@ describe.skipIf(!qemu)('with QEMU (needs qemu-utils)', () => {
     data.fill(0, MIB, MIB + 300_000);
     writeFileSync(raw, data);
     for (const type of ['zlib', 'zstd'] as const) {
-      for (const cluster of [4096, 65536, 2 * MIB]) {
+      for (const cluster of type === 'zlib' ? [4096, 2 * MIB] : [65536]) {
         const theirs = at('theirs-c.qcow2');
         const o = `compression_type=${type},cluster_size=${cluster}`;
         run('qemu-img', 'convert', '-c', '-O', 'qcow2', '-o', o, raw, theirs);
@@ -270,6 +271,22 @@ describe.skipIf(!qemu)('with QEMU (needs qemu-utils)', () => {
       await bothCheck(path);
     }
   });
+
+  it.skipIf(loadHostCalls()?.linux !== true)(
+    'takes space for tables that QEMU left as holes, so that a flush does not fail on a full disk (needs node:ffi on Linux)',
+    async () => {
+      const path = at('holes.qcow2');
+      run('qemu-img', 'create', '-q', '-f', 'qcow2', path, '4M');
+      const disk = await openBlock(path);
+      await disk.close();
+      const image = readFileSync(path);
+      const l1 = Number(image.readBigUInt64BE(40));
+      const fd = openSync(path, 'r');
+      expect(loadHostCalls()?.nextData(fd, l1)).toBe(l1);
+      closeSync(fd);
+      await bothCheck(path);
+    },
+  );
 
   it('resizes to what QEMU reads', async () => {
     const path = at('resize.qcow2');
