@@ -90,9 +90,9 @@ describe('mode 0, interrupt on terminal count', () => {
   // Linux (quick_pit_calibrate) reads right after writing and counts on a port access taking a microsecond.
   it('shows a new count before the tick that loads it; null count stays set until then', () => {
     const { rig } = bench();
+    rig.cpu.out8(0x61, 1);
     toTick(rig.clock, 100);
     program(rig, 2, 0, 0xffff);
-    rig.cpu.out8(0x61, 1);
     expect([latched(rig, 2), status(rig, 2) & 0x40]).toEqual([0xffff, 0x40]);
     toTick(rig.clock, 101);
     expect([latched(rig, 2), status(rig, 2) & 0x40]).toEqual([0xffff, 0]);
