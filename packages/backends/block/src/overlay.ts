@@ -102,6 +102,7 @@ export interface OverlayOptions {
   readonly store?: 'file' | 'memory';
   /** Bytes of differences that memory may hold. Default 1 GiB. */
   readonly memoryLimit?: number;
+  /** Told of the first failure of each kind. */
   readonly logger: Logger;
 }
 

@@ -6,11 +6,17 @@ import type { BlockCounters, DiskImage, Extent } from './image.ts';
 
 /** Limits of one disk; absent or 0: none. Bytes or operations per second. */
 export interface RateLimits {
+  /** Bytes, reads and writes together. */
   readonly bps?: number;
+  /** Bytes read. */
   readonly bpsRead?: number;
+  /** Bytes written. */
   readonly bpsWrite?: number;
+  /** Operations, all together. */
   readonly iops?: number;
+  /** Reads. */
   readonly iopsRead?: number;
+  /** Writes, flushes and discards. */
   readonly iopsWrite?: number;
   /** Bytes that may pass at once after a pause. Default: a tenth of a second's worth. */
   readonly bpsBurst?: number;

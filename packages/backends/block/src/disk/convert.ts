@@ -26,6 +26,7 @@ export interface ConvertOptions {
   readonly forceShare?: boolean;
   /** Told of progress, 0 to 1. */
   readonly onProgress?: (done: number) => void;
+  /** Where warnings go. Default: nowhere. */
   readonly logger?: Logger;
 }
 

@@ -10,6 +10,7 @@ import type { BlockFormat } from '../spec.ts';
 
 /** How to make an image. */
 export interface CreateOptions extends Omit<Qcow2Layout, 'size' | 'backingFile' | 'backingFormat'> {
+  /** Of the new image. */
   readonly format: BlockFormat;
   /** Bytes; null: as large as the backing file. */
   readonly size: number | null;
@@ -21,6 +22,7 @@ export interface CreateOptions extends Omit<Qcow2Layout, 'size' | 'backingFile' 
   readonly preallocation?: 'off' | 'falloc' | 'full';
   /** Replace an existing file. */
   readonly overwrite?: boolean;
+  /** Where warnings go. Default: nowhere. */
   readonly logger?: Logger;
 }
 

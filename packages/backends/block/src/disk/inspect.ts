@@ -22,12 +22,15 @@ export interface InspectOptions {
   readonly format?: BlockFormat | null;
   /** Look even though somebody is writing; what is seen may be half a change. */
   readonly forceShare?: boolean;
+  /** Where warnings go. Default: nowhere. */
   readonly logger?: Logger;
 }
 
 /** What {@link diskInfo} says. */
 export interface DiskInfo {
+  /** As it was given. */
   readonly filename: string;
+  /** `raw`, `qcow2` or `nbd`. */
   readonly format: string;
   /** Bytes the guest sees. */
   readonly virtualSize: number;

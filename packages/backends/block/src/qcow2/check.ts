@@ -31,7 +31,9 @@ export interface CheckResult {
   readonly leaks: number;
   /** Places that could not be read. */
   readonly errors: number;
+  /** Damage that was repaired; no longer in `corruptions`. */
   readonly corruptionsFixed: number;
+  /** Leaks that were given back; no longer in `leaks`. */
   readonly leaksFixed: number;
   /** Clusters of the disk. */
   readonly totalClusters: number;
@@ -39,6 +41,7 @@ export interface CheckResult {
   readonly allocatedClusters: number;
   /** Of these, those that do not follow the one before. */
   readonly fragmentedClusters: number;
+  /** Of the stored ones, those that are compressed. */
   readonly compressedClusters: number;
   /** First byte behind all that is in use. */
   readonly imageEnd: number;
