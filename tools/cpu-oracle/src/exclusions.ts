@@ -161,6 +161,7 @@ export const AVOIDED: readonly string[] = [
   'AC set in programs with x87, MMX or SSE: which vector accesses are checked is up to the processor',
   'FIP, FDP, FOP and the selectors in FXSAVE, FNSTENV and FNSAVE images: AMD and Intel fill them at different times',
   'PE after transcendental x87 instructions, and UE for exact tiny results when unmasked: they compute with more digits of their own',
+  'gathers: each element has an address of its own',
   'MXCSR bit 17: misaligned SSE mode, AMD only',
 ];
 

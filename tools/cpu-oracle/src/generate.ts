@@ -544,6 +544,8 @@ export class Generator {
     }
     if (roll < 96) return BigInt(addrSize === 2 ? at : L.NOWHERE + r.int(64));
     if (roll < 98 && addrSize === 8 && high) {
+      // Large and misaligned operands would have two faults at once.
+      if (size >= 16) return 0x8000_0000_0000n + BigInt(r.int(16) * 16);
       return (
         r.pick([
           0x8000_0000_0000n,

@@ -4,6 +4,7 @@
 import { type Clock, Exit, type Timer, type VcpuBus, type VcpuStateV1 } from '@hyve/core';
 import { SoftCpu, type SoftVcpu, type SoftVm } from '@hyve/cpu';
 import { Asm, ref } from '@hyve/x86/asm';
+import { FEATURES } from '../../../packages/cpu/src/features.ts';
 import * as S from '../../../packages/cpu/src/state.ts';
 import * as L from './layout.ts';
 
@@ -155,6 +156,7 @@ export class Soft {
     s.cr0 = 0x80050033n;
     s.cr3 = BigInt(PML4);
     s.cr4 = (1n << 5n) | (1n << 9n) | (1n << 10n) | (1n << 16n) | (1n << 18n);
+    s.xcr0 = FEATURES.includes('avx') ? 7n : 3n;
     s.efer = 0xd01n;
     s.rip = KERNEL + BigInt(asm.addressOf('common'));
     s.rflags = 2n;
