@@ -148,7 +148,7 @@ export class BlockCache {
    */
   translate(base: number, host: number): number {
     const L = this.L;
-    if (this.next + (MAX_INSNS * 3 + 2) * R.REC > L.arenaEnd) this.flush();
+    if (this.next + (MAX_INSNS * 3 + 2) * R.REC > L.arenaEnd || this.interp().crowded) this.flush();
     const mode = this.i32[(base + S.MODE) >> 2] as number;
     const head = this.next;
     const pageEnd = host - (host % 4096) + 4096;
@@ -343,7 +343,7 @@ export class BlockCache {
     const handler = this.handlerOf(mode);
     const r = this.begin(handler, off, n.length);
     this.u16[(r + R.R_REG0) >> 1] = BlockCache.field(n.kind0, n.reg0);
-    this.u16[(r + R.R_REG1) >> 1] = BlockCache.field(n.kind1, n.reg1);
+    this.u16[(r + R.R_REG1) >> 1] = n.vsib !== 0 ? S.XMM + n.index * 16 : BlockCache.field(n.kind1, n.reg1);
     this.u16[(r + R.R_REG2) >> 1] = BlockCache.field(n.kind2, n.reg2);
     this.i32[(r + R.R_AUX) >> 2] = n.operandCount > 3 ? BlockCache.field(n.kind3, n.reg3) : imm2Of(n);
     this.setImm(r, immLoOf(n), n.immHi);
@@ -376,11 +376,12 @@ export class BlockCache {
     // Cached by row and everything else the key depends on, packed into one number.
     const n = this.insn;
     const packed =
-      (((((n.opSize * 16 + n.addrSize) * 17 + n.cc + 1) * 3 + (n.rep === 0 ? 0 : n.rep - 0xf1)) * 8 + n.seg) * 16 +
+      ((((((n.opSize * 16 + n.addrSize) * 17 + n.cc + 1) * 3 + (n.rep === 0 ? 0 : n.rep - 0xf1)) * 8 + n.seg) * 16 +
         (mode & 15)) *
-        512 +
-      n.kind0 * 20 +
-      n.kind1;
+        1024 +
+        ((n.kind0 * 20 + n.kind1) * 2 + n.vexL)) *
+        32 +
+      n.kind2;
     let byRow = this.keyIds.get(n.row);
     if (byRow === undefined) {
       byRow = new Map();
@@ -448,6 +449,7 @@ export class BlockCache {
     if (st !== Status.Ok) return this.raise(base, S.EXC_GP);
     const bad = this.unavailable(this.insn, mode);
     if (bad !== 0) return this.raise(base, bad);
+    if (this.interp().crowded) this.flush();
     const head = this.L.arena + R.REC;
     this.at = head + R.REC;
     this.host0 = 0;
@@ -617,6 +619,10 @@ export class BlockCache {
     }
     this.next = this.first;
     this.sysInsns = [];
+    if (this.interp().crowded) {
+      this.interp().resetHandlers();
+      this.keyIds.clear();
+    }
   }
 }
 

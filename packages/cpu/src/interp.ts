@@ -250,6 +250,8 @@ export interface InterpExports {
 
 /** Slots of the handler table. */
 export const TABLE_SLOTS = 65536;
+/** Slots that one block may need at most. */
+const HANDLER_RESERVE = 256;
 /** First slot for translated regions. */
 export const JIT_FIRST_SLOT = 8192;
 
@@ -358,6 +360,7 @@ export class Interpreter {
   private readonly sigs: Map<string, { params: number[]; result: number }> = new Map();
   private readonly instanceExports: Record<string, unknown>;
   private nextSlot: number;
+  private readonly firstSlot: number;
   private readonly threshold: number;
   /** Handlers made so far, for statistics. */
   handlersMade = 0;
@@ -437,7 +440,8 @@ export class Interpreter {
       f.set(a, i64.trunc_sat_f64_s((f.params[1] as Local).get));
       f.emit(call(mem.fetchMiss, (f.params[0] as Local).get, a.get));
     }
-    this.nextSlot = H_INLINE_FIRST + inlineKeys.length;
+    this.firstSlot = H_INLINE_FIRST + inlineKeys.length;
+    this.nextSlot = this.firstSlot;
     inlineKeys.forEach((k, i) => {
       this.byKey.set(k, H_INLINE_FIRST + i);
     });
@@ -457,6 +461,18 @@ export class Interpreter {
     return n.op === OP.POPF || inTypeScript(n) || !this.semantics.has(n.op);
   }
 
+  /** Whether the next block might not find room for its handlers: forget all blocks, then {@link Interpreter.resetHandlers}. */
+  get crowded(): boolean {
+    return this.nextSlot > JIT_FIRST_SLOT - HANDLER_RESERVE;
+  }
+
+  /** Forgets the handlers that are not inline. Nothing may refer to them any more. */
+  resetHandlers(): void {
+    for (const [k, v] of this.byKey) if (v >= this.firstSlot) this.byKey.delete(k);
+    this.nextSlot = this.firstSlot;
+    this.pending = [];
+  }
+
   /** Key of each handler number, for profiles. */
   keyOf(handler: number): string {
     for (const [k, v] of this.byKey) if (v === handler) return k;
@@ -468,7 +484,6 @@ export class Interpreter {
     const known = this.byKey.get(key);
     if (known !== undefined) return known;
     const slot = this.nextSlot++;
-    if (slot >= JIT_FIRST_SLOT) throw new Error('handler table full');
     this.byKey.set(key, slot);
     this.pending.push(key);
     return slot;

@@ -48,12 +48,17 @@ export interface Health {
 
 /** One entry of the error log. */
 export interface ErrorEntry {
+  /** Errors since power-on, this one included. */
   readonly count: number;
+  /** Submission queue of the command. */
   readonly sqid: number;
+  /** Command identifier. */
   readonly cid: number;
   /** Status field with the phase bit position, as in a completion entry. */
   readonly status: number;
+  /** First block of the command that failed. */
   readonly lba: number;
+  /** Namespace. */
   readonly nsid: number;
 }
 

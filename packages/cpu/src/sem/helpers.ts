@@ -1,6 +1,20 @@
 // Arithmetic that WebAssembly has no instruction for: 128-bit products and quotients.
-import { c32, c64, type Fn, type FnRef, I32, I64, i32, i64, type Local, type Module, type Node, call } from '../wasm/builder.ts';
+
 import { SCRATCH } from '../state.ts';
+import {
+  c32,
+  c64,
+  call,
+  type Fn,
+  type FnRef,
+  I32,
+  I64,
+  i32,
+  i64,
+  type Local,
+  type Module,
+  type Node,
+} from '../wasm/builder.ts';
 
 /** Names of the functions made here. */
 export interface ArithFns {

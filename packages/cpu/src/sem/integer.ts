@@ -1,7 +1,7 @@
 // Meanings of the integer instructions. Intel SDM volume 2; undefined flags are left as the comments say.
 // Order inside a semantic: faults first (loads, stores), then registers, then flags.
 import { Kind, OP } from '@hyve/x86';
-import { NUM, type Num, type SemCtx, type Semantic } from '../ctx.ts';
+import { NUM, type Num, type Semantic, type SemCtx } from '../ctx.ts';
 import * as S from '../state.ts';
 import { c32, c64, call, I32, I64, i32, i64, ld, type Node, select } from '../wasm/builder.ts';
 
@@ -104,9 +104,9 @@ const shl = shift((n, a, count) => {
 });
 
 const shr = shift((n, a, count) => ({
-    r: n.shr_u(a, n.from32(count)),
-    cf: i32.and(n.to32(n.shr_u(a, n.from32(i32.sub(count, c32(1))))), c32(1)),
-    of: () => msb(n, a),
+  r: n.shr_u(a, n.from32(count)),
+  cf: i32.and(n.to32(n.shr_u(a, n.from32(i32.sub(count, c32(1))))), c32(1)),
+  of: () => msb(n, a),
 }));
 
 const sar = shift((n, a, count) => {
@@ -225,9 +225,7 @@ function doubleShift(left: boolean): Semantic {
     if (size === 8) {
       const k = i64.extend_u(count);
       const back = i64.sub(c64(64), k);
-      r = left
-        ? i64.or(i64.shl(a, k), i64.shr_u(b, back))
-        : i64.or(i64.shr_u(a, k), i64.shl(b, back));
+      r = left ? i64.or(i64.shl(a, k), i64.shr_u(b, back)) : i64.or(i64.shr_u(a, k), i64.shl(b, back));
       cf = left ? i64.shr_u(a, back) : i64.shr_u(a, i64.sub(k, c64(1)));
       cf = i32.and(i32.wrap(cf), c32(1));
     } else if (size === 4) {
@@ -272,9 +270,7 @@ const mul =
       over = signed ? i64.ne(hi, i64.shr_s(lo, c64(63))) : i64.ne(hi, c64(0));
       c.flagsSzp(8, lo);
     } else {
-      const p = f.tmp(
-        signed ? i64.mul(n.sext64(a), n.sext64(b)) : i64.mul(n.zext64(a), n.zext64(b)),
-      );
+      const p = f.tmp(signed ? i64.mul(n.sext64(a), n.sext64(b)) : i64.mul(n.zext64(a), n.zext64(b)));
       const lo = f.tmp(n.from64(p));
       if (size === 1) c.setGpr(AX, 2, i32.and(i32.wrap(p), c32(0xffff)));
       else {
@@ -363,10 +359,11 @@ const div =
     } else f.set(num, i64.or(i64.shl(i64.extend_u(c.getGpr32(DX)), c64(32)), i64.extend_u(c.getGpr32(AX))));
     const dd = f.tmp(signed ? n.sext64(d) : n.zext64(d));
     // i64.div_s traps on -2^63 / -1, which overflows anyway.
-    if (signed && size === 4)
-      f.if(i32.and(i64.eq(num.get, c64hl63()), i64.eq(dd, c64(-1))), () => c.raise(S.EXC_DE));
+    if (signed && size === 4) f.if(i32.and(i64.eq(num.get, c64hl63()), i64.eq(dd, c64(-1))), () => c.raise(S.EXC_DE));
     const q = f.tmp(signed ? i64.div_s(num.get, dd) : i64.div_u(num.get, dd));
-    f.if(signed ? i64.ne(q, n.sext64(n.from64(q))) : i64.ne(i64.shr_u(q, c64(n.bits)), c64(0)), () => c.raise(S.EXC_DE));
+    f.if(signed ? i64.ne(q, n.sext64(n.from64(q))) : i64.ne(i64.shr_u(q, c64(n.bits)), c64(0)), () =>
+      c.raise(S.EXC_DE),
+    );
     const r = f.tmp(signed ? i64.rem_s(num.get, dd) : i64.rem_u(num.get, dd));
     if (size === 1)
       c.setGpr(AX, 2, i32.or(i32.and(i32.wrap(q), c32(0xff)), i32.shl(i32.and(i32.wrap(r), c32(0xff)), c32(8))));
@@ -450,9 +447,7 @@ const tzcnt: Semantic = (c) => {
   const size = c.sizeOf(0);
   const n = N(size);
   const v = c.read(1);
-  const r = c.f.tmp(
-    size === 8 ? i64.ctz(v) : size === 4 ? i32.ctz(v) : select(v, i32.ctz(v), c32(16)),
-  );
+  const r = c.f.tmp(size === 8 ? i64.ctz(v) : size === 4 ? i32.ctz(v) : select(v, i32.ctz(v), c32(16)));
   c.write(0, r);
   const cf = c.f.tmp(n.eqz(v));
   c.setCfOf(cf, c32(0));
@@ -487,10 +482,7 @@ const bswap: Semantic = (c) => {
   c.write(0, size === 8 ? swap64(c, v) : size === 4 ? swap32(v) : c32(0));
 };
 function swap32(v: Node): Node {
-  return i32.or(
-    i32.and(i32.rotl(v, c32(8)), c32(0x00ff00ff)),
-    i32.and(i32.rotr(v, c32(8)), c32(0xff00ff00)),
-  );
+  return i32.or(i32.and(i32.rotl(v, c32(8)), c32(0x00ff00ff)), i32.and(i32.rotr(v, c32(8)), c32(0xff00ff00)));
 }
 function swap64(c: SemCtx, v: Node): Node {
   const lo = c.f.tmp(i32.wrap(v));
@@ -660,8 +652,7 @@ const lea: Semantic = (c) => {
 
 /** #GP for a jump to an address that is not canonical; the jump itself raises it. */
 function requireCanonical(c: SemCtx, target: Node): void {
-  if (c.mode.bits === 64)
-    c.f.if(i64.ne(i64.shr_s(i64.shl(target, c64(16)), c64(16)), target), () => c.raise(S.EXC_GP));
+  if (c.mode.bits === 64) c.f.if(i64.ne(i64.shr_s(i64.shl(target, c64(16)), c64(16)), target), () => c.raise(S.EXC_GP));
 }
 const callNear: Semantic = (c) => {
   const size = c.size;
@@ -798,9 +789,7 @@ const asciiAdjust =
     const ax = f.tmp(c.gpr(AX, 2));
     const adj = f.tmp(i32.or(i32.gt_u(i32.and(ax, c32(15)), c32(9)), af(c)));
     const delta = c32(0x106);
-    const moved = f.tmp(
-      i32.and(select(adj, sub ? i32.sub(ax, delta) : i32.add(ax, delta), ax), c32(0xff0f)),
-    );
+    const moved = f.tmp(i32.and(select(adj, sub ? i32.sub(ax, delta) : i32.add(ax, delta), ax), c32(0xff0f)));
     c.setGpr(AX, 2, moved);
     c.flagsSzp(1, i32.and(moved, c32(0xff)));
     c.setAf(adj);
@@ -843,7 +832,12 @@ function step(c: SemCtx, size: number): Node {
 }
 
 /** Wraps one element's work in the REP loop. `bulk` may move many elements at once and falls through. */
-function repeat(c: SemCtx, one: (d: Node) => void, stopOn: (() => Node) | null, bulk: ((d: Node) => void) | null): void {
+function repeat(
+  c: SemCtx,
+  one: (d: Node) => void,
+  stopOn: (() => Node) | null,
+  bulk: ((d: Node) => void) | null,
+): void {
   const f = c.f;
   const size = c.size;
   if (c.insn.rep === 0) {
@@ -876,9 +870,7 @@ const plainSegments = (c: SemCtx): boolean => c.mode.bits === 64 || c.mode.flat;
 /** Bytes, up to the end of either page and the count, that a forward run may cover; i32. */
 function runLength(c: SemCtx, addrs: Node[], size: number): Node {
   const f = c.f;
-  let n: Node = f.tmp(
-    select(i64.gt_u(strReg(c, CX), c64(4096)), c32(4096), i32.wrap(strReg(c, CX))),
-  );
+  let n: Node = f.tmp(select(i64.gt_u(strReg(c, CX), c64(4096)), c32(4096), i32.wrap(strReg(c, CX))));
   n = f.tmp(i32.mul(n, c32(size)));
   for (const a of addrs) {
     const room = f.tmp(i32.sub(c32(4096), i32.and(i32.wrap(a), c32(4095))));
@@ -943,7 +935,12 @@ const stos: Semantic = (c) => {
     const uniform =
       size === 1
         ? c32(1)
-        : n.eq(v, size === 8 ? i64.mul(i64.extend_u(byte), i64.div_u(c64(-1), c64(255))) : i32.mul(byte, c32(size === 4 ? 0x01010101 : 0x0101)));
+        : n.eq(
+            v,
+            size === 8
+              ? i64.mul(i64.extend_u(byte), i64.div_u(c64(-1), c64(255)))
+              : i32.mul(byte, c32(size === 4 ? 0x01010101 : 0x0101)),
+          );
     f.if(i32.and(i64.gt_s(d, c64(0)), uniform), () => {
       f.block((out) => {
         f.loop((again) => {
@@ -1052,15 +1049,42 @@ export function integerSemantics(): Map<number, Semantic> {
   const def = (op: number, s: Semantic): void => {
     m.set(op, s);
   };
-  def(OP.ADD, alu((_c, n, a, b) => n.add(a, b), 'add'));
-  def(OP.ADC, alu((_c, n, a, b) => n.add(a, b), 'add', true, true));
-  def(OP.SUB, alu((_c, n, a, b) => n.sub(a, b), 'sub'));
-  def(OP.SBB, alu((_c, n, a, b) => n.sub(a, b), 'sub', true, true));
-  def(OP.CMP, alu((_c, n, a, b) => n.sub(a, b), 'sub', false));
-  def(OP.AND, alu((_c, n, a, b) => n.and(a, b), 'logic'));
-  def(OP.OR, alu((_c, n, a, b) => n.or(a, b), 'logic'));
-  def(OP.XOR, alu((_c, n, a, b) => n.xor(a, b), 'logic'));
-  def(OP.TEST, alu((_c, n, a, b) => n.and(a, b), 'logic', false));
+  def(
+    OP.ADD,
+    alu((_c, n, a, b) => n.add(a, b), 'add'),
+  );
+  def(
+    OP.ADC,
+    alu((_c, n, a, b) => n.add(a, b), 'add', true, true),
+  );
+  def(
+    OP.SUB,
+    alu((_c, n, a, b) => n.sub(a, b), 'sub'),
+  );
+  def(
+    OP.SBB,
+    alu((_c, n, a, b) => n.sub(a, b), 'sub', true, true),
+  );
+  def(
+    OP.CMP,
+    alu((_c, n, a, b) => n.sub(a, b), 'sub', false),
+  );
+  def(
+    OP.AND,
+    alu((_c, n, a, b) => n.and(a, b), 'logic'),
+  );
+  def(
+    OP.OR,
+    alu((_c, n, a, b) => n.or(a, b), 'logic'),
+  );
+  def(
+    OP.XOR,
+    alu((_c, n, a, b) => n.xor(a, b), 'logic'),
+  );
+  def(
+    OP.TEST,
+    alu((_c, n, a, b) => n.and(a, b), 'logic', false),
+  );
   def(OP.INC, incDec(false));
   def(OP.DEC, incDec(true));
   def(OP.NEG, (c) => {

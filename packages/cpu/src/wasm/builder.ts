@@ -126,7 +126,8 @@ export const i32 = {
   clz: ((a) => op1(I32, 0x67, a)) as Un,
   ctz: ((a) => op1(I32, 0x68, a)) as Un,
   popcnt: ((a) => op1(I32, 0x69, a)) as Un,
-  add: ((a, b) => (zero32(b) ? a : zero32(a) ? b : a.isConst && b.isConst ? c32(a.lo + b.lo) : op2(I32, 0x6a, a, b))) as Bin,
+  add: ((a, b) =>
+    zero32(b) ? a : zero32(a) ? b : a.isConst && b.isConst ? c32(a.lo + b.lo) : op2(I32, 0x6a, a, b)) as Bin,
   sub: ((a, b) => (zero32(b) ? a : a.isConst && b.isConst ? c32(a.lo - b.lo) : op2(I32, 0x6b, a, b))) as Bin,
   mul: ((a, b) => op2(I32, 0x6c, a, b)) as Bin,
   div_s: ((a, b) => op2(I32, 0x6d, a, b)) as Bin,
@@ -252,9 +253,10 @@ export const f32 = {
 /** A SIMD operation by its opcode after 0xFD: all operands on the stack, result `ty` (default v128). */
 export function simd(op: number, args: readonly Node[], ty: Ty = V128): Node {
   const [a, b, c] = args;
-  if (c !== undefined && b !== undefined && a !== undefined) return op3(ty, 0xfd00 | 0x10000 * (op >> 8) | (op & 0xff), a, b, c);
-  if (b !== undefined && a !== undefined) return op2(ty, 0xfd00 | 0x10000 * (op >> 8) | (op & 0xff), a, b);
-  return op1(ty, 0xfd00 | 0x10000 * (op >> 8) | (op & 0xff), a as Node);
+  if (c !== undefined && b !== undefined && a !== undefined)
+    return op3(ty, 0xfd00 | (0x10000 * (op >> 8)) | (op & 0xff), a, b, c);
+  if (b !== undefined && a !== undefined) return op2(ty, 0xfd00 | (0x10000 * (op >> 8)) | (op & 0xff), a, b);
+  return op1(ty, 0xfd00 | (0x10000 * (op >> 8)) | (op & 0xff), a as Node);
 }
 /** A SIMD operation with a lane immediate (extract_lane, replace_lane). */
 export function simdLane(op: number, lane: number, args: readonly Node[], ty: Ty): Node {
