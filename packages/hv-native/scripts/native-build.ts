@@ -1,0 +1,71 @@
+// Compiles src/native into npm/<platform>-<arch>/hyve-native.node when that is older than its sources.
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, statSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { dirname, join } from 'node:path';
+
+const ROOT = dirname(import.meta.dirname);
+const SOURCES = join(ROOT, 'src/native');
+const WARNINGS = ['-Wall', '-Wextra', '-Werror'];
+
+/** What became of a build. */
+export interface BuildResult {
+  /** The addon is there and no older than its sources. */
+  readonly ok: boolean;
+  /** One line. */
+  readonly detail: string;
+}
+
+/** Compilers to try, in order. */
+const COMPILERS = ['g++', 'clang++', 'c++'];
+
+/** Builds unless there is nothing to do. Says why where it cannot. */
+export function buildNative(o: { force?: boolean; sanitize?: string } = {}): BuildResult {
+  if (process.platform !== 'linux' || process.arch !== 'x64')
+    return { ok: false, detail: `there is no engine for ${process.platform}-${process.arch} yet` };
+  const sources = ['addon.cc', 'kvm.cc'].map((f) => join(SOURCES, f));
+  const folder = join(ROOT, 'npm', `${process.platform}-${process.arch}`);
+  const target = join(folder, 'hyve-native.node');
+  const newest = Math.max(...readdirSync(SOURCES).map((f) => statSync(join(SOURCES, f)).mtimeMs));
+  if (o.force !== true && o.sanitize === undefined && existsSync(target) && statSync(target).mtimeMs >= newest)
+    return { ok: true, detail: `${target} is up to date` };
+  const headers = headersFolder();
+  if (headers === null) return { ok: false, detail: 'no headers of Node-API: install node-api-headers' };
+  const compiler = COMPILERS.find((c) => spawnSync(c, ['--version']).status === 0);
+  if (compiler === undefined) return { ok: false, detail: `no C++ compiler: ${COMPILERS.join(', ')} are missing` };
+  mkdirSync(folder, { recursive: true });
+  // Another process may load the file at this moment, or build it too.
+  const fresh = `${target}.${process.pid}`;
+  const flags = [
+    '-std=c++17',
+    '-O2',
+    '-fPIC',
+    '-shared',
+    '-fno-exceptions',
+    '-fno-rtti',
+    '-fvisibility=hidden',
+    ...WARNINGS,
+  ];
+  if (o.sanitize !== undefined) flags.push('-g', `-fsanitize=${o.sanitize}`);
+  // The library stays loaded: its signal handler does.
+  const args = [...flags, '-Wl,-z,nodelete', `-I${headers}`, ...sources, '-o', fresh];
+  const { status, stderr } = spawnSync(compiler, args, { encoding: 'utf8' });
+  if (status !== 0) {
+    rmSync(fresh, { force: true });
+    return { ok: false, detail: `${compiler} failed: ${stderr.trim()}` };
+  }
+  renameSync(fresh, target);
+  return { ok: true, detail: `${target} built with ${compiler}` };
+}
+
+/** Folder with node_api.h: the package of headers, or the running Node's own. */
+function headersFolder(): string | null {
+  const places: string[] = [];
+  try {
+    places.push(join(dirname(createRequire(import.meta.url).resolve('node-api-headers/package.json')), 'include'));
+  } catch {
+    // Not installed: a development dependency.
+  }
+  places.push(join(dirname(dirname(process.execPath)), 'include/node'));
+  return places.find((p) => existsSync(join(p, 'node_api.h'))) ?? null;
+}

@@ -1,0 +1,153 @@
+// Numbers of the Linux KVM interface, x86-64 (include/uapi/linux/kvm.h, arch/x86/include/uapi/asm/kvm.h; api.rst).
+
+/** Capabilities, api.rst §8 and KVM_CHECK_EXTENSION. */
+export const CAP_USER_MEMORY = 3;
+export const CAP_EXT_CPUID = 7;
+export const CAP_USER_NMI = 22;
+export const CAP_VCPU_EVENTS = 41;
+export const CAP_DEBUGREGS = 50;
+export const CAP_XSAVE = 55;
+export const CAP_XCRS = 56;
+export const CAP_TSC_CONTROL = 60;
+export const CAP_READONLY_MEM = 81;
+export const CAP_IMMEDIATE_EXIT = 136;
+export const CAP_X86_USER_SPACE_MSR = 188;
+export const CAP_X86_MSR_FILTER = 189;
+
+/** Argument of CAP_X86_USER_SPACE_MSR: which refused accesses leave the engine. */
+export const MSR_EXIT_INVAL: number = 1 << 0;
+export const MSR_EXIT_UNKNOWN: number = 1 << 1;
+export const MSR_EXIT_FILTER: number = 1 << 2;
+
+/** struct kvm_run: what we write. Offsets in bytes. */
+export const RUN_REQUEST_INTERRUPT_WINDOW = 0;
+export const RUN_IMMEDIATE_EXIT = 1;
+/** What the kernel writes. */
+export const RUN_EXIT_REASON = 8;
+export const RUN_READY_FOR_INTERRUPT = 12;
+export const RUN_IF_FLAG = 13;
+/** Both ways: 64 bit, the low four count. */
+export const RUN_CR8 = 16;
+/** The union of the exits' own fields. */
+export const RUN_EXIT = 32;
+
+/** Exit reasons. */
+export const EXIT_UNKNOWN = 0;
+export const EXIT_EXCEPTION = 1;
+export const EXIT_IO = 2;
+export const EXIT_DEBUG = 4;
+export const EXIT_HLT = 5;
+export const EXIT_MMIO = 6;
+export const EXIT_IRQ_WINDOW_OPEN = 7;
+export const EXIT_SHUTDOWN = 8;
+export const EXIT_FAIL_ENTRY = 9;
+export const EXIT_INTR = 10;
+export const EXIT_SET_TPR = 11;
+export const EXIT_INTERNAL_ERROR = 17;
+export const EXIT_SYSTEM_EVENT = 24;
+export const EXIT_X86_RDMSR = 29;
+export const EXIT_X86_WRMSR = 30;
+
+/** EXIT_IO: u8 direction (1: out), u8 size, u16 port, u32 count, u64 offset of the data in the run page. */
+export const IO_DIRECTION: number = RUN_EXIT;
+export const IO_SIZE: number = RUN_EXIT + 1;
+export const IO_PORT: number = RUN_EXIT + 2;
+export const IO_COUNT: number = RUN_EXIT + 4;
+export const IO_DATA_OFFSET: number = RUN_EXIT + 8;
+
+/** EXIT_MMIO: u64 address, u8 data[8], u32 length, u8 is_write. */
+export const MMIO_ADDR: number = RUN_EXIT;
+export const MMIO_DATA: number = RUN_EXIT + 8;
+export const MMIO_LEN: number = RUN_EXIT + 16;
+export const MMIO_IS_WRITE: number = RUN_EXIT + 20;
+
+/** EXIT_X86_RDMSR, EXIT_X86_WRMSR: u8 error (we write; 1: #GP), u32 reason, u32 index, u64 data. */
+export const MSR_ERROR: number = RUN_EXIT;
+export const MSR_INDEX: number = RUN_EXIT + 12;
+export const MSR_DATA: number = RUN_EXIT + 16;
+
+/** EXIT_INTERNAL_ERROR: u32 suberror, u32 ndata, then for suberror 1 u64 flags, u8 size, u8 instruction[15]. */
+export const INTERNAL_SUBERROR: number = RUN_EXIT;
+export const INTERNAL_NDATA: number = RUN_EXIT + 4;
+export const INTERNAL_FLAGS: number = RUN_EXIT + 8;
+export const INTERNAL_INSN_SIZE: number = RUN_EXIT + 16;
+export const INTERNAL_INSN: number = RUN_EXIT + 17;
+export const INTERNAL_EMULATION = 1;
+export const INTERNAL_HAS_INSN: number = 1 << 0;
+
+/** EXIT_FAIL_ENTRY: u64 reason, u32 CPU. */
+export const FAIL_ENTRY_REASON: number = RUN_EXIT;
+
+/** Parts of the state, as src/native/backend.h counts them, with their sizes; 0: by count. */
+export const PART_REGS = 0;
+export const PART_SREGS = 1;
+export const PART_XSAVE = 2;
+export const PART_XCRS = 3;
+export const PART_DEBUGREGS = 4;
+export const PART_EVENTS = 5;
+export const PART_MSRS = 6;
+export const PART_CPUID = 7;
+export const PART_TRANSLATE = 8;
+export const PART_TSC_KHZ = 9;
+export const SIZE_REGS = 144;
+export const SIZE_SREGS = 312;
+export const SIZE_XSAVE = 4096;
+export const SIZE_XCRS = 392;
+export const SIZE_DEBUGREGS = 128;
+export const SIZE_EVENTS = 64;
+export const SIZE_TRANSLATE = 24;
+/** struct kvm_cpuid_entry2, in 32-bit words; its flag that the index counts. */
+export const CPUID_WORDS = 10;
+export const CPUID_FLAG_INDEX = 1;
+
+/** struct kvm_regs: RAX RBX RCX RDX RSI RDI RSP RBP R8–R15 RIP RFLAGS. Where RAX RCX RDX RBX RSP RBP RSI RDI are. */
+export const REGS_ORDER: readonly number[] = [0, 2, 3, 1, 6, 7, 4, 5, 8, 9, 10, 11, 12, 13, 14, 15];
+export const REGS_RIP = 128;
+export const REGS_RFLAGS = 136;
+
+/** struct kvm_sregs: CS DS ES FS GS SS TR LDT of 24 bytes, GDT, IDT of 16, then control registers. Where ES CS SS … TR are. */
+export const SREGS_ORDER: readonly number[] = [2, 0, 5, 1, 3, 4, 7, 6];
+export const SEGMENT_SIZE = 24;
+export const SREGS_GDT = 192;
+export const SREGS_IDT = 208;
+export const SREGS_CR0 = 224;
+export const SREGS_CR2 = 232;
+export const SREGS_CR3 = 240;
+export const SREGS_CR4 = 248;
+export const SREGS_CR8 = 256;
+export const SREGS_EFER = 264;
+export const SREGS_APIC_BASE = 272;
+export const SREGS_INTERRUPT_BITMAP = 280;
+
+/** struct kvm_vcpu_events. */
+export const EVENTS_INTERRUPT_INJECTED = 8;
+export const EVENTS_INTERRUPT_NR = 9;
+export const EVENTS_INTERRUPT_SOFT = 10;
+export const EVENTS_INTERRUPT_SHADOW = 11;
+export const EVENTS_NMI_INJECTED = 12;
+export const EVENTS_NMI_PENDING = 13;
+export const EVENTS_NMI_MASKED = 14;
+export const EVENTS_FLAGS = 20;
+export const EVENTS_FLAG_NMI_PENDING: number = 1 << 0;
+export const EVENTS_FLAG_SHADOW: number = 1 << 2;
+
+/** MSRs that the engine holds; see core's Vcpu. */
+export const MSR_TSC = 0x10;
+export const MSR_TSC_ADJUST = 0x3b;
+export const MSR_EFER = 0xc0000080;
+export const MSR_FS_BASE = 0xc0000100;
+export const MSR_GS_BASE = 0xc0000101;
+export const MSR_PAT = 0x277;
+/** In a state: STAR LSTAR CSTAR FMASK KERNEL_GS_BASE SYSENTER_CS/ESP/EIP PAT TSC_AUX, then TSC_ADJUST and TSC. */
+export const SAVED_MSRS: readonly number[] = [
+  0xc0000081, 0xc0000082, 0xc0000083, 0xc0000084, 0xc0000102, 0x174, 0x175, 0x176, 0x277, 0xc0000103, 0x3b, 0x10,
+];
+/** All of them. */
+export const ENGINE_MSRS: readonly number[] = [...SAVED_MSRS, MSR_EFER, MSR_FS_BASE, MSR_GS_BASE];
+/** IA32_PAT after power-on, SDM vol. 3 §12.12.4. */
+export const PAT_RESET = 0x0007040600070406n;
+
+/** Errors that {@link Native} gives back as negative numbers. */
+export const EINTR = 4;
+export const EAGAIN = 11;
+export const EBUSY = 16;

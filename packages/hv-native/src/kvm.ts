@@ -1,0 +1,665 @@
+// The Linux KVM engine: exits are decoded in the page that the kernel shares with us and become calls of the vCPU's bus.
+// Linux Documentation/virt/kvm/api.rst; takes the place of bhyve's vmm.ko and libvmmapi.
+import {
+  type BackedRegion,
+  type CpuidEntry,
+  Exit,
+  type ExitReason,
+  type GuestMemory,
+  type Hypervisor,
+  HyveError,
+  type MsrValue,
+  RegionMemory,
+  type Vcpu,
+  type VcpuBus,
+  type VcpuStateV1,
+  type Vm,
+  type VmExit,
+  type VmOptions,
+  type Width,
+} from '@hyve/core';
+import * as K from './bits.ts';
+import {
+  loadNative,
+  type Native,
+  READ_ONLY_SLOT,
+  type SystemHandle,
+  type VcpuHandle,
+  type VmHandle,
+} from './native.ts';
+import { resetState, StateAccess, type XsaveComponent } from './state.ts';
+
+/** Options of {@link KvmHypervisor}. */
+export interface KvmOptions {
+  /** The device; default `/dev/kvm`. */
+  readonly device?: string;
+}
+
+/** What the kernel must offer, with the names that api.rst gives. */
+const NEEDED: readonly (readonly [cap: number, name: string])[] = [
+  [K.CAP_USER_MEMORY, 'KVM_CAP_USER_MEMORY'],
+  [K.CAP_EXT_CPUID, 'KVM_CAP_EXT_CPUID'],
+  [K.CAP_USER_NMI, 'KVM_CAP_USER_NMI'],
+  [K.CAP_VCPU_EVENTS, 'KVM_CAP_VCPU_EVENTS'],
+  [K.CAP_DEBUGREGS, 'KVM_CAP_DEBUGREGS'],
+  [K.CAP_XSAVE, 'KVM_CAP_XSAVE'],
+  [K.CAP_XCRS, 'KVM_CAP_XCRS'],
+  [K.CAP_READONLY_MEM, 'KVM_CAP_READONLY_MEM'],
+  [K.CAP_IMMEDIATE_EXIT, 'KVM_CAP_IMMEDIATE_EXIT'],
+  [K.CAP_X86_USER_SPACE_MSR, 'KVM_CAP_X86_USER_SPACE_MSR'],
+  [K.CAP_X86_MSR_FILTER, 'KVM_CAP_X86_MSR_FILTER'],
+];
+
+const WASM_PAGE = 65536;
+const MOST_SLOTS = 64;
+const MOST_VCPUS = 255;
+const MOST_CPUID = 256;
+/** Longest budget that a timer is set for, ns. */
+const LONGEST_NS = 1e12;
+
+/**
+ * The engine for Linux hosts with hardware virtualization. Runs vCPUs on the calling thread; interrupt controllers and
+ * timers are those of @hyve/vmm.
+ *
+ * Not modelled: exits on PAUSE (KVM reports none); virtual time; more than one thread.
+ * @example
+ * const { usable, reason } = probeKvm();
+ * const engine = usable ? new KvmHypervisor() : null;
+ */
+export class KvmHypervisor implements Hypervisor {
+  readonly name = 'kvm';
+  private readonly native: Native;
+  private readonly system: SystemHandle;
+  private cpuid: readonly CpuidEntry[] | null = null;
+
+  /** @throws HyveError `ENGINE_UNAVAILABLE` without the addon, the device, or what it must offer */
+  constructor(options: KvmOptions = {}) {
+    const device = options.device ?? '/dev/kvm';
+    this.native = loadNative();
+    try {
+      this.system = this.native.open(device);
+    } catch (e) {
+      throw new HyveError('ENGINE_UNAVAILABLE', `KVM cannot be opened: ${textOf(e)}`, e);
+    }
+    const missing = NEEDED.filter(([cap]) => this.native.checkExtension(this.system, cap) <= 0).map(([, name]) => name);
+    if (missing.length > 0) {
+      this.native.closeSystem(this.system);
+      throw new HyveError('ENGINE_UNAVAILABLE', `this kernel's KVM lacks ${missing.join(', ')}`);
+    }
+  }
+
+  supportedCpuid(): readonly CpuidEntry[] {
+    if (this.cpuid !== null) return this.cpuid;
+    const words = new Uint32Array(MOST_CPUID * K.CPUID_WORDS);
+    const n = this.native.supportedCpuid(this.system, words);
+    const rows: CpuidEntry[] = [];
+    for (let i = 0; i < n; i++) {
+      const [leaf = 0, index = 0, flags = 0, eax = 0, ebx = 0, ecx = 0, edx = 0] = words.subarray(i * K.CPUID_WORDS);
+      const subleaf = flags & K.CPUID_FLAG_INDEX ? { subleaf: index } : {};
+      rows.push({ leaf, ...subleaf, eax, ebx, ecx, edx });
+    }
+    this.cpuid = rows;
+    return rows;
+  }
+
+  createVm(options: VmOptions): Vm {
+    return new KvmVm(this.native, this.system, options);
+  }
+
+  /** Lets go of the device. VMs that exist go on; no more can be made. */
+  close(): void {
+    this.native.closeSystem(this.system);
+  }
+}
+
+/** Counters of a VM, by what {@link KvmVm.counters} calls them. */
+class Counts {
+  exits = 0;
+  io = 0;
+  mmio = 0;
+  msrs = 0;
+  halts = 0;
+  irqWindows = 0;
+  interrupts = 0;
+  nmis = 0;
+  timeouts = 0;
+  signals = 0;
+  /** Of the guest's time stamp counter. */
+  tscKhz = 0;
+}
+
+/** One virtual machine of KVM. */
+class KvmVm implements Vm {
+  readonly memory: GuestMemory;
+  readonly vcpus: readonly Vcpu[];
+  private readonly native: Native;
+  private readonly handle: VmHandle;
+  private readonly own: KvmVcpu[] = [];
+  private readonly counts = new Counts();
+
+  constructor(native: Native, system: SystemHandle, o: VmOptions) {
+    this.native = native;
+    if (!Number.isInteger(o.vcpus) || o.vcpus < 1 || o.vcpus > MOST_VCPUS)
+      throw new HyveError('VM_VCPUS', `${o.vcpus} vCPUs: KVM has 1 to ${MOST_VCPUS}`);
+    if ('nsPerInstruction' in o.clock)
+      throw new HyveError('ENGINE_UNAVAILABLE', 'KVM cannot count instructions: virtual time needs the software CPU');
+    const { memory, bytes } = allocate(o);
+    this.memory = memory;
+    try {
+      this.handle = native.createVm(system);
+    } catch (e) {
+      throw new HyveError('ENGINE_UNAVAILABLE', `KVM gives no VM: ${textOf(e)}`, e);
+    }
+    try {
+      this.need(
+        native.enableCap(
+          this.handle,
+          K.CAP_X86_USER_SPACE_MSR,
+          K.MSR_EXIT_INVAL | K.MSR_EXIT_UNKNOWN | K.MSR_EXIT_FILTER,
+        ),
+        'MSR exits',
+      );
+      this.need(native.keepMsrs(this.handle, Uint32Array.from(K.ENGINE_MSRS)), 'the MSR filter');
+      memory.regions.forEach((r, slot) => {
+        const n = native.setMemory(
+          this.handle,
+          slot + (r.kind === 'rom' ? READ_ONLY_SLOT : 0),
+          r.base,
+          bytes.subarray(r.offset, r.offset + r.size),
+        );
+        if (n < 0) throw new HyveError('VM_MEMORY', `KVM does not take ${r.name} at 0x${r.base.toString(16)} (${-n})`);
+      });
+      for (let i = 0; i < o.vcpus; i++) {
+        const handle = native.createVcpu(system, this.handle, i);
+        this.own.push(new KvmVcpu(native, handle, i, o, this.memory, this.counts));
+      }
+    } catch (e) {
+      this.close();
+      if (e instanceof HyveError) throw e;
+      throw new HyveError('ENGINE_UNAVAILABLE', `KVM gives no VM: ${textOf(e)}`, e);
+    }
+    this.vcpus = this.own;
+  }
+
+  private need(r: number, what: string): void {
+    if (r < 0) throw new HyveError('ENGINE_UNAVAILABLE', `KVM does not take ${what} (error ${-r})`);
+  }
+
+  counters(): Readonly<Record<string, number>> {
+    return { ...this.counts };
+  }
+
+  close(): void {
+    for (const v of this.own) v.close();
+    this.native.closeVm(this.handle);
+  }
+}
+
+/** Lays the regions out in one shared WebAssembly memory, whose pages are the kernel's too. */
+function allocate(o: VmOptions): {
+  memory: RegionMemory & { readonly regions: readonly BackedRegion[] };
+  bytes: Uint8Array;
+} {
+  const regions: BackedRegion[] = [];
+  let size = 0;
+  for (const r of o.memory) {
+    regions.push({ ...r, offset: size });
+    size += r.size;
+  }
+  if (regions.length > MOST_SLOTS)
+    throw new HyveError('VM_MEMORY', `${regions.length} memory regions: at most ${MOST_SLOTS}`);
+  if (!Number.isSafeInteger(size) || size <= 0) throw new HyveError('VM_MEMORY', `${size} bytes of guest memory`);
+  const pages = Math.ceil(size / WASM_PAGE);
+  let buffer: ArrayBufferLike;
+  try {
+    buffer = sharedMemory(pages);
+  } catch (e) {
+    throw new HyveError('VM_MEMORY', `the host cannot give ${Math.ceil(pages / 16)} MiB of memory`, e);
+  }
+  try {
+    return { memory: new RegionMemory(buffer, regions), bytes: new Uint8Array(buffer) };
+  } catch (e) {
+    throw new HyveError('VM_MEMORY', textOf(e), e);
+  }
+}
+
+function sharedMemory(pages: number): ArrayBufferLike {
+  // Over 4 GiB takes 64-bit addresses, whose sizes are bigint.
+  const descriptor =
+    pages <= 65536
+      ? { initial: pages, maximum: pages, shared: true }
+      : { initial: BigInt(pages), maximum: BigInt(pages), shared: true, address: 'i64' };
+  return new WebAssembly.Memory(descriptor as unknown as WebAssembly.MemoryDescriptor).buffer;
+}
+
+const ENGINE_MSRS: ReadonlySet<number> = new Set(K.ENGINE_MSRS);
+
+/** One virtual CPU of KVM. */
+class KvmVcpu implements Vcpu {
+  readonly index: number;
+  private readonly native: Native;
+  private readonly handle: VcpuHandle;
+  private readonly bus: VcpuBus;
+  private readonly memory: GuestMemory;
+  private readonly counts: Counts;
+  private readonly state: StateAccess;
+  private readonly signature: number;
+  /** struct kvm_run, and the same in wider elements. All empty once closed: stores vanish. */
+  private readonly u8: Uint8Array;
+  private readonly u16: Uint16Array;
+  private readonly u32: Uint32Array;
+  private readonly exit: VmExit = { reason: Exit.Budget, detail: '' };
+  private readonly msr: MsrValue = { lo: 0, hi: 0 };
+  private open = true;
+  private isHalted = false;
+  private waitsForSipi = false;
+  private shutdown = false;
+  private kicked = false;
+  /** Whether an exit for the open window was asked for. */
+  private windowWanted = false;
+  /** To be given to the kernel at the next run, or -1. */
+  private pendingVector = -1;
+  /** Whether the kernel would deliver an interrupt before the next instruction. */
+  private ready = false;
+  /** Whether it was given one that it may not have delivered. */
+  private given = false;
+  /** Whether it may hold an NMI that it has not delivered. */
+  private nmiLatched = false;
+
+  constructor(native: Native, handle: VcpuHandle, index: number, o: VmOptions, memory: GuestMemory, counts: Counts) {
+    this.native = native;
+    this.handle = handle;
+    this.index = index;
+    this.bus = o.bus(index);
+    this.memory = memory;
+    this.counts = counts;
+    const page = native.runPage(handle);
+    this.u8 = new Uint8Array(page);
+    this.u16 = new Uint16Array(page);
+    this.u32 = new Uint32Array(page);
+    const rows = o.cpuid(index);
+    this.signature = rows.find((r) => r.leaf === 1)?.eax ?? 0;
+    this.setCpuid(rows);
+    this.setFrequency(o.tscHz);
+    this.state = new StateAccess(native, handle, xsaveComponents(rows));
+    this.reset();
+  }
+
+  private setCpuid(rows: readonly CpuidEntry[]): void {
+    if (rows.length > MOST_CPUID) throw new HyveError('VM_VCPUS', `${rows.length} CPUID rows: at most ${MOST_CPUID}`);
+    const words = new Uint32Array(2 + rows.length * K.CPUID_WORDS);
+    words[0] = rows.length;
+    rows.forEach((r, i) => {
+      const flags = r.subleaf === undefined ? 0 : K.CPUID_FLAG_INDEX;
+      words.set([r.leaf, r.subleaf ?? 0, flags, r.eax, r.ebx, r.ecx, r.edx], 2 + i * K.CPUID_WORDS);
+    });
+    const r = this.native.set(this.handle, K.PART_CPUID, new Uint8Array(words.buffer));
+    if (r < 0) throw new HyveError('VM_VCPUS', `KVM does not take the CPUID table of vCPU ${this.index} (error ${-r})`);
+  }
+
+  /** Processors that cannot scale the counter keep their own frequency: the counter `tscKhz` says which it is. */
+  private setFrequency(hz: number): void {
+    const khz = Uint32Array.of(Math.round(hz / 1000));
+    const bytes = new Uint8Array(khz.buffer);
+    this.native.set(this.handle, K.PART_TSC_KHZ, bytes);
+    if (this.native.get(this.handle, K.PART_TSC_KHZ, bytes) >= 0) this.counts.tscKhz = khz[0] as number;
+  }
+
+  get halted(): boolean {
+    return this.isHalted;
+  }
+
+  get waitingForSipi(): boolean {
+    return this.waitsForSipi;
+  }
+
+  retired(): number {
+    return 0;
+  }
+
+  /** The guest's TSC now, as a double. */
+  tscNow(): number {
+    return this.open ? Number(this.state.readMsr(K.MSR_TSC) ?? 0n) : 0;
+  }
+
+  kick(): void {
+    this.kicked = true;
+    this.u8[K.RUN_IMMEDIATE_EXIT] = 1;
+  }
+
+  canInject(): boolean {
+    return this.pendingVector < 0 && !this.waitsForSipi && this.ready;
+  }
+
+  inject(vector: number): boolean {
+    if (!this.canInject()) return false;
+    this.pendingVector = vector & 0xff;
+    return true;
+  }
+
+  requestIrqWindow(): void {
+    this.windowWanted = true;
+  }
+
+  injectNmi(): void {
+    if (!this.open || this.waitsForSipi) return;
+    this.native.nmi(this.handle);
+    this.counts.nmis++;
+    this.nmiLatched = true;
+    if (this.isHalted && this.nmiDue()) this.isHalted = false;
+  }
+
+  /** Whether the kernel would deliver an NMI before the next instruction. */
+  private nmiDue(): boolean {
+    if (!this.nmiLatched) return false;
+    const nmi = this.state.nmi();
+    this.nmiLatched = nmi !== 'none';
+    return nmi === 'due';
+  }
+
+  reset(): void {
+    this.restart('power-on');
+  }
+
+  init(): void {
+    this.restart('init');
+  }
+
+  private restart(kind: 'power-on' | 'init'): void {
+    this.setState(resetState(this.state.get({ activity: 'running' }), kind, this.signature));
+    this.waitsForSipi = this.index !== 0;
+    this.windowWanted = false;
+  }
+
+  startup(vector: number): void {
+    if (!this.waitsForSipi) return;
+    const s = this.state.get({ activity: 'running' });
+    s.segments[1] = { selector: (vector & 0xff) << 8, base: BigInt((vector & 0xff) << 12), limit: 0xffff, attr: 0x9b };
+    this.setState({ ...s, rip: 0n });
+  }
+
+  getState(): VcpuStateV1 {
+    this.mustBeOpen();
+    if (this.given) {
+      // Not part of a state: it is delivered when the vCPU goes on.
+      this.given = false;
+      const vector = this.state.takeBackInterrupt();
+      if (vector >= 0) this.pendingVector = vector;
+    }
+    return this.state.get({ activity: this.waitsForSipi ? 'wait-for-sipi' : this.isHalted ? 'halted' : 'running' });
+  }
+
+  setState(s: VcpuStateV1): void {
+    this.mustBeOpen();
+    this.state.set(s);
+    this.waitsForSipi = s.activity === 'wait-for-sipi';
+    this.isHalted = s.activity === 'halted';
+    this.shutdown = false;
+    this.pendingVector = -1;
+    this.given = false;
+    this.nmiLatched = s.nmiPending;
+    this.ready = (s.rflags & 0x200n) !== 0n && !s.interruptShadow;
+  }
+
+  private mustBeOpen(): void {
+    if (!this.open) throw new HyveError('VM_CLOSED', 'the VM is closed');
+  }
+
+  /** @internal */
+  close(): void {
+    if (!this.open) return;
+    this.open = false;
+    this.native.closeVcpu(this.handle);
+  }
+
+  private leave(reason: ExitReason, detail = ''): VmExit {
+    this.exit.reason = reason;
+    this.exit.detail = detail;
+    return this.exit;
+  }
+
+  run(budgetNs: number): VmExit {
+    if (!this.open) return this.leave(Exit.Error, 'the VM is closed');
+    if (this.waitsForSipi) return this.leave(Exit.Halt);
+    if (this.shutdown) return this.leave(Exit.Shutdown);
+    if (this.pendingVector >= 0) this.isHalted = false;
+    if (this.isHalted) return this.leave(Exit.Halt);
+    if (this.kicked) {
+      this.kicked = false;
+      return this.leave(Exit.Kicked);
+    }
+    if (this.windowWanted && this.canInject()) {
+      this.windowWanted = false;
+      return this.leave(Exit.IrqWindow);
+    }
+    if (!(budgetNs > 0)) return this.leave(Exit.Budget);
+    if (this.pendingVector >= 0) {
+      const r = this.native.interrupt(this.handle, this.pendingVector);
+      if (r < 0) return this.leave(Exit.Error, `KVM does not take interrupt ${this.pendingVector} (error ${-r})`);
+      this.pendingVector = -1;
+      this.given = true;
+      this.ready = false;
+      this.counts.interrupts++;
+    }
+    this.u8[K.RUN_IMMEDIATE_EXIT] = 0;
+    try {
+      return this.loop(Math.ceil(Math.min(budgetNs, LONGEST_NS)));
+    } finally {
+      if (this.open) this.native.disarm(this.handle);
+    }
+  }
+
+  private loop(budgetNs: number): VmExit {
+    const { native, handle, bus, u8, u32, counts } = this;
+    let arm = budgetNs;
+    for (;;) {
+      const cr8 = bus.readCr8() & 15;
+      u8[K.RUN_CR8] = cr8;
+      u8[K.RUN_REQUEST_INTERRUPT_WINDOW] = this.windowWanted ? 1 : 0;
+      const r = native.run(handle, arm);
+      arm = 0;
+      this.ready = u8[K.RUN_READY_FOR_INTERRUPT] !== 0 && u8[K.RUN_IF_FLAG] !== 0;
+      const after = (u8[K.RUN_CR8] as number) & 15;
+      if (after !== cr8) bus.writeCr8(after);
+      if (r !== 0) {
+        if (r === -K.EINTR) {
+          if (u8[K.RUN_IMMEDIATE_EXIT] !== 0) {
+            if (this.kicked) {
+              this.kicked = false;
+              return this.leave(Exit.Kicked);
+            }
+            counts.timeouts++;
+            return this.leave(Exit.Budget);
+          }
+          counts.signals++;
+          continue;
+        }
+        if (r === -K.EAGAIN) continue;
+        if (r === -K.EBUSY) throw new HyveError('VCPU_BUSY', 'run() was called from inside another run()');
+        return this.leave(Exit.Error, `KVM_RUN failed with error ${-r} ${this.where()}`);
+      }
+      counts.exits++;
+      switch (u32[K.RUN_EXIT_REASON >> 2]) {
+        case K.EXIT_IO:
+          counts.io++;
+          this.io();
+          break;
+        case K.EXIT_MMIO:
+          counts.mmio++;
+          this.mmio();
+          break;
+        case K.EXIT_X86_RDMSR:
+          counts.msrs++;
+          this.rdmsr();
+          break;
+        case K.EXIT_X86_WRMSR:
+          counts.msrs++;
+          this.wrmsr();
+          break;
+        case K.EXIT_SET_TPR: // writeCr8 has been called above
+        case K.EXIT_INTR:
+          break;
+        case K.EXIT_HLT:
+          counts.halts++;
+          // KVM leaves this to whoever has the local APIC.
+          if (this.nmiDue()) break;
+          this.isHalted = true;
+          return this.leave(Exit.Halt);
+        case K.EXIT_IRQ_WINDOW_OPEN:
+          counts.irqWindows++;
+          if (!this.windowWanted || !this.ready) break;
+          this.windowWanted = false;
+          return this.leave(Exit.IrqWindow);
+        case K.EXIT_SHUTDOWN:
+          this.shutdown = true;
+          return this.leave(Exit.Shutdown);
+        case K.EXIT_DEBUG:
+          return this.leave(Exit.Debug);
+        default:
+          return this.leave(Exit.Error, this.explain());
+      }
+      if (!this.open) return this.leave(Exit.Error, 'the VM was closed while it ran');
+    }
+  }
+
+  // --- Exits that are calls -----------------------------------------------------------------------------------------
+
+  private io(): void {
+    const { bus, u8, u16, u32 } = this;
+    const out = u8[K.IO_DIRECTION] !== 0;
+    const width = u8[K.IO_SIZE] as Width;
+    const port = u16[K.IO_PORT >> 1] as number;
+    const count = u32[K.IO_COUNT >> 2] as number;
+    let at = u32[K.IO_DATA_OFFSET >> 2] as number;
+    for (let i = 0; i < count; i++, at += width) {
+      if (out) bus.ioWrite(port, width, this.load(at, width));
+      else this.store(at, width, bus.ioRead(port, width));
+    }
+  }
+
+  private mmio(): void {
+    const { bus, u8, u32 } = this;
+    let addr = (u32[(K.MMIO_ADDR >> 2) + 1] as number) * 0x1_0000_0000 + (u32[K.MMIO_ADDR >> 2] as number);
+    let left = u32[K.MMIO_LEN >> 2] as number;
+    const write = u8[K.MMIO_IS_WRITE] !== 0;
+    let at = K.MMIO_DATA;
+    while (left > 0) {
+      const width: Width = left >= 4 ? 4 : left >= 2 ? 2 : 1;
+      if (write) bus.mmioWrite(addr, width, this.load(at, width));
+      else this.store(at, width, bus.mmioRead(addr, width));
+      addr += width;
+      at += width;
+      left -= width;
+    }
+  }
+
+  private load(at: number, width: Width): number {
+    const { u8 } = this;
+    const lo = u8[at] as number;
+    if (width === 1) return lo;
+    const word = lo | ((u8[at + 1] as number) << 8);
+    if (width === 2) return word;
+    return (word | ((u8[at + 2] as number) << 16) | ((u8[at + 3] as number) << 24)) >>> 0;
+  }
+
+  private store(at: number, width: Width, value: number): void {
+    const { u8 } = this;
+    u8[at] = value;
+    if (width === 1) return;
+    u8[at + 1] = value >>> 8;
+    if (width === 2) return;
+    u8[at + 2] = value >>> 16;
+    u8[at + 3] = value >>> 24;
+  }
+
+  /** An MSR of the engine's own comes here when the access is wrong: that is #GP. */
+  private rdmsr(): void {
+    const { u8, u32, msr } = this;
+    const index = u32[K.MSR_INDEX >> 2] as number;
+    const ok = !ENGINE_MSRS.has(index) && this.bus.rdmsr(index, msr);
+    u8[K.MSR_ERROR] = ok ? 0 : 1;
+    u32[K.MSR_DATA >> 2] = ok ? msr.lo : 0;
+    u32[(K.MSR_DATA >> 2) + 1] = ok ? msr.hi : 0;
+  }
+
+  private wrmsr(): void {
+    const { u8, u32 } = this;
+    const index = u32[K.MSR_INDEX >> 2] as number;
+    const lo = u32[K.MSR_DATA >> 2] as number;
+    const hi = u32[(K.MSR_DATA >> 2) + 1] as number;
+    u8[K.MSR_ERROR] = !ENGINE_MSRS.has(index) && this.bus.wrmsr(index, lo, hi) ? 0 : 1;
+  }
+
+  // --- Exits that end the run, in words -----------------------------------------------------------------------------
+
+  private explain(): string {
+    const { u8, u32 } = this;
+    const reason = u32[K.RUN_EXIT_REASON >> 2] as number;
+    const word = (at: number): number => u32[at >> 2] as number;
+    switch (reason) {
+      case K.EXIT_INTERNAL_ERROR: {
+        const suberror = word(K.INTERNAL_SUBERROR);
+        if (suberror !== K.INTERNAL_EMULATION)
+          return `KVM internal error ${suberror} ${this.where()}; data ${this.internalData()}`;
+        const said = word(K.INTERNAL_NDATA) >= 4 && (word(K.INTERNAL_FLAGS) & K.INTERNAL_HAS_INSN) !== 0;
+        const n = Math.min(15, u8[K.INTERNAL_INSN_SIZE] as number);
+        const bytes = said && n > 0 ? hexBytes(u8.subarray(K.INTERNAL_INSN, K.INTERNAL_INSN + n)) : '';
+        return `KVM cannot emulate the instruction ${this.where(bytes)}`;
+      }
+      case K.EXIT_FAIL_ENTRY:
+        return `the processor refused to enter the guest, reason 0x${hex64(word(K.FAIL_ENTRY_REASON + 4), word(K.FAIL_ENTRY_REASON))} ${this.where()}`;
+      case K.EXIT_EXCEPTION:
+        return `exception ${word(K.RUN_EXIT)}, error code 0x${word(K.RUN_EXIT + 4).toString(16)}, left the guest ${this.where()}`;
+      case K.EXIT_UNKNOWN:
+        return `unknown hardware exit 0x${hex64(word(K.RUN_EXIT + 4), word(K.RUN_EXIT))} ${this.where()}`;
+      default:
+        return `KVM exit ${reason}, which nobody asked for, ${this.where()}`;
+    }
+  }
+
+  private internalData(): string {
+    const n = Math.min(16, this.u32[K.INTERNAL_NDATA >> 2] as number);
+    const at = K.INTERNAL_FLAGS >> 2;
+    const words: string[] = [];
+    for (let i = 0; i < n; i++) words.push(hex64(this.u32[at + 2 * i + 1] as number, this.u32[at + 2 * i] as number));
+    return words.join(' ');
+  }
+
+  /** `at RIP … (16-bit code): bytes`. */
+  private where(known = ''): string {
+    try {
+      const { rip, linear, bits } = this.state.position();
+      const bytes: number[] = [];
+      for (let i = 0n; known === '' && i < 15n; i++) {
+        const at = this.state.translate(linear + i);
+        const view = at < 0 ? null : this.memory.readView(at, 1);
+        if (view === null) break;
+        bytes.push(view[0] as number);
+      }
+      const code = known !== '' ? known : bytes.length > 0 ? hexBytes(bytes) : 'not in memory';
+      return `at RIP 0x${rip.toString(16)} (${bits}-bit code, linear 0x${linear.toString(16)}): ${code}`;
+    } catch (e) {
+      return `at an unknown address (${textOf(e)})`;
+    }
+  }
+}
+
+function xsaveComponents(rows: readonly CpuidEntry[]): XsaveComponent[] {
+  const out: XsaveComponent[] = [];
+  for (const r of rows)
+    if (r.leaf === 0xd && r.subleaf !== undefined && r.subleaf >= 2 && r.eax > 0 && (r.ecx & 1) === 0)
+      out.push({ bit: r.subleaf, offset: r.ebx, size: r.eax });
+  return out;
+}
+
+function hexBytes(bytes: Iterable<number>): string {
+  return [...bytes].map((b) => b.toString(16).padStart(2, '0')).join(' ');
+}
+
+function hex64(hi: number, lo: number): string {
+  return hi === 0 ? lo.toString(16) : hi.toString(16) + lo.toString(16).padStart(8, '0');
+}
+
+function textOf(e: unknown): string {
+  return e instanceof Error ? e.message : String(e);
+}

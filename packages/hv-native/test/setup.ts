@@ -1,0 +1,28 @@
+// What the tests here need: the addon, built now if there is a compiler, and a /dev/kvm that opens.
+import { readFileSync } from 'node:fs';
+import { buildNative } from '../scripts/native-build.ts';
+import { KvmHypervisor } from '../src/index.ts';
+import { loadNative, type Native } from '../src/native.ts';
+
+const built = buildNative();
+
+/** The addon, or null. */
+export const native: Native | null = built.ok ? loadNative() : null;
+
+function fault(): string | null {
+  if (!built.ok) return built.detail;
+  try {
+    new KvmHypervisor().close();
+    return null;
+  } catch (e) {
+    return (e as Error).message;
+  }
+}
+
+/** Why there is no KVM here, or null. */
+export const noKvm: string | null = fault();
+
+/** Whether the processor virtualizes in hardware. KVM without it emulates what user code in long mode is not. */
+export const hardware: boolean = /^flags\s*:.*\b(vmx|svm)\b/m.test(
+  process.platform === 'linux' ? readFileSync('/proc/cpuinfo', 'utf8') : '',
+);
