@@ -4,7 +4,7 @@ import { closeSync, openSync, readFileSync, unlinkSync, writeSync } from 'node:f
 import { readFile } from 'node:fs/promises';
 import { totalmem } from 'node:os';
 import { openCharBackend } from '@hyve/char-backends';
-import { type CharBackend, isHyveError, type Logger } from '@hyve/core';
+import { type CharBackend, type Hypervisor, isHyveError, type Logger } from '@hyve/core';
 import type { BoardSupport, CharRequest, MachineSpec, PcHost, StopReason } from '@hyve/pc';
 import { errorLine, exitStatusOf, runError } from './errors.ts';
 import { formatBytes } from './sizes.ts';
@@ -53,6 +53,28 @@ export function exitStatus(reason: StopReason): number {
     case 'error':
       return 4;
   }
+}
+
+/** What runs the processors: the spec with `auto` decided, and the engines that the board gets. */
+export interface EngineChoice {
+  readonly spec: MachineSpec;
+  readonly engines: Readonly<Record<string, () => Hypervisor>>;
+  /** Why `auto` took the software CPU and how to change that; one line, or empty. */
+  readonly note: string;
+}
+
+/** Decides `--engine auto`: KVM where it can run an operating system, else the software CPU. */
+export async function chooseEngine(spec: MachineSpec, support: BoardSupport): Promise<EngineChoice> {
+  const plain = { spec, engines: {}, note: '' };
+  if (spec.engine === 'soft' || !support.engines.includes('kvm')) return plain;
+  // Only the software CPU counts instructions.
+  if (spec.engine === 'auto' && spec.clock.mode === 'virtual') return plain;
+  const { KvmHypervisor, probeKvm } = await import('@hyve/hv-native');
+  const engines = { kvm: () => new KvmHypervisor() };
+  if (spec.engine === 'kvm') return { spec, engines, note: '' };
+  const { usable, reason } = probeKvm();
+  if (usable) return { spec: { ...spec, engine: 'kvm' }, engines, note: '' };
+  return { ...plain, note: `running on the software CPU: ${reason} (--engine soft leaves this line out)` };
 }
 
 /** Something outside that wants the machine's attention. `gone`: the terminal went away. */
@@ -287,7 +309,10 @@ export async function runMachine(spec: MachineSpec, options: RunOptions): Promis
   try {
     checkHostMemory(spec, options.hostBytes ?? hostMemoryBytes());
     if (spec.pidfile !== null) run.pid = PidFile.create(spec.pidfile, process.pid);
-    const pc = await options.board.createPc(spec, {
+    const choice = await chooseEngine(spec, options.board.support);
+    if (choice.note !== '') io.note(`xhyve: ${choice.note}`);
+    const pc = await options.board.createPc(choice.spec, {
+      engines: choice.engines,
       openChar,
       openDisk: async ({ conf, extras }) => {
         const { openBlock, parseBlockSpec } = await import('@hyve/block-backends');

@@ -3,7 +3,7 @@ import type { MachineSpec, PcHost, StopReason } from '@hyve/pc';
 import { describe, expect, it } from 'vitest';
 import { type DemoHost, demo, demoArgs, ScriptedConsole } from '../src/demo.ts';
 import type { PulledImage } from '../src/images/index.ts';
-import { EVERYTHING } from './helpers.ts';
+import { SOFT_ONLY } from './helpers.ts';
 
 const image: PulledImage = {
   cached: true,
@@ -74,7 +74,7 @@ function host(o: {
     io: { note: (l) => void err.push(l), isRaw: () => false, restoreTerminal: () => {} },
     interactive: o.interactive ?? false,
     size: null,
-    loadBoard: async () => ({ support: EVERYTHING, createPc }),
+    loadBoard: async () => ({ support: SOFT_ONLY, createPc }),
     pull: async () => image,
     limitMs: o.limitMs ?? 5000,
   };

@@ -153,7 +153,7 @@ export function bootArgs(
   const { kernel, initrd } = image.paths;
   const cmdline = `${image.manifest.cmdline ?? ''} ${o.append ?? ''}`.trim();
   return [
-    ...['-A', '-u', '-m', image.manifest.memory, '-c', String(o.cpus ?? 1)],
+    ...['--engine', 'soft', '-A', '-u', '-m', image.manifest.memory, '-c', String(o.cpus ?? 1)],
     ...['-s', '0:0,hostbridge', '-s', '31,lpc', '-l', 'com1,stdio', ...(o.more ?? [])],
     ...['-f', `kexec,${kernel},${initrd ?? ''},${cmdline}`],
   ];

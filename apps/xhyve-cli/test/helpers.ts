@@ -11,6 +11,9 @@ export const EVERYTHING: BoardSupport = {
   features: ['gdb', 'bvm-debug-port', 'numa', 'restore', 'fwcfg-items', 'pinning', 'keyboard-layout', 'trace'],
 };
 
+/** The same without KVM, whose presence depends on the machine. */
+export const SOFT_ONLY: BoardSupport = { ...EVERYTHING, engines: ['soft'] };
+
 /** Splits as a shell would: blanks, double and single quotes. */
 export function words(line: string): string[] {
   const out: string[] = [];

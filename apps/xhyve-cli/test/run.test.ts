@@ -9,7 +9,7 @@ import { afterEach, describe, expect, it } from 'vitest';
 import { notBuilt } from '../src/errors.ts';
 import { resolveMachine } from '../src/machine.ts';
 import { type Board, exitStatus, type RunIo, type RunnablePc, runMachine, SignalPolicy } from '../src/run.ts';
-import { EVERYTHING, parseRun } from './helpers.ts';
+import { EVERYTHING, parseRun, SOFT_ONLY } from './helpers.ts';
 
 const dir = mkdtempSync(join(tmpdir(), 'xhyve-run-'));
 afterEach(() => {
@@ -41,7 +41,7 @@ function board(o: {
     presses: 0,
     forced: 0,
     closed: 0,
-    support: EVERYTHING,
+    support: SOFT_ONLY,
     createPc: async (s: MachineSpec, host: PcHost): Promise<RunnablePc> => {
       await o.onBuild?.(s, host);
       return {

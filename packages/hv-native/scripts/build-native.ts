@@ -1,5 +1,5 @@
 // Builds the addon for this machine with a C++ compiler: node scripts/build-native.ts [--sanitize=address|thread] [--force].
-// Needs no Python and no headers of Node itself. Other ways to build: binding.gyp.
+// Needs no Python and no headers of Node itself. Another way: src/native/binding.gyp.
 import { buildNative } from './native-build.ts';
 
 const sanitize = process.argv.find((a) => a.startsWith('--sanitize='))?.slice('--sanitize='.length);

@@ -81,5 +81,5 @@ export function loadNative(): Native {
 
 /** Where node-gyp puts it. */
 function gypBuild(): string {
-  return fileURLToPath(new URL('../build/Release/hyve_native.node', import.meta.url));
+  return fileURLToPath(new URL('../src/native/build/Release/hyve_native.node', import.meta.url));
 }

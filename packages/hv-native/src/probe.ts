@@ -42,7 +42,7 @@ export function probeKvm(options: KvmProbeOptions = {}): KvmProbe {
   const feature = virtualization(options.cpuinfo ?? cpuinfo());
   if (feature === null)
     return no(
-      `${device} opens, but the processor reports neither VT-x nor SVM: this KVM emulates and cannot run whole operating systems; on real hardware switch virtualization on in the firmware, in a virtual machine nested virtualization`,
+      `${device} opens, but the processor reports neither VT-x nor SVM: switch virtualization on in the firmware, or nested virtualization if this is a virtual machine`,
     );
   return { usable: true, reason: `${device} with ${feature}` };
 }

@@ -127,7 +127,7 @@ export const boardSupport: BoardSupport = {
   ],
   lpc: ['com1', 'com2', 'com3', 'com4', 'pc-testdev'],
   boot: ['kexec', 'multiboot', 'bootrom'],
-  engines: ['soft'],
+  engines: ['kvm', 'soft'],
   features: ['fwcfg-items'],
 };
 
@@ -854,7 +854,7 @@ function pickEngine(spec: MachineSpec, host: PcHost): Hypervisor {
     return soft === undefined ? new SoftCpu() : soft();
   }
   const make = host.engines?.[spec.engine];
-  if (make === undefined) throw new HyveError('ENGINE_UNAVAILABLE', `engine ${spec.engine} is not built yet`);
+  if (make === undefined) throw new HyveError('ENGINE_UNAVAILABLE', `this host has no engine ${spec.engine}`);
   return make();
 }
 

@@ -1,5 +1,6 @@
 {
-  # For machines that build with node-gyp; scripts/build-native.ts needs only a compiler.
+  # For machines that build with node-gyp: node-gyp rebuild -C src/native. scripts/build-native.ts needs only a compiler.
+  # In the package's root npm and pnpm would build it at every installation.
   'targets': [
     {
       'target_name': 'hyve_native',
@@ -7,7 +8,7 @@
       'conditions': [
         ['OS=="linux" and target_arch=="x64"', {
           'type': 'loadable_module',
-          'sources': ['src/native/addon.cc', 'src/native/kvm.cc'],
+          'sources': ['addon.cc', 'kvm.cc'],
           'cflags_cc': ['-std=c++17', '-Wall', '-Wextra', '-fvisibility=hidden'],
           'ldflags': ['-Wl,-z,nodelete'],
         }],
