@@ -474,6 +474,8 @@ export class LocalApic {
     const bit = 1 << (vector & 31);
     if (level) this.tmr[w] = (this.tmr[w] as number) | bit;
     else this.tmr[w] = (this.tmr[w] as number) & ~bit;
+    // One that waits already has been announced: a serial port raises its line anew with every byte it sends.
+    if (((this.irr[w] as number) & bit) !== 0) return true;
     this.irr[w] = (this.irr[w] as number) | bit;
     if (vector > this.irrTop) this.irrTop = vector;
     this.poke();
