@@ -1,4 +1,5 @@
-// x87 instructions have no immediates: their place holds what FOP and FDS need, which handlers could not know otherwise.
+// x87 instructions and gathers have no immediates: their place holds what FOP and FDP need, or the scale, which handlers
+// could not know otherwise.
 import { type Insn, ROWS } from '@hyve/x86';
 
 /** Whether an instruction is D8–DF. */
@@ -10,7 +11,7 @@ function isX87(n: Insn): boolean {
 export function imm2Of(n: Insn): number {
   return isX87(n) ? (((ROWS[n.row]?.encoding.opcode ?? 0) & 7) << 8) | n.modrm : n.imm2;
 }
-/** Low half of the immediate, or for the x87 the segment of the memory operand. */
+/** Low half of the immediate, or for the x87 the segment of the memory operand, for gathers the scale (log2). */
 export function immLoOf(n: Insn): number {
-  return isX87(n) ? n.seg : n.immLo;
+  return n.vsib !== 0 ? n.scale : isX87(n) ? n.seg : n.immLo;
 }

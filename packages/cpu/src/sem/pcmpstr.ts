@@ -6,6 +6,7 @@ import {
   c32,
   c64,
   call,
+  cV128,
   type Fn,
   type FnRef,
   I32,
@@ -154,6 +155,7 @@ function compare(explicit: boolean, mask: boolean): Semantic {
         explicit ? explicitLength(c, 2) : none,
       ),
     );
+    if (mask && c.insn.vex !== 0) f.stV(c.base, cV128(0, 0, 0, 0), S.YMMH);
     const words = i32.and(imm, c32(1));
     const n = select(words, c32(8), c32(16));
     if (!mask) {
@@ -178,12 +180,16 @@ function compare(explicit: boolean, mask: boolean): Semantic {
   };
 }
 
-/** The four string comparisons. */
+/** The four string comparisons, legacy and VEX. */
 export function pcmpstrSemantics(): Map<number, Semantic> {
   return new Map([
     [OP.PCMPESTRI, compare(true, false)],
     [OP.PCMPESTRM, compare(true, true)],
     [OP.PCMPISTRI, compare(false, false)],
     [OP.PCMPISTRM, compare(false, true)],
+    [OP.VPCMPESTRI, compare(true, false)],
+    [OP.VPCMPESTRM, compare(true, true)],
+    [OP.VPCMPISTRI, compare(false, false)],
+    [OP.VPCMPISTRM, compare(false, true)],
   ]);
 }

@@ -95,15 +95,16 @@ export function roundUp(f: Fn, ctl: Node, s: Node, keep: Node, rem: Node): Node 
 
 /** A format narrower than 80 bits. */
 export interface Fmt {
-  readonly name: 'f32' | 'f64';
+  readonly name: 'f16' | 'f32' | 'f64';
   readonly ty: typeof I32 | typeof I64;
-  readonly bits: 32 | 64;
+  readonly bits: 16 | 32 | 64;
   /** Significand bits with the leading one. */
-  readonly p: 24 | 53;
+  readonly p: 11 | 24 | 53;
   readonly bias: number;
   readonly maxExp: number;
 }
-/** Single and double precision. */
+/** Half, single and double precision. */
+export const F16F: Fmt = { name: 'f16', ty: I32, bits: 16, p: 11, bias: 15, maxExp: 0x1f };
 export const F32F: Fmt = { name: 'f32', ty: I32, bits: 32, p: 24, bias: 127, maxExp: 0xff };
 export const F64F: Fmt = { name: 'f64', ty: I64, bits: 64, p: 53, bias: 1023, maxExp: 0x7ff };
 
@@ -117,11 +118,11 @@ function narrow(fmt: Fmt, v: Node): Node {
 /** Constants of a format by what they are, as nodes of its type. */
 export function special(fmt: Fmt, kind: 'inf' | 'zero' | 'nan' | 'max', s: Node): Node {
   const sign = i64.shl(i64.extend_u(s), c64(fmt.bits - 1));
-  const inf = c64hl(fmt.bits === 64 ? 0x7ff00000 : 0, fmt.bits === 64 ? 0 : 0x7f800000);
+  const inf = fmt.bits === 64 ? c64hl(0x7ff00000, 0) : c64(fmt.bits === 32 ? 0x7f800000 : 0x7c00);
   if (kind === 'inf') return narrow(fmt, i64.or(sign, inf));
   if (kind === 'max') return narrow(fmt, i64.or(sign, i64.sub(inf, c64(1))));
   if (kind === 'zero') return narrow(fmt, sign);
-  return narrow(fmt, fmt.bits === 64 ? c64hl(0xfff80000, 0) : c64hl(0, 0xffc00000));
+  return narrow(fmt, fmt.bits === 64 ? c64hl(0xfff80000, 0) : c64(fmt.bits === 32 ? 0xffc00000 : 0xfe00));
 }
 
 /** Unpacks bits of a format (a node used several times). Denormals set DE in `dn`, or become zero with DAZ. */
@@ -595,6 +596,156 @@ function emitArith(m: Module, fmt: Fmt, op: Arith, fns: { round: FnRef; nan: FnR
   return f.ref;
 }
 
+/**
+ * (base, ctl, x, y, z, signs) → x·y + z with one rounding; bit 0 of `signs` negates the product, bit 1 the addend. NaNs
+ * are taken in the order x, y, z.
+ */
+function emitFma(m: Module, fmt: Fmt, fns: { round: FnRef; nan: FnRef }): FnRef {
+  const f = m.fn([I32, I32, fmt.ty, fmt.ty, fmt.ty, I32], fmt.ty);
+  const [base, ctl, x, y, z, signs] = [0, 1, 2, 3, 4, 5].map((n) => param(f, n)) as [
+    Node,
+    Node,
+    Node,
+    Node,
+    Node,
+    Node,
+  ];
+  const a = newU(f);
+  const b = newU(f);
+  const c = newU(f);
+  const dn = f.local(I32);
+  const s = f.local(I32);
+  const e = f.local(I32);
+  const w = { hi: f.local(I64), lo: f.local(I64) };
+  const fin = (kind: 'inf' | 'zero' | 'nan', sign: Node, flags: Node): void => {
+    flag(f, base, flags);
+    f.ret(special(fmt, kind, sign));
+  };
+  const invalid = (): void => fin('nan', c32(0), c32(IE));
+  const round = (): void => {
+    flag(f, base, dn.get);
+    f.ret(call(fns.round, base, ctl, s.get, e.get, i64.or(w.hi.get, i64.extend_u(i64.ne(w.lo.get, c64(0))))));
+  };
+  unpack(f, fmt, x, a, dn, ctl);
+  unpack(f, fmt, y, b, dn, ctl);
+  unpack(f, fmt, z, c, dn, ctl);
+  f.if(i32.or(isNan(a), i32.or(isNan(b), isNan(c))), () => {
+    // An SNaN anywhere counts; then the first NaN.
+    f.if(isNan(c), () => f.if(signalingBits(fmt, z), () => flag(f, base, c32(IE))));
+    f.if(i32.or(isNan(a), isNan(b)), () => f.ret(call(fns.nan, base, x, y)));
+    // ∞ · 0 raises nothing when the addend is a NaN already.
+    f.ret(call(fns.nan, base, z, z));
+  });
+  f.set(s, i32.xor(i32.xor(a.s.get, b.s.get), i32.and(signs, c32(1))));
+  f.set(c.s, i32.xor(c.s.get, i32.shr_u(signs, c32(1))));
+  f.if(i32.or(isSpecial(a), isSpecial(b)), () => {
+    f.if(i32.or(isZero(a), isZero(b)), invalid);
+    f.if(i32.and(isSpecial(c), i32.ne(c.s.get, s.get)), invalid);
+    fin('inf', s.get, dn.get);
+  });
+  f.if(isSpecial(c), () => fin('inf', c.s.get, dn.get));
+  f.if(i32.or(isZero(a), isZero(b)), () => {
+    f.if(isZero(c), () =>
+      fin(
+        'zero',
+        i32.or(i32.and(s.get, c.s.get), i32.and(i32.xor(s.get, c.s.get), i32.eq(rcOf(ctl), c32(RC_DOWN)))),
+        dn.get,
+      ),
+    );
+    f.set(s, c.s.get);
+    f.set(e, c.e.get);
+    f.set(w.hi, c.m.get);
+    round();
+  });
+  coreMul(f, a, b, e, w);
+  f.if(isZero(c), round);
+  // Add the 64-bit addend to the 128-bit product: the larger one stays, the other is shifted.
+  const t = { hi: f.local(I64), lo: f.local(I64) };
+  f.set(t.hi, c.m.get);
+  f.set(t.lo, c64(0));
+  // With equal upper halves the product is the larger one: the addend has nothing below.
+  const less = i32.or(i32.lt_s(e.get, c.e.get), i32.and(i32.eq(e.get, c.e.get), i64.lt_u(w.hi.get, t.hi.get)));
+  f.if(less, () => {
+    for (const [p, q] of [
+      [w.hi, t.hi],
+      [w.lo, t.lo],
+      [e, c.e],
+      [s, c.s],
+    ] as const) {
+      const k = f.tmp(p.get);
+      f.set(p, q.get);
+      f.set(q, k);
+    }
+  });
+  shiftRightJam(f, t, f.tmp(i32.sub(e.get, c.e.get)));
+  f.if(
+    i32.eq(s.get, c.s.get),
+    () => {
+      f.set(w.lo, i64.add(w.lo.get, t.lo.get));
+      const carry = f.tmp(i64.extend_u(i64.lt_u(w.lo.get, t.lo.get)));
+      const sum = f.tmp(i64.add(w.hi.get, t.hi.get));
+      const all = f.tmp(i64.add(sum, carry));
+      const over = f.tmp(i32.or(i64.lt_u(sum, w.hi.get), i64.lt_u(all, sum)));
+      f.set(w.hi, all);
+      f.if(over, () => {
+        f.set(w.lo, i64.or(i64.or(i64.shr_u(w.lo.get, c64(1)), i64.and(w.lo.get, c64(1))), i64.shl(w.hi.get, c64(63))));
+        f.set(w.hi, i64.or(i64.shr_u(w.hi.get, c64(1)), TOP()));
+        f.set(e, i32.add(e.get, c32(1)));
+      });
+    },
+    () => {
+      const borrow = f.tmp(i64.extend_u(i64.lt_u(w.lo.get, t.lo.get)));
+      f.set(w.lo, i64.sub(w.lo.get, t.lo.get));
+      f.set(w.hi, i64.sub(i64.sub(w.hi.get, t.hi.get), borrow));
+      f.if(i64.eqz(i64.or(w.hi.get, w.lo.get)), () => fin('zero', i32.eq(rcOf(ctl), c32(RC_DOWN)), dn.get));
+      normalizeWide(f, w, e);
+    },
+  );
+  round();
+  f.unreachable();
+  return f.ref;
+}
+
+/** (base, ctl, single) → half, DAZ but no FTZ; and half → single. */
+function emitHalf(m: Module): { to: FnRef; from: FnRef } {
+  const round = emitRoundPack(m, F16F);
+  const to = m.fn([I32, I32, I32], I32);
+  {
+    const f = to;
+    const [base, ctl, x] = [param(f, 0), param(f, 1), param(f, 2)] as const;
+    const u = newU(f);
+    const dn = f.local(I32);
+    unpack(f, F32F, x, u, dn, ctl);
+    f.if(i32.eq(u.e.get, c32(E_SPECIAL)), () => {
+      f.if(i32.eqz(isNan(u)), () => f.ret(special(F16F, 'inf', u.s.get)));
+      f.if(signalingBits(F32F, x), () => flag(f, base, c32(IE)));
+      f.ret(i32.or(i32.or(i32.shl(u.s.get, c32(15)), c32(0x7e00)), i32.and(i32.shr_u(x, c32(13)), c32(0x1ff))));
+    });
+    f.if(i64.eqz(u.m.get), () => f.ret(special(F16F, 'zero', u.s.get)));
+    flag(f, base, dn.get);
+    f.emit(call(round, base, i32.and(ctl, c32(~0x8000)), u.s.get, u.e.get, u.m.get));
+  }
+  const from = m.fn([I32, I32, I32], I32);
+  {
+    const f = from;
+    const [base, x] = [param(f, 0), param(f, 2)] as const;
+    const s = f.tmp(i32.shl(i32.shr_u(x, c32(15)), c32(31)));
+    const e = f.tmp(i32.and(i32.shr_u(x, c32(10)), c32(31)));
+    const frac = f.tmp(i32.and(x, c32(0x3ff)));
+    f.if(i32.eq(e, c32(31)), () => {
+      f.if(i32.eqz(frac), () => f.ret(i32.or(s, c32(0x7f800000))));
+      f.if(i32.eqz(i32.and(frac, c32(0x200))), () => flag(f, base, c32(IE)));
+      f.ret(i32.or(i32.or(s, c32(0x7fc00000)), i32.shl(frac, c32(13))));
+    });
+    // Denormal halves are normal singles: scaled by 2^-24.
+    f.if(i32.eqz(e), () =>
+      f.ret(i32.or(s, i32.reinterpret(f32.mul(f32.convert_i32_s(frac), f32.reinterpret(c32(0x33800000)))))),
+    );
+    f.emit(i32.or(s, i32.or(i32.shl(i32.add(e, c32(112)), c32(23)), i32.shl(frac, c32(13)))));
+  }
+  return { to: to.ref, from: from.ref };
+}
+
 /** The operand with denormals made zero under DAZ, else with DE noted: sets `x`. Not for NaNs. */
 function denormal(f: Fn, fmt: Fmt, base: Node, ctl: Node, x: Local): void {
   const mag = fmt.bits === 64 ? i64.shl(x.get, c64(1)) : i64.shl(i64.extend_u(x.get), c64(33));
@@ -826,6 +977,7 @@ export function emitSoftFloat(m: Module): SoftFns {
     for (const op of ['add', 'sub', 'mul', 'div', 'sqrt'] as const)
       named[`${op}${fmt.bits}`] = emitArith(m, fmt, op, { round, nan, div128 });
     named[`nan${fmt.bits}`] = nan;
+    named[`fma${fmt.bits}`] = emitFma(m, fmt, { round, nan });
     named[`compare${fmt.bits}`] = emitCompare(m, fmt);
     named[`min${fmt.bits}`] = emitMinMax(m, fmt, false);
     named[`max${fmt.bits}`] = emitMinMax(m, fmt, true);
@@ -836,5 +988,8 @@ export function emitSoftFloat(m: Module): SoftFns {
   const [round32, round64] = [rounds['f32'] as FnRef, rounds['f64'] as FnRef];
   named['narrow'] = emitNarrow(m, round32);
   named['widen'] = emitWiden(m);
+  const half = emitHalf(m);
+  named['toHalf'] = half.to;
+  named['fromHalf'] = half.from;
   return { div128, toInt, round32, round64, named };
 }

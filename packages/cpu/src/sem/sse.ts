@@ -24,7 +24,6 @@ import {
   I64,
   i32,
   i64,
-  type Local,
   ld,
   type Module,
   type Node,
@@ -41,7 +40,6 @@ import {
   lanes,
   legacyAlign,
   mmxState,
-  packed2,
   readLane,
   v,
   v32,
@@ -98,11 +96,14 @@ export function emitSse(m: Module, soft: SoftFns): Record<string, FnRef> {
       f.st32(b, c32(0), S.FAULT_CODE);
     });
   }
-  const begin = (f: Fn): { b: Node; ctl: Node } => {
+  // The last parameter of functions on vectors: 0 adds to the flags only, for one lane of several; 1 starts and ends.
+  const begin = (f: Fn, phased = false): { b: Node; ctl: Node } => {
     const b = param(f, 0);
-    f.st32(b, c32(0), FL);
+    if (phased) f.if(param(f, f.params.length - 1), () => f.st32(b, c32(0), FL));
+    else f.st32(b, c32(0), FL);
     return { b, ctl: f.tmp(control(b)) };
   };
+  const finish = (f: Fn, b: Node): void => f.if(param(f, f.params.length - 1), () => f.do(call(end.ref, b)));
   const ty = (size: Size): typeof I32 | typeof I64 => (size === 4 ? I32 : I64);
   const count = (size: Size): number => 16 / size;
   /** A function on all lanes from one on bits. */
@@ -113,15 +114,15 @@ export function emitSse(m: Module, soft: SoftFns): Record<string, FnRef> {
     extra: number,
     each: (f: Fn, b: Node, ctl: Node, a: Node, y: Node, n: number) => Node,
   ): void => {
-    const f = m.fn([I32, ...Array<typeof V128>(operands).fill(V128), ...Array<typeof I32>(extra).fill(I32)], V128);
-    const { b, ctl } = begin(f);
+    const f = m.fn([I32, ...Array<typeof V128>(operands).fill(V128), ...Array<typeof I32>(extra + 1).fill(I32)], V128);
+    const { b, ctl } = begin(f, true);
     const r = f.local(V128);
     for (let n = 0; n < count(size); n++) {
       const a = f.tmp(lane(param(f, 1), size, n));
       const y = operands === 2 ? f.tmp(lane(param(f, 2), size, n)) : a;
       f.set(r, withLane(r.get, size, n, each(f, b, ctl, a, y, n)));
     }
-    f.do(call(end.ref, b));
+    finish(f, b);
     f.emit(r.get);
     out[name] = f.ref;
   };
@@ -156,6 +157,28 @@ export function emitSse(m: Module, soft: SoftFns): Record<string, FnRef> {
     packed(`sse_p${t}_addsub`, size, 2, 0, (_f, b, ctl, a, y, n) =>
       call(fn(`${n & 1 ? 'add' : 'sub'}${B}`), b, ctl, a, y),
     );
+    // (base, x, y, z, signs): fused; signs of even lanes in bits 0 and 1, of odd ones in bits 2 and 3.
+    {
+      const f = m.fn([I32, V128, V128, V128, I32, I32], V128);
+      const { b, ctl } = begin(f, true);
+      const r = f.local(V128);
+      for (let n = 0; n < count(size); n++) {
+        const signs = i32.and(n & 1 ? i32.shr_u(param(f, 4), c32(2)) : param(f, 4), c32(3));
+        const at = (k: number): Node => lane(param(f, k), size, n);
+        f.set(r, withLane(r.get, size, n, call(fn(`fma${B}`), b, ctl, at(1), at(2), at(3), signs)));
+      }
+      finish(f, b);
+      f.emit(r.get);
+      out[`sse_p${t}_fma`] = f.ref;
+    }
+    {
+      const f = m.fn([I32, ty(size), ty(size), ty(size), I32], ty(size));
+      const { b, ctl } = begin(f);
+      const r = f.tmp(call(fn(`fma${B}`), b, ctl, param(f, 1), param(f, 2), param(f, 3), param(f, 4)));
+      f.do(call(end.ref, b));
+      f.emit(r);
+      out[`sse_s${t}_fma`] = f.ref;
+    }
     // Comparison by predicate (all 32 of AVX; SSE has the first eight): all ones or zero.
     const compare = (f: Fn, b: Node, ctl: Node, a: Node, y: Node): Node => {
       const imm = param(f, 3);
@@ -169,7 +192,7 @@ export function emitSse(m: Module, soft: SoftFns): Record<string, FnRef> {
     scalar(`sse_s${t}_comi`, size, 2, 1, (f, b, ctl, a, y) => call(fn(`compare${B}`), b, ctl, a, y, param(f, 3)), I32);
     // (base, value, immediate)
     const round = (f: Fn, b: Node, ctl: Node, a: Node): Node => {
-      const imm = param(f, f.params.length - 1);
+      const imm = param(f, 2);
       const mode = select(
         i32.and(imm, c32(4)),
         ctl,
@@ -207,15 +230,15 @@ export function emitSse(m: Module, soft: SoftFns): Record<string, FnRef> {
     name: string,
     extra: number,
     n: number,
-    from: 4 | 8,
-    to: 4 | 8,
+    from: 2 | 4 | 8,
+    to: 2 | 4 | 8,
     each: (f: Fn, b: Node, ctl: Node, a: Node) => Node,
   ): void => {
-    const f = m.fn([I32, V128, ...Array<typeof I32>(extra).fill(I32)], V128);
-    const { b, ctl } = begin(f);
+    const f = m.fn([I32, V128, ...Array<typeof I32>(extra + 1).fill(I32)], V128);
+    const { b, ctl } = begin(f, true);
     const r = f.local(V128);
     for (let k = 0; k < n; k++) f.set(r, withLane(r.get, to, k, each(f, b, ctl, lane(param(f, 1), from, k))));
-    f.do(call(end.ref, b));
+    finish(f, b);
     f.emit(r.get);
     out[name] = f.ref;
   };
@@ -232,39 +255,41 @@ export function emitSse(m: Module, soft: SoftFns): Record<string, FnRef> {
   convert('sse_ps_pi', 1, 2, 4, 4, toInt(32));
   convert('sse_pd_dq', 1, 2, 8, 4, toInt(64));
 
-  // (base, a, b, imm): dot products. The products' exceptions are taken before the sums are made.
+  // Four halves in the low quadword to singles; back with (immediate).
+  convert('sse_ph_ps', 0, 4, 2, 4, (_f, b, ctl, a) => call(fn('fromHalf'), b, ctl, a));
+  convert('sse_ps_ph', 1, 4, 4, 2, (f, b, ctl, a) => {
+    const imm = param(f, 2);
+    const mode = select(
+      i32.and(imm, c32(4)),
+      ctl,
+      i32.or(i32.and(ctl, c32(~0xc00)), i32.shl(i32.and(imm, c32(3)), c32(10))),
+    );
+    return call(fn('toHalf'), b, mode, a);
+  });
+
+  // Dot products in two steps, so that the products' exceptions are taken before the sums are made: (base, a, b, imm)
+  // multiplies the chosen lanes, (base, products, imm) adds them up and distributes the sum.
   for (const size of [4, 8] as const) {
     const B = bitsOf(size);
-    const f = m.fn([I32, V128, V128, I32], V128);
-    const { b, ctl } = begin(f);
-    const imm = param(f, 3);
-    const zero = size === 4 ? c32(0) : c64(0);
-    const p: Local[] = [];
-    for (let n = 0; n < count(size); n++) {
-      const l = f.local(ty(size));
-      p.push(l);
-      f.if(i32.and(imm, c32(16 << n)), () =>
-        f.set(l, call(fn(`mul${B}`), b, ctl, lane(param(f, 1), size, n), lane(param(f, 2), size, n))),
-      );
-    }
-    f.do(call(end.ref, b));
-    f.if(ld.i32(b, S.FAULT), () => f.ret(v.zero()));
-    const at = (n: number): Node => (p[n] as Local).get;
-    const add = (x: Node, y: Node): Node => call(fn(`add${B}`), b, ctl, x, y);
-    const sum = f.local(ty(size));
-    if (size === 8) f.set(sum, add(at(0), at(1)));
-    else {
-      const lo = f.tmp(add(at(0), at(1)));
-      const hi = f.tmp(add(at(2), at(3)));
-      f.set(sum, add(lo, hi));
-    }
-    f.do(call(end.ref, b));
+    const t = letter(size);
+    packed(`sse_p${t}_dotmul`, size, 2, 1, (f, b, ctl, a, y, n) => {
+      const r = f.local(ty(size));
+      f.if(i32.and(param(f, 3), c32(16 << n)), () => f.set(r, call(fn(`mul${B}`), b, ctl, a, y)));
+      return r.get;
+    });
+    const f = m.fn([I32, V128, I32, I32], V128);
+    const { b, ctl } = begin(f, true);
+    const add = (x: Node, y: Node): Node => f.tmp(call(fn(`add${B}`), b, ctl, x, y));
+    const at = (n: number): Node => lane(param(f, 1), size, n);
+    const sum = size === 8 ? add(at(0), at(1)) : add(add(at(0), at(1)), add(at(2), at(3)));
+    finish(f, b);
     const r = f.local(V128);
     for (let n = 0; n < count(size); n++)
-      f.set(r, withLane(r.get, size, n, select(i32.and(imm, c32(1 << n)), sum.get, zero)));
+      f.set(r, withLane(r.get, size, n, select(i32.and(param(f, 2), c32(1 << n)), sum, size === 4 ? c32(0) : c64(0))));
     f.emit(r.get);
-    out[`sse_dpp${letter(size)}`] = f.ref;
+    out[`sse_p${t}_dotsum`] = f.ref;
   }
+  out['sse_end'] = end.ref;
   out['sse_rcp'] = emitEstimate(m, false);
   out['sse_rsqrt'] = emitEstimate(m, true);
   return out;
@@ -404,10 +429,43 @@ const zeroOk = (
   z: Node,
 ): Node => (op === 'mul' ? and(z, or(za(), zb())) : op === 'div' ? and(z, za()) : z);
 
+/** Arguments of a vector function with its phase: several lanes share one set of flags. */
+function phase(c: SemCtx): Node {
+  return c32(laneCount(c) === 1 ? 1 : 0);
+}
+/**
+ * Computes all lanes of a floating-point instruction and writes operand 0. Every operand must have been loaded before;
+ * exceptions of both lanes are taken together.
+ */
+export function floatLanes(c: SemCtx, one: (n: number) => Node): Node[] {
+  const n = laneCount(c);
+  if (n === 2) c.f.st32(c.base, c32(0), FL);
+  const r = Array.from({ length: n }, (_, k) => c.f.tmp(one(k)));
+  if (n === 2) {
+    c.f.do(call(c.env.fn('sse_end'), c.base));
+    c.checkFault();
+  }
+  return r;
+}
+/** A packed floating-point instruction with two sources. */
+function floats2(compute: (c: SemCtx, a: Node, b: Node) => Node): Semantic {
+  return (c) => {
+    legacyAlign(c);
+    const vex = isVex(c);
+    const n = laneCount(c);
+    const b = Array.from({ length: n }, (_, k) => readLane(c, vex ? 2 : 1, k));
+    const a = Array.from({ length: n }, (_, k) => readLane(c, vex ? 1 : 0, k));
+    writeLanes(
+      c,
+      floatLanes(c, (k) => compute(c, a[k] as Node, b[k] as Node)),
+    );
+  };
+}
+
 /** Packed arithmetic on one lane pair. */
 function packedArith(c: SemCtx, size: Size, op: Binary, a: Node, b: Node): Node {
   const k = KIT[size];
-  const slow = (): Node => call(c.env.fn(`sse_p${letter(size)}_${op}`), c.base, a, b);
+  const slow = (): Node => call(c.env.fn(`sse_p${letter(size)}_${op}`), c.base, a, b, phase(c));
   if (op === 'min' || op === 'max')
     return fastOr(
       c,
@@ -441,7 +499,7 @@ function packedArith(c: SemCtx, size: Size, op: Binary, a: Node, b: Node): Node 
     slow,
   );
 }
-const packedOp = (size: Size, op: Binary): Semantic => packed2((c, a, b) => packedArith(c, size, op, a, b));
+const packedOp = (size: Size, op: Binary): Semantic => floats2((c, a, b) => packedArith(c, size, op, a, b));
 
 const scalarOp =
   (size: Size, op: Binary): Semantic =>
@@ -496,21 +554,20 @@ const packedSqrt =
   (c) => {
     const k = KIT[size];
     legacyAlign(c);
-    const r: Node[] = [];
     const src = Array.from({ length: laneCount(c) }, (_, n) => readLane(c, 1, n));
-    for (const a of src)
-      r.push(
-        fastOr(
-          c,
-          V128,
-          fastMode(c),
-          () => ({
-            r: k.vec.sqrt(a),
-            ok: () => k.vec.allTrue(v.or(v.and(k.vec.ge(a, k.vmin()), k.vec.le(a, k.vmax())), k.vec.eq(a, v.zero()))),
-          }),
-          () => call(c.env.fn(`sse_p${letter(size)}_sqrt`), c.base, a),
-        ),
+    const r = floatLanes(c, (n) => {
+      const a = src[n] as Node;
+      return fastOr(
+        c,
+        V128,
+        fastMode(c),
+        () => ({
+          r: k.vec.sqrt(a),
+          ok: () => k.vec.allTrue(v.or(v.and(k.vec.ge(a, k.vmin()), k.vec.le(a, k.vmax())), k.vec.eq(a, v.zero()))),
+        }),
+        () => call(c.env.fn(`sse_p${letter(size)}_sqrt`), c.base, a, phase(c)),
       );
+    });
     writeLanes(c, r);
   };
 const scalarSqrt =
@@ -537,7 +594,7 @@ function predicateOf(c: SemCtx): Node {
 }
 
 const packedCompare = (size: Size): Semantic =>
-  packed2((c, a, b) => {
+  floats2((c, a, b) => {
     const k = KIT[size];
     const imm = predicateOf(c);
     return fastOr(
@@ -552,7 +609,7 @@ const packedCompare = (size: Size): Semantic =>
           ok: () => k.vec.allTrue(v.and(plainV(size, a), plainV(size, b))),
         };
       },
-      () => call(c.env.fn(`sse_p${letter(size)}_cmp`), c.base, a, b, imm),
+      () => call(c.env.fn(`sse_p${letter(size)}_cmp`), c.base, a, b, imm, phase(c)),
     );
   });
 const scalarCompare =
@@ -707,31 +764,33 @@ const widening =
   (c) => {
     const n = laneCount(c);
     const src = readLane(c, 1, 0, n === 1 ? 8 : 16);
-    const r: Node[] = [];
-    for (let k = 0; k < n; k++) r.push(c.f.tmp(one(c, k === 0 ? src : c.f.tmp(lanes(src, src, 8, [1, 1])))));
-    writeLanes(c, r);
+    const halves = [src, n === 1 ? src : c.f.tmp(lanes(src, src, 8, [1, 1]))];
+    writeLanes(
+      c,
+      floatLanes(c, (k) => one(c, halves[k] as Node)),
+    );
   };
 /** A conversion that narrows 128 bits to 64. */
 const narrowing =
   (one: (c: SemCtx, a: Node) => Node): Semantic =>
   (c) => {
     legacyAlign(c);
-    const parts = Array.from({ length: laneCount(c) }, (_, n) => readLane(c, 1, n, 16)).map((a) => c.f.tmp(one(c, a)));
-    writeLanes(c, [join(parts)]);
+    const src = Array.from({ length: laneCount(c) }, (_, n) => readLane(c, 1, n, 16));
+    writeLanes(c, [join(floatLanes(c, (n) => one(c, src[n] as Node)))]);
   };
 /** A conversion between lanes of the same width. */
 const sameWidth =
   (one: (c: SemCtx, a: Node) => Node): Semantic =>
   (c) => {
     legacyAlign(c);
-    const parts = Array.from({ length: laneCount(c) }, (_, n) => readLane(c, 1, n, 16));
+    const src = Array.from({ length: laneCount(c) }, (_, n) => readLane(c, 1, n, 16));
     writeLanes(
       c,
-      parts.map((a) => c.f.tmp(one(c, a))),
+      floatLanes(c, (n) => one(c, src[n] as Node)),
     );
   };
-/** Calls a slow conversion; leaves on a fault. */
-function slow(c: SemCtx, name: string, ...args: Node[]): Node {
+/** Calls a function that may fault; leaves then. */
+export function slow(c: SemCtx, name: string, ...args: Node[]): Node {
   const r = c.f.tmp(call(c.env.fn(name), c.base, ...args));
   c.checkFault();
   return r;
@@ -745,7 +804,7 @@ const psToPd = widening((c, a) =>
       const both = c.f.tmp(lanes(a, a, 8, [0, 0]));
       return { r: vf64.promoteLow(a), ok: () => vf32.allTrue(plainV(4, both)) };
     },
-    () => call(c.env.fn('sse_ps_pd'), c.base, a),
+    () => call(c.env.fn('sse_ps_pd'), c.base, a, phase(c)),
   ),
 );
 const psToDq = (truncate: boolean): Semantic =>
@@ -758,7 +817,7 @@ const psToDq = (truncate: boolean): Semantic =>
         r: vf32.truncSat(truncate ? a : vf32.nearest(a)),
         ok: () => vf32.allTrue(vf32.lt(vf32.abs(a), cV128(0x4f000000, 0x4f000000, 0x4f000000, 0x4f000000))),
       }),
-      () => call(c.env.fn('sse_ps_dq'), c.base, a, c32(truncate ? 0xc00 : 0)),
+      () => call(c.env.fn('sse_ps_dq'), c.base, a, c32(truncate ? 0xc00 : 0), phase(c)),
     ),
   );
 const dqToPs = sameWidth((c, a) =>
@@ -767,7 +826,7 @@ const dqToPs = sameWidth((c, a) =>
     V128,
     fastMode(c),
     () => ({ r: vf32.fromI32(a), ok: () => c32(1) }),
-    () => call(c.env.fn('sse_dq_ps'), c.base, a),
+    () => call(c.env.fn('sse_dq_ps'), c.base, a, phase(c)),
   ),
 );
 
@@ -780,14 +839,14 @@ const toMmx =
     const a = readLane(c, 1, 0, size);
     // The change of state stands even if the conversion faults.
     mmxState(c);
-    const r = slow(c, name, a, c32(truncate ? 0xc00 : 0));
+    const r = slow(c, name, a, c32(truncate ? 0xc00 : 0), c32(1));
     writeMmx(c, 0, r);
   };
 const mmxToPs: Semantic = (c) => {
   checkPending(c);
   const a = c.readV(1, 8);
   mmxState(c);
-  const r = slow(c, 'sse_pi_ps', a);
+  const r = slow(c, 'sse_pi_ps', a, c32(1));
   c.f.st64(c.regAddr(0), lane(r, 8, 0));
 };
 const mmxToPd: Semantic = (c) => {
@@ -804,7 +863,7 @@ const roundPacked =
   (size: Size): Semantic =>
   (c) => {
     const imm = imm8(c);
-    sameWidth((cc, a) => slow(cc, `sse_p${letter(size)}_round`, a, imm))(c);
+    sameWidth((cc, a) => slow(cc, `sse_p${letter(size)}_round`, a, imm, phase(cc)))(c);
   };
 const roundScalar =
   (size: Size): Semantic =>
@@ -812,9 +871,24 @@ const roundScalar =
     const a = scalarIn(c, isVex(c) ? 2 : 1, size);
     scalarOut(c, size, slow(c, `sse_s${letter(size)}_round`, a.bits, imm8(c)));
   };
-const dot = (size: Size): Semantic => packed2((c, a, b) => slow(c, `sse_dpp${letter(size)}`, a, b, imm8(c)));
+const dot =
+  (size: Size): Semantic =>
+  (c) => {
+    legacyAlign(c);
+    const t = letter(size);
+    const imm = imm8(c);
+    const vex = isVex(c);
+    const n = laneCount(c);
+    const b = Array.from({ length: n }, (_, k) => readLane(c, vex ? 2 : 1, k));
+    const a = Array.from({ length: n }, (_, k) => readLane(c, vex ? 1 : 0, k));
+    const p = floatLanes(c, (k) => slow(c, `sse_p${t}_dotmul`, a[k] as Node, b[k] as Node, imm, phase(c)));
+    writeLanes(
+      c,
+      floatLanes(c, (k) => slow(c, `sse_p${t}_dotsum`, p[k] as Node, imm, phase(c))),
+    );
+  };
 const horizontal = (size: Size, op: 'add' | 'sub'): Semantic =>
-  packed2((c, a, b) => {
+  floats2((c, a, b) => {
     const n = 16 / size;
     const even = c.f.tmp(
       lanes(
@@ -835,7 +909,7 @@ const horizontal = (size: Size, op: 'add' | 'sub'): Semantic =>
     return packedArith(c, size, op, even, odd);
   });
 const addSub = (size: Size): Semantic =>
-  packed2((c, a, b) => {
+  floats2((c, a, b) => {
     const k = KIT[size];
     return fastOr(
       c,
@@ -847,7 +921,7 @@ const addSub = (size: Size): Semantic =>
         ok: (r) =>
           k.vec.allTrue(v.and(v.and(plainV(size, a), plainV(size, b)), v.or(inRangeV(size, r), k.vec.eq(r, v.zero())))),
       }),
-      () => call(c.env.fn(`sse_p${letter(size)}_addsub`), c.base, a, b),
+      () => call(c.env.fn(`sse_p${letter(size)}_addsub`), c.base, a, b, phase(c)),
     );
   });
 const estimatePacked = (name: string): Semantic =>
@@ -914,7 +988,7 @@ export function sseFloatSemantics(): Map<number, Semantic> {
   def('CVTPS2PD', psToPd);
   def(
     'CVTPD2PS',
-    narrowing((c, a) => slow(c, 'sse_pd_ps', a)),
+    narrowing((c, a) => slow(c, 'sse_pd_ps', a, phase(c))),
   );
   def(
     'CVTDQ2PD',
@@ -925,11 +999,11 @@ export function sseFloatSemantics(): Map<number, Semantic> {
   def('CVTTPS2DQ', psToDq(true));
   def(
     'CVTPD2DQ',
-    narrowing((c, a) => slow(c, 'sse_pd_dq', a, c32(0))),
+    narrowing((c, a) => slow(c, 'sse_pd_dq', a, c32(0), phase(c))),
   );
   def(
     'CVTTPD2DQ',
-    narrowing((c, a) => slow(c, 'sse_pd_dq', a, c32(0xc00))),
+    narrowing((c, a) => slow(c, 'sse_pd_dq', a, c32(0xc00), phase(c))),
   );
   def('CVTPI2PS', mmxToPs);
   def('CVTPI2PD', mmxToPd);
