@@ -103,6 +103,7 @@ export class StateAccess {
     const debug = this.take(K.PART_DEBUGREGS, this.debug, 'debug registers');
     const events = this.take(K.PART_EVENTS, this.events, 'events');
     this.take(K.PART_XSAVE, this.xsave, 'the FPU');
+    this.settleXsave();
     const xcr0 = this.take(K.PART_XCRS, this.xcrs, 'XCR0');
     const big = (at: number): bigint => s.getBigUint64(at, true);
     const table = (at: number) => ({ base: big(at), limit: s.getUint16(at + 8, true) });
@@ -132,6 +133,18 @@ export class StateAccess {
       nmiBlocked: events.getUint8(K.EVENTS_NMI_MASKED) !== 0,
       nmiPending: (events.getUint8(K.EVENTS_NMI_PENDING) | events.getUint8(K.EVENTS_NMI_INJECTED)) !== 0,
     };
+  }
+
+  /**
+   * Which components the processor tracks as in use depends on when the host last saved them. The kernel fills in the
+   * initial values of those that are not: equal contents get equal headers.
+   */
+  private settleXsave(): void {
+    const { bytes, view } = this.xsave;
+    let used = 3n;
+    for (const c of this.components)
+      if (bytes.subarray(c.offset, c.offset + c.size).some((b) => b !== 0)) used |= 1n << BigInt(c.bit);
+    view.setBigUint64(XSAVE_HEADER, used, true);
   }
 
   private xsaveSize(xcr0: bigint): number {
