@@ -5,15 +5,13 @@ import { describe, expect, it } from 'vitest';
 import { PART_REGS, SIZE_REGS } from '../src/bits.ts';
 import * as api from '../src/index.ts';
 import type { Native } from '../src/native.ts';
-import { native, noKvm } from './setup.ts';
-
-const need = noKvm === null ? '' : ` (${noKvm})`;
+import { NEED, native, noKvm } from './setup.ts';
 
 it('exports these names', () => {
   expect(Object.keys(api).sort()).toEqual(['KvmHypervisor', 'probeKvm']);
 });
 
-describe.skipIf(native === null || noKvm !== null)(`the addon${need}`, () => {
+describe.skipIf(native === null || noKvm !== null)(`the addon${NEED}`, () => {
   const n = native as Native;
   const code = (f: () => unknown): unknown => {
     try {

@@ -3,13 +3,13 @@ import { vcpuConformance } from '@hyve/testkit/conformance';
 import { afterEach, describe, it } from 'vitest';
 import { CAP_TSC_CONTROL } from '../src/bits.ts';
 import { KvmHypervisor } from '../src/index.ts';
-import { hardware, native, noKvm } from './setup.ts';
+import { hardware, NEED, native, noKvm } from './setup.ts';
 
-const EMULATOR = 'KVM without VT-x or SVM: its emulator lacks';
+const EMULATOR = "VT-x or SVM: without them KVM's emulator lacks";
 
 /** Cases that no KVM passes. */
 const ALWAYS: Readonly<Record<string, string>> = {
-  'PAUSE: an exit where it was asked for, nothing otherwise': 'KVM reports no PAUSE to programs',
+  'PAUSE: an exit where it was asked for, nothing otherwise': 'exits on PAUSE, which KVM has not',
 };
 
 /** Cases that need a processor with VT-x or SVM. */
@@ -29,7 +29,7 @@ const EMULATED: Readonly<Record<string, string>> = {
 
 /** Cases that need a processor that scales the time stamp counter. */
 const UNSCALED: Readonly<Record<string, string>> = {
-  'TSC: goes forward, at the frequency asked for': 'this processor cannot scale the time stamp counter',
+  'TSC: goes forward, at the frequency asked for': 'a processor that scales the time stamp counter',
 };
 
 function scales(): boolean {
@@ -42,7 +42,7 @@ function scales(): boolean {
 
 if (noKvm !== null) {
   describe('vCPU conformance', () => {
-    it.skip(`on KVM (${noKvm})`, () => {});
+    it.skip(`on KVM${NEED}`, () => {});
   });
 } else {
   const engines: KvmHypervisor[] = [];
@@ -60,7 +60,7 @@ if (noKvm !== null) {
     {
       describe,
       it: (name, body) =>
-        /\(known gap: /.test(name) ? it.skip(name.replace('known gap: ', ''), () => {}) : it(name, body),
+        /\(known gap: /.test(name) ? it.skip(name.replace('known gap: ', 'needs '), () => {}) : it(name, body),
     },
     { knownGaps: gaps },
   );

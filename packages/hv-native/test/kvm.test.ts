@@ -6,7 +6,7 @@ import { SoftCpu } from '@hyve/cpu';
 import { describe, expect, it } from 'vitest';
 import { KvmHypervisor } from '../src/index.ts';
 import { CODE, Rig } from './rig.ts';
-import { noKvm } from './setup.ts';
+import { NEED, noKvm } from './setup.ts';
 
 /** jmp to itself */
 const FOREVER = [0xeb, 0xfe];
@@ -14,7 +14,7 @@ const FOREVER = [0xeb, 0xfe];
 const OUT = [0xb0, 0x01, 0xe6, 0x80, 0xfa, 0xf4];
 const fds = (): number => readdirSync('/proc/self/fd').length;
 
-describe.skipIf(noKvm !== null)(`KvmHypervisor${noKvm === null ? '' : ` (${noKvm})`}`, () => {
+describe.skipIf(noKvm !== null)(`KvmHypervisor${NEED}`, () => {
   it('ends an endless loop when its time is up', () => {
     const engine = new KvmHypervisor();
     const rig = new Rig(engine, FOREVER);

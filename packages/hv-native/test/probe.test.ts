@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { KvmHypervisor, probeKvm } from '../src/index.ts';
-import { native, noKvm } from './setup.ts';
+import { NEED, native, noKvm } from './setup.ts';
 
 describe('probeKvm', () => {
   it('knows where there can be none', () => {
@@ -22,7 +22,7 @@ describe('probeKvm', () => {
     expect(p.reason).toMatch(/^there is no \/dev\/nowhere: load the module/);
   });
 
-  it.skipIf(native === null)('notices a file that is no KVM', () => {
+  it.skipIf(native === null)(`notices a file that is no KVM${NEED}`, () => {
     const folder = mkdtempSync(join(tmpdir(), 'hyve-kvm-'));
     const file = join(folder, 'kvm');
     writeFileSync(file, '');
@@ -32,7 +32,7 @@ describe('probeKvm', () => {
     rmSync(folder, { recursive: true });
   });
 
-  it.skipIf(noKvm !== null)('wants VT-x or SVM for whole operating systems', () => {
+  it.skipIf(noKvm !== null)(`wants VT-x or SVM for whole operating systems${NEED}`, () => {
     expect(probeKvm({ cpuinfo: 'flags\t\t: fpu vmx sse\n' })).toEqual({ usable: true, reason: '/dev/kvm with VT-x' });
     expect(probeKvm({ cpuinfo: 'flags\t\t: fpu svm sse\n' })).toEqual({ usable: true, reason: '/dev/kvm with SVM' });
     expect(probeKvm({ cpuinfo: 'flags\t\t: fpu sse\n' })).toMatchObject({

@@ -26,3 +26,6 @@ export const noKvm: string | null = fault();
 export const hardware: boolean = /^flags\s*:.*\b(vmx|svm)\b/m.test(
   process.platform === 'linux' ? readFileSync('/proc/cpuinfo', 'utf8') : '',
 );
+
+/** For names of tests that skip. */
+export const NEED: string = noKvm === null ? '' : ` (needs KVM: ${noKvm.replaceAll(/[()]/g, '')})`;
