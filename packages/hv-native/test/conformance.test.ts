@@ -24,7 +24,7 @@ const EMULATED: Readonly<Record<string, string>> = {
   'x87 and SSE state is in getState, and comes back by setState': `${EMULATOR} FWAIT and most of x87`,
   'long mode: an access over a page boundary faults on the page that is missing, and changes nothing': `${EMULATOR} stores that take back their first half`,
   'long mode: #GP and #SS for non-canonical addresses, #UD, #DE, #AC off, and 64-bit frames': `${EMULATOR} INT3`,
-  'long mode: SYSCALL, SYSRET and SWAPGS; these MSRs stay in the engine': `${EMULATOR} SYSCALL's new flags and segments`,
+  'long mode: SYSCALL, SYSRET and SWAPGS; these MSRs stay in the engine': `${EMULATOR} SYSCALL's mask of flags`,
 };
 
 /** Cases that need a processor that scales the time stamp counter. */
