@@ -3,7 +3,6 @@
 import { AhciController, type AhciPortSpec } from '@hyve/ahci';
 import {
   type BlockBackend,
-  type BlockStatus,
   Bus,
   type CharBackend,
   type Clock,
@@ -55,6 +54,7 @@ import { claimRtc, Rtc } from '@hyve/vmm/rtc';
 import { placeBiosVectors, startBiosInterrupts } from './bios.ts';
 import { hostScheduler } from './scheduler.ts';
 import type { BoardSupport, MachineSpec, PciSlotSpec } from './spec.ts';
+import { heldDisk, patientConsole, repeatableEntropy, repeatableWords } from './virtual.ts';
 
 /** A character device that the board asks its host for. */
 export interface CharRequest {
@@ -138,6 +138,9 @@ const ECAM_BASE = 0xe0000000;
 const ECAM_SIZE = 0x10000000;
 const SCI_IRQ = 9;
 const TSC_HZ = 2_000_000_000;
+/** Where the random numbers of a machine on virtual time begin. */
+const CPU_SEED = 1;
+const VIRTIO_SEED = 2;
 
 /** A machine, built and ready to run. Create with {@link createPc}. */
 export class Pc {
@@ -417,7 +420,7 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
   const wire = async (name: string, backend: string, uart: Uart16550 | BvmPort): Promise<void> => {
     const c = await host.openChar({ name, backend });
     chars.push(c);
-    uart.connect(c);
+    uart.connect(virtual === null ? c : patientConsole(c, () => loop));
   };
   // Disks whose devices leave closing to the board.
   const owned: BlockBackend[] = [];
@@ -425,7 +428,7 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
     if (host.openDisk === undefined) throw new HyveError('PC_UNSUPPORTED', `${name}: this host opens no disks`);
     const opened = await host.openDisk({ name, conf, extras });
     // Virtual time stands still while the host works, so that equal runs stay equal.
-    return virtual === null ? opened : { ...opened, backend: holding(opened.backend, () => loop) };
+    return virtual === null ? opened : { ...opened, backend: heldDisk(opened.backend, () => loop) };
   };
   const ahciPort = async (name: string, kind: 'hd' | 'cd', conf: string): Promise<AhciPortSpec> => {
     if (conf === '') return { kind, backend: null };
@@ -461,6 +464,8 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
     pci.attach(pciDevice, at);
     devices.push(pciDevice);
   };
+  const entropy = (): EntropySource =>
+    host.entropy ?? (virtual === null ? platformEntropy() : repeatableEntropy(VIRTIO_SEED));
   let lpcSlot = -1;
   for (const s of spec.pci) {
     const at = { bus: s.bus, slot: s.slot, func: s.func };
@@ -545,7 +550,7 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
         break;
       }
       case 'virtio-rnd':
-        attachVirtio(new VirtioRnd({ source: host.entropy ?? platformEntropy(), name: label }), at, new Map());
+        attachVirtio(new VirtioRnd({ source: entropy(), name: label }), at, new Map());
         break;
       default:
         refuse(`PCI device ${s.device} (-s ${s.bus}:${s.slot}:${s.func})`);
@@ -798,33 +803,6 @@ function platformEntropy(): EntropySource {
   };
 }
 
-/** A backend during whose work guest time stands still. */
-function holding(b: BlockBackend, loop: () => RunLoop | null): BlockBackend {
-  const during = async (work: Promise<BlockStatus>): Promise<BlockStatus> => {
-    const l = loop();
-    l?.hold();
-    try {
-      return await work;
-    } finally {
-      l?.release();
-    }
-  };
-  return {
-    size: b.size,
-    sectorSize: b.sectorSize,
-    physicalSectorSize: b.physicalSectorSize,
-    readOnly: b.readOnly,
-    canDiscard: b.canDiscard,
-    identity: b.identity,
-    read: (o, v) => during(b.read(o, v)),
-    write: (o, v) => during(b.write(o, v)),
-    flush: () => during(b.flush()),
-    discard: (o, n) => during(b.discard(o, n)),
-    writeZeroes: (o, n, u) => during(b.writeZeroes(o, n, u)),
-    close: () => b.close(),
-  };
-}
-
 function setElcr(pic: Pic8259, mask: number): void {
   pic.elcr.write(0, 1, mask & 0xff);
   pic.elcr.write(1, 1, (mask >> 8) & 0xff);
@@ -851,8 +829,11 @@ function smbiosStrings(spec: MachineSpec): Record<string, Record<string, string>
 function pickEngine(spec: MachineSpec, host: PcHost): Hypervisor {
   if (spec.engine === 'auto' || spec.engine === 'soft') {
     const soft = host.engines?.['soft'];
-    return soft === undefined ? new SoftCpu() : soft();
+    if (soft !== undefined) return soft();
+    return new SoftCpu(spec.clock.mode === 'virtual' ? { random: repeatableWords(CPU_SEED) } : {});
   }
+  if (spec.clock.mode === 'virtual')
+    throw new HyveError('ENGINE_UNAVAILABLE', `virtual time needs the software CPU, not engine ${spec.engine}`);
   const make = host.engines?.[spec.engine];
   if (make === undefined) throw new HyveError('ENGINE_UNAVAILABLE', `this host has no engine ${spec.engine}`);
   return make();

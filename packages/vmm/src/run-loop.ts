@@ -277,10 +277,11 @@ export class RunLoop {
    * In virtual time: host work is in flight whose result the guest will see (a disk read). The guest stands still until
    * every hold is released, so that the work takes no guest time and lands at the same instruction in every run.
    * Without effect in real time.
+   * @param when `after-this-turn`: the running slice goes on to its end. For work whose moment the guest must not see.
    */
-  hold(): void {
+  hold(when: 'now' | 'after-this-turn' = 'now'): void {
     this.holds++;
-    if (this.virtual) this.interrupt();
+    if (this.virtual && when === 'now') this.interrupt();
   }
 
   /** Ends one {@link RunLoop.hold}. */

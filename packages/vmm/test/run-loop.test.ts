@@ -628,6 +628,20 @@ describe('virtual time', () => {
     expect(s.virtual.now()).toBe(30e9);
   });
 
+  it('holds after the turn without ending it: the guest cannot see when host work began', () => {
+    const run = (hold: boolean): [number[], number] => {
+      const s = setup([[() => hold && s.loop.hold('after-this-turn'), ...Array.from({ length: 50 }, () => nop), hlt]], {
+        virtual: true,
+      });
+      s.loop.runSlice();
+      const at = s.virtual.now();
+      expect(s.loop.runSlice().kind).toBe(hold ? 'idle' : 'ended');
+      expect(s.virtual.now()).toBe(at);
+      return [s.cpu(0).budgets, at];
+    };
+    expect(run(true)).toEqual(run(false));
+  });
+
   it('never goes back: fractions, a vCPU reset, a continued position', () => {
     const c = new VirtualClock({ nsPerInstruction: 0.3 });
     let n = 10;
