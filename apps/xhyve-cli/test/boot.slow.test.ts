@@ -134,7 +134,7 @@ describe('memtest86', () => {
       await g.expect(/Errors: 0/u, SECONDS);
       expect(g.text).not.toMatch(/Errors: [1-9]/u);
       g.kill('SIGTERM');
-      while (!g.errors.includes('does not listen to the power button')) await g.expect(/[^]/u);
+      while (!g.errors.includes('does not listen to the power button')) await g.expect(/[\s\S]/u);
       g.kill('SIGTERM'); // the second one ends the process
       expect(await g.status()).toBe('SIGTERM');
     } finally {

@@ -848,9 +848,11 @@ function repeat(
   f.block((done) => {
     f.brIf(done, i64.eqz(strReg(c, CX)));
     const d = step(c, size);
-    if (bulk !== null) bulk(d);
+    // With the trap flag there is a trap after every element.
+    const tf = f.tmp(i32.and(efl(c), c32(S.FLAG_TF)));
+    if (bulk !== null) f.if(i32.eqz(tf), () => bulk(d));
     f.brIf(done, i64.eqz(strReg(c, CX)));
-    f.set(left, c32(CHUNK));
+    f.set(left, select(tf, c32(1), c32(CHUNK)));
     f.loop((more) => {
       const m = f.mark();
       one(d);
