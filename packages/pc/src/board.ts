@@ -629,7 +629,7 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
     placeBiosVectors(vm.memory);
     startBiosInterrupts(pio);
   }
-  const entry = load();
+  const entry = load(files);
   (vm.vcpus[0] as Vm['vcpus'][number]).setState(entry.state);
   if (rom === null) for (const l of lapics) l.enterVirtualWire();
   return pc;
@@ -703,7 +703,8 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
     return { images, rsdp };
   }
 
-  function load(): EntryState {
+  // Takes the files as an argument: a machine that runs must not keep what it was loaded from.
+  function load(files: BootFiles): EntryState {
     const ram = { memory: vm.memory, lowmem: low, highmem: high, e820 };
     switch (spec.boot.loader) {
       case 'bootrom':
