@@ -50,11 +50,12 @@ export function demoProcessHost(): DemoHost {
 /** The command line of the demo's machine, without the program's name. */
 export function demoArgs(image: PulledImage, size: DemoHost['size']): string[] {
   const { kernel, initrd } = image.paths;
+  // A kernel that panics has nothing more to say: it resets at once instead of waiting for somebody to look.
   // Words the kernel does not know become the first process's environment; that is how the shell learns the size.
   const window = size === null ? '' : ` LINES=${size.rows} COLUMNS=${size.columns}`;
   return [
     ...['-A', '-u', '-m', image.manifest.memory, '-s', '0:0,hostbridge', '-s', '31,lpc', '-l', 'com1,stdio'],
-    ...['-f', `kexec,${kernel},${initrd ?? ''},${image.manifest.cmdline ?? ''}${window}`],
+    ...['-f', `kexec,${kernel},${initrd ?? ''},${image.manifest.cmdline ?? ''} panic=-1${window}`],
     'demo',
   ];
 }
@@ -78,7 +79,12 @@ type Spec = ReturnType<typeof resolveMachine>;
 
 async function attended(host: DemoHost, board: Board, spec: Spec): Promise<number> {
   host.print('Starting Linux. The way out: type poweroff, or press Ctrl-] and then x.');
-  const status = await runMachine(spec, { board, io: host.io, notice: null });
+  const panic = new PanicWatch();
+  const status = await runMachine(spec, { board, io: host.io, notice: null, watch: (b) => panic.look(b) });
+  if (panic.seen) {
+    host.io.note('xhyve: demo: the guest’s kernel panicked; its last words are above');
+    return 4;
+  }
   // Powered off or rebooted: both are what the user asked for.
   return status <= 1 ? 0 : status;
 }
@@ -110,7 +116,11 @@ async function unattended(host: DemoHost, board: Board, spec: Spec): Promise<num
     return 0;
   }
   for (const line of guest.tail(15)) host.io.note(`guest: ${line}`);
-  const what = answer === undefined ? 'no shell prompt came' : 'the guest did not power off';
+  const what = guest.panicked
+    ? 'the guest’s kernel panicked'
+    : answer === undefined
+      ? 'no shell prompt came'
+      : 'the guest did not power off';
   host.io.note(`xhyve: demo: ${what} in ${seconds} s${late ? ', the time limit' : ` (status ${status})`}`);
   return status === 0 || status === 1 ? 4 : status;
 }
@@ -124,12 +134,31 @@ const PROMPT = /(^|\n)(~|\/\S*) # $/u;
 // biome-ignore lint/suspicious/noControlCharactersInRegex: escape sequences start with one
 const ESCAPES = /\u001b\[[0-9;?]*[ -/]*[@-~]|\u001b[@-Z\\-_a-z]/gu;
 
+/** Finds a Linux kernel's last words in a stream of output. */
+export class PanicWatch {
+  /** Whether they have come. */
+  seen = false;
+  private readonly decoder: InstanceType<typeof TextDecoder> = new TextDecoder('latin1');
+  private tail = '';
+
+  /** Looks at the next piece. */
+  look(bytes: Uint8Array): void {
+    if (this.seen) return;
+    const text = this.tail + this.decoder.decode(bytes);
+    this.seen = text.includes(PANIC);
+    this.tail = text.slice(-PANIC.length);
+  }
+}
+
+const PANIC = 'Kernel panic - not syncing';
+
 /** A console with a script at the keyboard: each line is typed when the guest shows a shell prompt. */
 export class ScriptedConsole implements CharBackend {
   /** What the guest printed in answer to each line so far, without echo and prompt. */
   readonly answers: string[] = [];
   onData: ((bytes: Uint8Array) => void) | null = null;
   onDrain: (() => void) | null = null;
+  private readonly panic: PanicWatch = new PanicWatch();
   private readonly script: readonly string[];
   private readonly decoder: InstanceType<typeof TextDecoder> = new TextDecoder();
   private typed = 0;
@@ -142,7 +171,13 @@ export class ScriptedConsole implements CharBackend {
     this.script = script;
   }
 
+  /** Whether the guest's kernel has panicked. */
+  get panicked(): boolean {
+    return this.panic.seen;
+  }
+
   write(bytes: Uint8Array): boolean {
+    this.panic.look(bytes);
     this.text += this.decoder.decode(bytes, { stream: true });
     // A UART sends byte by byte and mostly the kernel's log: only what may end a prompt is worth a look. A line editor
     // follows its prompt with a question for the cursor's place, which ends in n.

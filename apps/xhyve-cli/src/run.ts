@@ -220,6 +220,8 @@ export interface RunOptions {
   readonly hostBytes?: number;
   /** Told the machine once it is built. */
   readonly onPc?: (pc: RunnablePc) => void;
+  /** Told what the guest prints on the console that is stdio; the bytes are valid during the call. */
+  readonly watch?: (bytes: Uint8Array) => void;
   /** Milliseconds a guest gets to shut down after a hang-up before it is forced; default 30 s. */
   readonly hangUpMs?: number;
 }
@@ -297,7 +299,17 @@ export async function runMachine(spec: MachineSpec, options: RunOptions): Promis
       },
       onPty: (path) => io.note(`xhyve: ${request.name} connected to ${path}`),
     });
-    if (isConsole) run.console = backend;
+    if (isConsole) {
+      run.console = backend;
+      const { watch } = options;
+      if (watch !== undefined) {
+        const write = backend.write.bind(backend);
+        backend.write = (bytes) => {
+          watch(bytes);
+          return write(bytes);
+        };
+      }
+    }
     return backend;
   };
 

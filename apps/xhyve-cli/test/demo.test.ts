@@ -1,7 +1,7 @@
 import type { CharBackend } from '@hyve/core';
 import type { MachineSpec, PcHost, StopReason } from '@hyve/pc';
 import { describe, expect, it } from 'vitest';
-import { type DemoHost, demo, demoArgs, ScriptedConsole } from '../src/demo.ts';
+import { type DemoHost, demo, demoArgs, PanicWatch, ScriptedConsole } from '../src/demo.ts';
 import type { PulledImage } from '../src/images/index.ts';
 import { SOFT_ONLY } from './helpers.ts';
 
@@ -24,6 +24,7 @@ const bytes = (s: string) => new TextEncoder().encode(s);
 /** A guest with a serial console, a boot log and a shell. */
 function host(o: {
   behave: boolean;
+  panics?: boolean;
   interactive?: boolean;
   limitMs?: number;
 }): DemoHost & { out: string[]; err: string[] } {
@@ -60,6 +61,10 @@ function host(o: {
           };
           say('[    0.000000] Linux version 6.1.0 # 1 SMP\r\n[    1.0] # # done\r\n');
           if (o.behave) say('\r\n~ # \u001b[6n');
+          if (o.panics === true) {
+            say('[    2.0] Kernel panic - not syncing: VFS: Unable to mount root fs\r\n');
+            done('reset');
+          }
         }),
       powerButton: () => true,
       forceOff: () => end('poweroff'),
@@ -93,6 +98,11 @@ describe('the demo without a terminal', () => {
     expect(h.err.at(-2)).toBe('guest: [    1.0] # # done');
     expect(h.err.at(-1)).toMatch(/^xhyve: demo: no shell prompt came in [\d.]+ s, the time limit$/u);
   });
+  it('ends at once when the guest’s kernel panics', async () => {
+    const h = host({ behave: false, panics: true });
+    expect(await demo(h)).toBe(4);
+    expect(h.err.at(-1)).toMatch(/^xhyve: demo: the guest’s kernel panicked in [\d.]+ s \(status 0\)$/u);
+  });
   it('gives one line when the image cannot be had', async () => {
     const h = host({ behave: true });
     const offline = { ...h, pull: () => Promise.reject(new Error('pull debian-cloud: cannot reach the network')) };
@@ -104,8 +114,18 @@ describe('the demo without a terminal', () => {
 describe('the demo’s machine', () => {
   it('tells the guest how large the terminal is', () => {
     expect(demoArgs(image, { rows: 50, columns: 132 }).join(' ')).toBe(
-      '-A -u -m 512M -s 0:0,hostbridge -s 31,lpc -l com1,stdio -f kexec,/c/k,/c/i,console=ttyS0 LINES=50 COLUMNS=132 demo',
+      '-A -u -m 512M -s 0:0,hostbridge -s 31,lpc -l com1,stdio -f kexec,/c/k,/c/i,console=ttyS0 panic=-1 LINES=50 COLUMNS=132 demo',
     );
+  });
+});
+
+describe('PanicWatch', () => {
+  it('finds a panic that comes in pieces, and nothing else', () => {
+    const w = new PanicWatch();
+    for (const c of '[ 1.0] Kernel panic - not synchronising') w.look(bytes(c));
+    expect(w.seen).toBe(false);
+    for (const c of '[ 1.0] Kernel panic - not syncing: Attempted to kill init!') w.look(bytes(c));
+    expect(w.seen).toBe(true);
   });
 });
 
