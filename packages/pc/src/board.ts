@@ -11,6 +11,7 @@ import {
   type Hypervisor,
   HyveError,
   type IrqLine,
+  isHyveError,
   type Logger,
   type RegionSpec,
   TimerQueue,
@@ -193,6 +194,10 @@ export class Pc {
   async run(): Promise<StopReason> {
     const end = await this.loop.run();
     this.detail = end.detail;
+    if (end.kind === 'triple-fault' && end.detail === '' && end.vcpu >= 0) {
+      const { rip, segments } = (this.vm.vcpus[end.vcpu] as Vm['vcpus'][number]).getState();
+      this.detail = `vCPU ${end.vcpu} at ${segments[1].selector.toString(16)}:${rip.toString(16)}`;
+    }
     return end.kind === 'stopped' ? 'poweroff' : end.kind;
   }
 
@@ -265,7 +270,7 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
   };
   const files = await readBootFiles(spec, host);
   const { low, high, regions } = memoryOf(spec);
-  const rom = spec.boot.loader === 'bootrom' ? bootRom(files.kernel) : null;
+  const rom = spec.boot.loader === 'bootrom' ? naming(spec, () => bootRom(files.kernel)) : null;
   if (rom !== null) regions.push(rom.region);
 
   // Time.
@@ -629,7 +634,7 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
     placeBiosVectors(vm.memory);
     startBiosInterrupts(pio);
   }
-  const entry = load(files);
+  const entry = naming(spec, () => load(files));
   (vm.vcpus[0] as Vm['vcpus'][number]).setState(entry.state);
   if (rom === null) for (const l of lapics) l.enterVirtualWire();
   return pc;
@@ -733,6 +738,19 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
       default:
         return refuse(`the ${spec.boot.loader} loader`);
     }
+  }
+}
+
+/** Loaders see bytes; whoever reads their complaint wants to know of which file. */
+function naming<T>(spec: MachineSpec, work: () => T): T {
+  try {
+    return work();
+  } catch (e) {
+    if (!isHyveError(e) || e.code === 'PC_UNSUPPORTED') throw e;
+    const b = spec.boot;
+    const kernel = b.loader === 'bootrom' ? b.code : b.loader === 'userboot' ? b.library : b.kernel;
+    const file = e.code === 'LINUX_INITRD' && b.loader === 'kexec' ? (b.initrd ?? kernel) : kernel;
+    throw new HyveError(e.code, `${file}: ${e.message}`, e);
   }
 }
 
