@@ -1,8 +1,7 @@
 // One command in execution: what its header and FIS said, how far its PRD table has been walked (AHCI 1.3.1 §4.2.3), and
 // the transfer a back end works on. There are 32 for each port, made once.
-import type { BlockBackend, BlockStatus, DmaMemory } from '@hyve/core';
+import { type BlockBackend, type BlockStatus, type DmaMemory, Segments } from '@hyve/core';
 import { PRD_BYTES, PRD_COUNT_MASK, TABLE_PRDT } from './bits.ts';
-import { Segments } from './segments.ts';
 
 /** What a command has a back end do. */
 export const OP_READ = 0;
@@ -122,11 +121,7 @@ export class Command {
   /** Reads the next `n` bytes the guest sends into `into`. False when the PRD table ends first or is not memory. */
   take(dma: DmaMemory, into: Uint8Array, n: number): boolean {
     if (this.gather(dma, n, false) !== n) return false;
-    let at = 0;
-    for (const v of this.segments.views) {
-      into.set(v, at);
-      at += v.length;
-    }
+    this.segments.copyOut(into);
     this.segments.clear();
     this.moved += n;
     return true;

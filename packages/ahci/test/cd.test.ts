@@ -1,10 +1,11 @@
+import { MemoryDisk, settle } from '@hyve/testkit';
 import { describe, expect, it } from 'vitest';
-import { DATA, Guest, MemoryBackend, settle } from './kit.ts';
+import { DATA, Guest } from './kit.ts';
 
 const OK = 0x50;
 
-function make(size: number | null = 2048 * 100): { g: Guest; medium: MemoryBackend | null; trays: boolean[] } {
-  const medium = size === null ? null : new MemoryBackend({ size, readOnly: true });
+function make(size: number | null = 2048 * 100): { g: Guest; medium: MemoryDisk | null; trays: boolean[] } {
+  const medium = size === null ? null : new MemoryDisk({ size, readOnly: true });
   const trays: boolean[] = [];
   const g = new Guest({ ports: [{ kind: 'cd', backend: medium, serial: 'CD1', onTray: (open) => trays.push(open) }] });
   g.start();
@@ -73,14 +74,14 @@ describe('reading', () => {
     ]) {
       g.rig.ram.fill(DATA, 8192, 0);
       expect(await g.packet(0, p, 4096)).toBe(OK);
-      expect(g.bytes(DATA, 4096)).toEqual([...(medium as MemoryBackend).bytes.subarray(7 * 2048, 9 * 2048)]);
+      expect(g.bytes(DATA, 4096)).toEqual([...(medium as MemoryDisk).bytes.subarray(7 * 2048, 9 * 2048)]);
     }
     expect(await sense(g, [0x28, 0, 0, 0, 0, 99, 0, 0, 2])).toEqual([5, 0x2100]);
     expect(await g.packet(0, [0x28, 0, 0, 0, 0, 99, 0, 0, 0], 0)).toBe(OK);
   });
   it('says medium error', async () => {
     const { g, medium } = make();
-    (medium as MemoryBackend).fail = 'io-error';
+    (medium as MemoryDisk).status = 'io-error';
     const tf = await g.packet(0, [0x28, 0, 0, 0, 0, 1, 0, 0, 1], 2048);
     expect(tf).toBe(0x3041);
     g.recover();
@@ -187,11 +188,11 @@ describe('media', () => {
     expect(await g.dev.eject(0)).toBe(medium);
     expect(await sense(g, READY)).toEqual([2, 0x3a02]);
     expect(await g.dev.eject(0)).toBe(null);
-    g.dev.insert(0, new MemoryBackend({ size: 2048 * 10 }));
+    g.dev.insert(0, new MemoryDisk({ size: 2048 * 10 }));
     expect(await sense(g, READY)).toEqual([6, 0x2800]);
     await g.packet(0, [0x25], 8);
     expect(g.bytes(DATA, 4)).toEqual([0, 0, 0, 9]);
-    expect(() => g.dev.insert(1, new MemoryBackend())).toThrow(/no CD drive/);
+    expect(() => g.dev.insert(1, new MemoryDisk())).toThrow(/no CD drive/);
   });
 
   it('a locked drive asks the guest, unless forced', async () => {
@@ -208,8 +209,8 @@ describe('media', () => {
 
   it('eject waits for reads in flight', async () => {
     const { g, medium } = make();
-    const m = medium as MemoryBackend;
-    m.slow = true;
+    const m = medium as MemoryDisk;
+    m.hold = true;
     g.issue(0, { command: 0xa0, features: 1, packet: [0x28, 0, 0, 0, 0, 0, 0, 0, 1], pieces: [[DATA, 2048]] });
     let out = false;
     const p = g.dev.eject(0).then(() => {

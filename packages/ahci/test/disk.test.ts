@@ -1,10 +1,11 @@
+import { MemoryDisk, settle } from '@hyve/testkit';
 import { describe, expect, it } from 'vitest';
-import { DATA, Guest, MemoryBackend, settle } from './kit.ts';
+import { DATA, Guest } from './kit.ts';
 
 const OK = 0x50;
 
-function make(o: ConstructorParameters<typeof MemoryBackend>[0] = {}): { g: Guest; disk: MemoryBackend } {
-  const disk = new MemoryBackend(o);
+function make(o: ConstructorParameters<typeof MemoryDisk>[0] = {}): { g: Guest; disk: MemoryDisk } {
+  const disk = new MemoryDisk(o);
   const g = new Guest({ ports: [{ kind: 'hd', backend: disk, serial: 'BHYVE-0123-4567-89AB', nmrr: 1 }] });
   g.start();
   return { g, disk };
@@ -59,7 +60,7 @@ describe('IDENTIFY DEVICE (ACS-3 §7.12)', () => {
   it('makes a serial number of its own from the identity, different for different disks', async () => {
     const seen = new Set<string>();
     for (const identity of ['a.img', 'b.img']) {
-      const g = new Guest({ ports: [{ kind: 'hd', backend: new MemoryBackend({ identity }) }] });
+      const g = new Guest({ ports: [{ kind: 'hd', backend: new MemoryDisk({ identity }) }] });
       g.start();
       await identify(g);
       expect(g.ataText(10, 10)).toMatch(/^BHYVE-[0-9A-F]{4}-[0-9A-F]{4}-[0-9A-F]{4}$/);
@@ -121,7 +122,7 @@ describe('reads and writes', () => {
     });
     expect(tf).toBe(OK);
     expect([...disk.bytes.subarray(7 * 512, 9 * 512)]).toEqual(Array.from({ length: 1024 }, (_, i) => (i * 3) & 0xff));
-    expect(disk.log).toEqual(fua ? ['write 3584+1024', 'flush 0+0'] : ['write 3584+1024']);
+    expect(disk.log).toEqual(fua ? ['write 3584+1024', 'flush'] : ['write 3584+1024']);
   });
 
   it('reaches past 2^28 sectors with 48-bit addresses only', async () => {
@@ -137,7 +138,7 @@ describe('reads and writes', () => {
   });
 
   it('joins neighbouring pieces and splits long tables', async () => {
-    const disk = new MemoryBackend({ size: 4 << 20 });
+    const disk = new MemoryDisk({ size: 4 << 20 });
     const g = new Guest({ ports: [{ kind: 'hd', backend: disk }] }, 16 << 20);
     g.start();
     // 2048 pieces of 512 bytes with gaps, in a table of its own.
@@ -164,7 +165,7 @@ describe('reads and writes', () => {
     const { g, disk } = make();
     expect(await g.run(0, { command: 0x42, lba: 0, count: 256 })).toBe(OK);
     expect(disk.log).toEqual(['read 0+65536', 'read 65536+65536']);
-    disk.fail = 'io-error';
+    disk.status = 'io-error';
     expect(await g.run(0, { command: 0x40, lba: 9, count: 1, device: 0x40 })).toBe(0x4051);
   });
 
@@ -184,11 +185,11 @@ describe('reads and writes', () => {
     const { g, disk } = make();
     expect(await g.run(0, { command: 0xef, features: 0x82 })).toBe(OK);
     await g.run(0, { command: 0x35, write: true, lba: 0, count: 1, pieces: [[DATA, 512]] });
-    expect(disk.log).toEqual(['flush 0+0', 'write 0+512', 'flush 0+0']);
+    expect(disk.log).toEqual(['flush', 'write 0+512', 'flush']);
     await g.run(0, { command: 0xef, features: 0x02 });
     await g.run(0, { command: 0x35, write: true, lba: 0, count: 1, pieces: [[DATA, 512]] });
     expect(await g.run(0, { command: 0xea })).toBe(OK);
-    expect(disk.log.slice(3)).toEqual(['write 0+512', 'flush 0+0']);
+    expect(disk.log.slice(3)).toEqual(['write 0+512', 'flush']);
   });
 });
 
@@ -209,14 +210,14 @@ describe('errors', () => {
 
   it('answers failed reads with UNC and the address, failed writes with a device fault, read-only with ABRT', async () => {
     const { g, disk } = make();
-    disk.fail = 'io-error';
+    disk.status = 'io-error';
     expect(await g.run(0, { command: 0x25, lba: 0x123, count: 2, pieces: [[DATA, 1024]] })).toBe(0x4051);
     expect(g.fis(0, 0x40).slice(4, 11)).toEqual([0x23, 1, 0, 0x40, 0, 0, 0]);
     g.recover();
-    disk.fail = 'no-space';
+    disk.status = 'no-space';
     expect(await g.run(0, { command: 0x35, write: true, lba: 1, count: 1, pieces: [[DATA, 512]] })).toBe(0x0471);
     g.recover();
-    disk.fail = 'ok';
+    disk.status = 'ok';
     disk.readOnly = true;
     expect(await g.run(0, { command: 0x35, write: true, lba: 1, count: 1, pieces: [[DATA, 512]] })).toBe(0x0451);
   });
@@ -252,7 +253,7 @@ describe('errors', () => {
 describe('native command queuing', () => {
   it('has 32 commands in flight that finish in any order', async () => {
     const { g, disk } = make();
-    disk.slow = true;
+    disk.hold = true;
     for (let tag = 0; tag < 32; tag++) g.queue(0, { tag, lba: tag * 2, count: 1, pieces: [[DATA + tag * 512, 512]] });
     expect(disk.pending).toBe(32);
     expect(g.pr(0, 0x34)).toBe(0xffff_ffff);
@@ -278,7 +279,7 @@ describe('native command queuing', () => {
     g.rig.ram.write32(DATA, 0xdead_beef);
     g.queue(0, { tag: 1, write: true, lba: 10, count: 2, pieces: [[DATA, 1024]], fua: true });
     await settle();
-    expect(disk.log).toEqual(['write 5120+1024', 'flush 0+0']);
+    expect(disk.log).toEqual(['write 5120+1024', 'flush']);
     expect([...disk.bytes.subarray(5120, 5124)]).toEqual([0xef, 0xbe, 0xad, 0xde]);
     expect(g.pr(0, 0x34)).toBe(0);
   });
@@ -292,11 +293,11 @@ describe('native command queuing', () => {
 
   it('drops the queue on an error, and log page 10h names the culprit', async () => {
     const { g, disk } = make();
-    disk.slow = true;
+    disk.hold = true;
     g.queue(0, { tag: 5, lba: 1, count: 1, pieces: [[DATA, 512]] });
-    disk.fail = 'io-error';
+    disk.status = 'io-error';
     g.queue(0, { tag: 9, lba: 0x321, count: 1, pieces: [[DATA + 512, 512]] });
-    disk.fail = 'ok';
+    disk.status = 'ok';
     disk.release(1);
     await settle();
     expect(g.pr(0, 0x10) & 0x4000_0008).toBe(0x4000_0008);
@@ -308,7 +309,7 @@ describe('native command queuing', () => {
     disk.release();
     await settle();
     expect(g.pr(0, 0x18) & 0x8000).toBe(0);
-    disk.slow = false;
+    disk.hold = false;
     g.recover();
     expect(await g.run(0, { command: 0x2f, lba: 0x10, count: 1, pieces: [[DATA, 512]] })).toBe(OK);
     expect(g.bytes(DATA, 11)).toEqual([9, 0, 0x51, 0x40, 0x21, 3, 0, 0x40, 0, 0, 0]);
@@ -320,27 +321,27 @@ describe('native command queuing', () => {
 
   it('refuses a tag that is in use', async () => {
     const { g, disk } = make();
-    disk.slow = true;
+    disk.hold = true;
     g.queue(0, { tag: 2, lba: 1, count: 1, pieces: [[DATA, 512]] });
     g.queue(0, { tag: 2, lba: 1, count: 1, pieces: [[DATA, 512]] });
     expect(g.pr(0, 0x20)).toBe(0x0441);
     disk.release();
     await settle();
     g.recover();
-    disk.slow = false;
+    disk.hold = false;
     expect(await g.run(0, { command: 0xec, pieces: [[DATA, 512]] })).toBe(OK);
   });
 
   it('holds other commands back until the queue is empty', async () => {
     const { g, disk } = make();
-    disk.slow = true;
+    disk.hold = true;
     g.queue(0, { tag: 0, lba: 1, count: 1, pieces: [[DATA, 512]] });
     g.issue(0, { slot: 1, command: 0xea });
     expect(disk.log).toEqual(['read 512+512']);
     expect(g.pr(0, 0x38)).toBe(2);
     disk.release();
     await settle();
-    expect(disk.log).toEqual(['read 512+512', 'flush 0+0']);
+    expect(disk.log).toEqual(['read 512+512', 'flush']);
     // And a queued command waits for BSY to clear.
     g.queue(0, { tag: 3, lba: 1, count: 1, pieces: [[DATA, 512]] });
     expect(disk.log.length).toBe(2);

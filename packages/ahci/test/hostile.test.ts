@@ -1,10 +1,11 @@
+import { MemoryDisk, settle } from '@hyve/testkit';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { Guest, MemoryBackend, settle } from './kit.ts';
+import { Guest } from './kit.ts';
 
-function make(): { g: Guest; disk: MemoryBackend; cd: MemoryBackend } {
-  const disk = new MemoryBackend({ size: 64 << 10 });
-  const cd = new MemoryBackend({ size: 64 << 10 });
+function make(): { g: Guest; disk: MemoryDisk; cd: MemoryDisk } {
+  const disk = new MemoryDisk({ size: 64 << 10 });
+  const cd = new MemoryDisk({ size: 64 << 10 });
   const g = new Guest({
     ports: [
       { kind: 'hd', backend: disk },
@@ -15,10 +16,10 @@ function make(): { g: Guest; disk: MemoryBackend; cd: MemoryBackend } {
 }
 
 /** After anything, a host reset and an IDENTIFY must work. */
-async function recovers(g: Guest, disk: MemoryBackend, cd: MemoryBackend): Promise<void> {
+async function recovers(g: Guest, disk: MemoryDisk, cd: MemoryDisk): Promise<void> {
   for (const b of [disk, cd]) {
-    b.slow = false;
-    b.fail = 'ok';
+    b.hold = false;
+    b.status = 'ok';
     b.release();
   }
   await settle();
@@ -92,8 +93,8 @@ describe('a hostile guest', () => {
         g.start(1);
         for (const c of commands) {
           for (const b of [disk, cd]) {
-            b.slow = c.slow;
-            b.fail = c.fail;
+            b.hold = c.slow;
+            b.status = c.fail;
           }
           g.lay(c.port, { ...c, packet: c.port === 1 ? [c.first, ...c.packet.subarray(1)] : undefined } as never);
           if (c.junk !== null) g.rig.ram.write32(g.area(c.port) + c.junk[0], c.junk[1]);
@@ -120,7 +121,7 @@ describe('a hostile guest', () => {
   });
 
   it('asks for the longest transfer in the smallest pieces: work comes in bounded requests', async () => {
-    const disk = new MemoryBackend({ size: 1 << 20 });
+    const disk = new MemoryDisk({ size: 1 << 20 });
     const g = new Guest({ ports: [{ kind: 'hd', backend: disk }] }, 4 << 20);
     g.start();
     const table = 0x10_0000;

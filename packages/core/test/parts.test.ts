@@ -113,7 +113,18 @@ describe('HyveError', () => {
 describe('exports', () => {
   it('are these', () => {
     expect(Object.keys(api).sort()).toEqual([
-      ...['Bus', 'Exit', 'HyveError', 'RegionMemory', 'SharedPin', 'TimerQueue', 'allOnes', 'hi32', 'isHyveError'],
+      ...[
+        'Bus',
+        'Exit',
+        'HyveError',
+        'RegionMemory',
+        'Segments',
+        'SharedPin',
+        'TimerQueue',
+        'allOnes',
+        'hi32',
+        'isHyveError',
+      ],
       ...['join64', 'lo32', 'silentLogger', 'unconnectedLine'],
     ]);
   });

@@ -1,6 +1,6 @@
 // From a command's data pointer to pieces of guest memory: PRP entries and lists (NVMe 1.4 §4.3) and SGLs (§4.4). Walks are
 // bounded by the transfer's length or by a count of descriptors, whatever memory holds.
-import type { DmaMemory } from '@hyve/core';
+import type { DmaMemory, Segments } from '@hyve/core';
 import {
   DNR,
   PAGE,
@@ -15,7 +15,6 @@ import {
   SGL_LAST_SEGMENT,
   SGL_SEGMENT,
 } from './bits.ts';
-import type { Segments } from './segments.ts';
 
 const TWO_32 = 0x1_0000_0000;
 /** SGL descriptors looked at for one command. */

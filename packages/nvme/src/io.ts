@@ -1,6 +1,6 @@
 // The NVM command set (NVMe 1.4 §6) over one back end. Every command is a request from a fixed pool; a request takes as many
 // steps in the back end as its work needs, one after the other, and ends in one status.
-import type { BlockBackend, BlockStatus, DmaMemory } from '@hyve/core';
+import type { BlockBackend, BlockStatus, DmaMemory, Segments } from '@hyve/core';
 import {
   DNR,
   DSM_DEALLOCATE,
@@ -45,7 +45,6 @@ import {
   OP_ZERO,
   Request,
 } from './queues.ts';
-import type { Segments } from './segments.ts';
 
 /** A status meaning: not yet. */
 export const PENDING = -1;

@@ -10,6 +10,7 @@ import {
   type PciContext,
   type PciDevice,
   type PciSpec,
+  Segments,
   type Width,
 } from '@hyve/core';
 import { Admin, type Identity, type NvmeAdminStateV1 } from './admin.ts';
@@ -46,7 +47,6 @@ import { mapPrp } from './data-pointer.ts';
 import { hash48, MDTS } from './identify.ts';
 import { IoEngine, type IoHost, PENDING } from './io.ts';
 import { CompletionQueue, OP_SHUTDOWN, type Request, SubmissionQueue } from './queues.ts';
-import { Segments } from './segments.ts';
 
 /** Options of {@link NvmeController}; the names in parentheses are bhyve's. */
 export interface NvmeOptions {

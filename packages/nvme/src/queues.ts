@@ -1,6 +1,5 @@
 // Submission and completion queues (NVMe 1.4 §4.1) and the requests that run between them.
-import type { BlockStatus } from '@hyve/core';
-import { Segments } from './segments.ts';
+import { type BlockStatus, Segments } from '@hyve/core';
 
 /** A completion queue. @internal */
 export class CompletionQueue {

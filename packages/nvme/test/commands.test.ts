@@ -1,12 +1,13 @@
+import { MemoryDisk, settle } from '@hyve/testkit';
 import { describe, expect, it } from 'vitest';
 import type { NvmeOptions } from '../src/index.ts';
-import { DATA, Guest, MemoryBackend, REPLY, settle, sgl } from './kit.ts';
+import { DATA, Guest, REPLY, sgl } from './kit.ts';
 
 async function make(
-  o: ConstructorParameters<typeof MemoryBackend>[0] = {},
+  o: ConstructorParameters<typeof MemoryDisk>[0] = {},
   options: Partial<NvmeOptions> = {},
-): Promise<{ g: Guest; disk: MemoryBackend }> {
-  const disk = new MemoryBackend({ size: 4 << 20, ...o });
+): Promise<{ g: Guest; disk: MemoryDisk }> {
+  const disk = new MemoryDisk({ size: 4 << 20, ...o });
   const g = new Guest({ backend: disk, ...options });
   g.enable();
   await g.pair();
@@ -104,7 +105,7 @@ describe('log pages (§5.14)', () => {
   it('SMART counts', async () => {
     const { g, disk } = await make();
     for (let i = 0; i < 3; i++) await g.run(1, g.rw(false, 0, 8, DATA));
-    disk.fail = 'io-error';
+    disk.status = 'io-error';
     expect(await g.status(1, g.rw(true, 0, 1, DATA))).toBe(0x280);
     expect(await g.status(0, log(2, 512))).toBe(0);
     expect(g.rig.ram.read16(REPLY + 1)).toBe(300);
@@ -186,7 +187,7 @@ describe('other admin commands', () => {
       expect(await g.admin({ opcode })).toMatchObject({ status: 0x001, dnr: true });
     expect(await g.status(0, { opcode: 0x80, nsid: 1, dw10: 0x200 })).toBe(0);
     expect(disk.bytes.every((b) => b === 0)).toBe(true);
-    expect(disk.log).toEqual([`zero 0+${4 << 20}`, 'flush 0+0']);
+    expect(disk.log).toEqual([`zero 0+${4 << 20} unmap`, 'flush']);
     expect(await g.status(0, { opcode: 0x80, nsid: 1, dw10: 1 })).toBe(0x10a);
     expect(await g.status(0, { opcode: 0x80, nsid: 1, dw10: 0x20 })).toBe(0x002);
     expect(await g.status(0, { opcode: 0x80, nsid: 1, dw10: 0x400 })).toBe(0x002);
@@ -235,7 +236,7 @@ describe('reads and writes (§6.9, §6.15)', () => {
   });
   it('finish in any order', async () => {
     const { g, disk } = await make();
-    disk.slow = true;
+    disk.hold = true;
     for (let i = 0; i < 8; i++) g.submit(1, g.rw(false, i, 1, DATA + i * 512), false);
     g.ring(1);
     expect(disk.pending).toBe(8);
@@ -269,13 +270,13 @@ describe('reads and writes (§6.9, §6.15)', () => {
   });
   it('host errors become media errors; read-only is write protection', async () => {
     const { g, disk } = await make();
-    disk.fail = 'io-error';
+    disk.status = 'io-error';
     expect(await g.run(1, g.rw(false, 0, 1, DATA))).toMatchObject({ status: 0x281, dnr: false });
-    disk.fail = 'no-space';
+    disk.status = 'no-space';
     expect(await g.status(1, g.rw(true, 0, 1, DATA))).toBe(0x280);
-    disk.fail = 'cancelled';
+    disk.status = 'cancelled';
     expect(await g.status(1, g.rw(true, 0, 1, DATA))).toBe(0x006);
-    disk.fail = 'ok';
+    disk.status = 'ok';
     disk.readOnly = true;
     expect(await g.status(1, g.rw(true, 0, 1, DATA))).toBe(0x020);
     expect(await g.status(1, { ...g.rw(true, 0, 1, DATA), opcode: 8 })).toBe(0x020);
@@ -335,21 +336,21 @@ describe('other I/O commands', () => {
     const { g, disk } = await make();
     expect(await g.status(1, { opcode: 0 })).toBe(0);
     expect(await g.status(1, { opcode: 0, nsid: 0xffff_ffff })).toBe(0);
-    expect(disk.log).toEqual(['flush 0+0', 'flush 0+0']);
+    expect(disk.log).toEqual(['flush', 'flush']);
   });
   it('WRITE ZEROES', async () => {
     const { g, disk } = await make();
     expect(await g.status(1, { ...g.rw(true, 4, 65536 / 512, 0), opcode: 8 })).toBe(0);
     expect(disk.log).toEqual(['zero 2048+65536']);
     expect(disk.bytes.subarray(2048, 2048 + 65536).every((b) => b === 0)).toBe(true);
-    disk.fail = 'unsupported';
+    disk.status = 'unsupported';
     expect(await g.status(1, { ...g.rw(true, 4, 1, 0), opcode: 8 })).toBe(0x001);
   });
   it('VERIFY reads in pieces', async () => {
     const { g, disk } = await make();
     expect(await g.status(1, { ...g.rw(false, 0, 256, 0), opcode: 0x0c })).toBe(0);
     expect(disk.log).toEqual(['read 0+65536', 'read 65536+65536']);
-    disk.fail = 'io-error';
+    disk.status = 'io-error';
     expect(await g.status(1, { ...g.rw(false, 0, 1, 0), opcode: 0x0c })).toBe(0x281);
   });
   it('COMPARE', async () => {
@@ -386,7 +387,7 @@ describe('other I/O commands', () => {
     expect(await off.g.status(0, identify(1))).toBe(0);
     expect(off.g.rig.ram.read16(REPLY + 520) & 4).toBe(0);
     const on = await make({}, { dsm: 'enable' });
-    on.disk.fail = 'unsupported';
+    on.disk.status = 'unsupported';
     on.g.rig.ram.write32(DATA + 4, 1);
     expect(await on.g.status(1, { opcode: 9, prp1: DATA, dw11: 4 })).toBe(0);
   });

@@ -1,16 +1,17 @@
+import { MemoryDisk, settle } from '@hyve/testkit';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { BAR, DATA, Guest, MemoryBackend, REPLY, settle } from './kit.ts';
+import { BAR, DATA, Guest, REPLY } from './kit.ts';
 
-function make(): { g: Guest; disk: MemoryBackend } {
-  const disk = new MemoryBackend({ size: 256 << 10 });
+function make(): { g: Guest; disk: MemoryDisk } {
+  const disk = new MemoryDisk({ size: 256 << 10 });
   return { g: new Guest({ backend: disk, maxQueues: 3, queueSize: 64, ioSlots: 4 }, 2 << 20), disk };
 }
 
 /** After anything, a disable and enable must bring the controller back. */
-async function recovers(g: Guest, disk: MemoryBackend): Promise<void> {
-  disk.slow = false;
-  disk.fail = 'ok';
+async function recovers(g: Guest, disk: MemoryDisk): Promise<void> {
+  disk.hold = false;
+  disk.status = 'ok';
   disk.release();
   await settle();
   g.disable();
@@ -78,8 +79,8 @@ describe('a hostile guest', () => {
         g.enable();
         await g.pair(1, 16);
         for (const c of commands) {
-          disk.slow = c.slow;
-          disk.fail = c.fail;
+          disk.hold = c.slow;
+          disk.status = c.fail;
           g.submit(c.queue, { ...c, ...(c.sgl === undefined ? {} : { sgl: [...c.sgl] }) } as never);
           if (c.after === 'wait') await settle();
           else if (c.after === 'release') {
@@ -136,7 +137,7 @@ describe('a hostile guest', () => {
     const { g, disk } = make();
     g.enable();
     await g.pair(1, 64);
-    disk.slow = true;
+    disk.hold = true;
     for (let i = 0; i < 63; i++) g.submit(1, g.rw(false, i, 1, DATA), false);
     g.ring(1);
     expect(disk.pending).toBe(4);

@@ -56,13 +56,14 @@ describe('exports', () => {
         'DESC_NEXT',
         'DESC_WRITE',
         'ManualClock',
+        'MemoryDisk',
         'MockCpu',
         'RecordingIrq',
         'RingDriver',
         'ScriptedVcpu',
       ],
       ...['checkRegisters', 'cli', 'createRig', 'hlt', 'input', 'jump', 'mmioRead', 'mmioWrite', 'out', 'pause'],
-      ...['scriptedHypervisor', 'sti', 'tripleFault'],
+      ...['scriptedHypervisor', 'settle', 'sti', 'tripleFault'],
     ]);
   });
 });

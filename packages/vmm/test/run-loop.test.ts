@@ -1,11 +1,12 @@
 import { Bus, Exit, TimerQueue, type VcpuBus } from '@hyve/core';
+import { ScriptedVcpu, type Step } from '@hyve/testkit';
 import { describe, expect, it } from 'vitest';
 import * as api from '../src/index.ts';
 import { type ExtIntSource, MsrPolicy, RunLoop, type RunLoopOptions, VirtualClock, vcpuBus } from '../src/index.ts';
 import { claimIoApic, IoApic } from '../src/ioapic/index.ts';
 import { ApicBus, LocalApic } from '../src/lapic/index.ts';
 import { claimPic, Pic8259 } from '../src/pic/index.ts';
-import { cli, hlt, jump, nop, pause, ScriptedVcpu, type Step, sti, store } from './scripted-vcpu.ts';
+import { cli, hlt, jump, nop, pause, sti, store } from './scripted-vcpu.ts';
 
 const APIC = 0xfee00000;
 const EOI = APIC + 0xb0;
@@ -18,14 +19,16 @@ function setup(programs: Step[][], o: { virtual?: boolean; loop?: Partial<RunLoo
   const pio = new Bus({ name: 'port', size: 0x10000 });
   const mmio = new Bus({ name: 'mmio', size: 2 ** 52 });
   const vcpus = programs.map((p, i) => {
-    const v = new ScriptedVcpu(i, p);
+    const v = new ScriptedVcpu(p, {
+      index: i,
+      onTime: (ns) => {
+        real += ns;
+      },
+    });
     const lapic = new LocalApic({ bus: apics, index: i, clock, tscHz: 1e9 });
     lapic.enterVirtualWire();
     v.bus = vcpuBus({ pio, mmio, lapic, msrs: new MsrPolicy({ lapic, vendor: 'intel', tscHz: 1e9 }) });
     v.handler = (_n, c) => c.write(EOI, 0);
-    v.onTime = (ns) => {
-      real += ns;
-    };
     return v;
   });
   const host = {
@@ -141,7 +144,7 @@ describe('one vCPU', () => {
       ],
     ]);
     s.settle(3);
-    expect(s.cpu(0).runs).toBe(3);
+    expect(s.cpu(0).budgets.length).toBe(3);
     expect(irqs(s.cpu(0))).toEqual(['irq 0x40']);
     expect(s.cpu(0).budgets[1]).toBe(50_000);
   });
@@ -399,7 +402,7 @@ describe('several vCPUs', () => {
     s.settle();
     expect(s.cpu(1).log).toEqual(['init', 'sipi 0x8']);
     expect(s.cpu(1).halted).toBe(true);
-    expect(s.cpu(2).runs).toBe(0);
+    expect(s.cpu(2).budgets.length).toBe(0);
   });
 
   it('ignores a SIPI that nobody waits for', () => {
@@ -417,7 +420,7 @@ describe('several vCPUs', () => {
     const s = setup([spin, spin, [pause, jump(0)]]);
     for (let i = 0; i < 3; i++) s.cpu(i).waitingForSipi = false;
     s.settle(30);
-    expect([0, 1, 2].map((i) => s.cpu(i).runs)).toEqual([10, 10, 10]);
+    expect([0, 1, 2].map((i) => s.cpu(i).budgets.length)).toEqual([10, 10, 10]);
     expect(Math.max(...s.cpu(0).budgets)).toBe(200_000);
     expect(s.loop.counters()).toMatchObject({ exitPause: 10 });
   });
@@ -463,7 +466,7 @@ describe('several vCPUs', () => {
     const s = setup([ping(1), ping(0), [jump(0)]]);
     for (let i = 0; i < 3; i++) s.cpu(i).waitingForSipi = false;
     s.settle(300);
-    expect(s.cpu(2).runs).toBeGreaterThan(10);
+    expect(s.cpu(2).budgets.length).toBeGreaterThan(10);
   });
 
   it('delivers both of two NMIs that came together', () => {
@@ -491,7 +494,7 @@ describe('run()', () => {
     t.host.work.push(nop as () => void, () => t.loop.stop());
     expect(await t.loop.run()).toMatchObject({ kind: 'stopped' });
     expect(t.host.yields).toBe(2);
-    expect(t.cpu(0).runs).toBe(2);
+    expect(t.cpu(0).budgets.length).toBe(2);
   });
 
   it('wakes early when a backend raises an interrupt, sets a timer, or stops it', async () => {
@@ -515,14 +518,14 @@ describe('run()', () => {
     s.host.work.push(
       () => s.loop.pause(),
       () => {
-        runs = s.cpu(0).runs;
+        runs = s.cpu(0).budgets.length;
         s.loop.resume();
       },
       () => s.loop.stop(),
     );
     await s.loop.run();
     expect(runs).toBe(1);
-    expect(s.cpu(0).runs).toBe(2);
+    expect(s.cpu(0).budgets.length).toBe(2);
     expect(s.host.sleeps).toEqual([Number.POSITIVE_INFINITY]);
     expect(s.loop.paused).toBe(false);
   });

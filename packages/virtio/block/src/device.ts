@@ -382,13 +382,13 @@ export class VirtioBlock implements VirtioDevice {
       this.refuse(r);
       return;
     }
-    r.list.clear();
-    if (before > 0) r.list.addHost(this.padding.subarray(0, before));
+    r.list.begin(true);
+    if (before > 0) r.list.addHost(dma, this.padding.subarray(0, before));
     if (!chain.writeViews(dma, 0, n, r.list)) {
       this.refuse(r);
       return;
     }
-    if (after > 0) r.list.addHost(this.padding.subarray(0, after));
+    if (after > 0) r.list.addHost(dma, this.padding.subarray(0, after));
     if (this.copy) r.detach(false);
     r.offset -= before;
     r.written = n + 1;
@@ -415,7 +415,7 @@ export class VirtioBlock implements VirtioDevice {
       this.refuse(r);
       return;
     }
-    r.list.clear();
+    r.list.begin(false);
     if (!chain.readViews(dma, HEADER_BYTES, n, r.list)) {
       this.refuse(r);
       return;
@@ -574,8 +574,7 @@ export class VirtioBlock implements VirtioDevice {
     const link = this.link as VirtioLink;
     this.inFlight[queue.index] = (this.inFlight[queue.index] as number) - 1;
     const forgotten = r.generation !== queue.generation;
-    // The data arrived after the views were taken; somebody may have translated these pages since.
-    if (r.type === T_IN && !this.copy) r.list.markDirty(link.dma);
+    if (r.type === T_IN && !this.copy) r.list.dirty(link.dma);
     else if (r.type === T_IN && status === 'ok' && !forgotten) r.deliver(link.dma);
     r.list.clear();
     if (forgotten) {

@@ -1,7 +1,7 @@
 // One request in flight, from a pool that bounds how many there are. The views in it are guest memory itself, unless the
 // device was asked for copies.
-import type { DmaMemory } from '@hyve/core';
-import { ViewList, type VirtQueue } from '@hyve/virtio';
+import { type DmaMemory, Segments } from '@hyve/core';
+import type { VirtQueue } from '@hyve/virtio';
 
 /** What a range operation works on, bytes. */
 export interface Range {
@@ -16,7 +16,7 @@ export interface Range {
 /** A slot of the pool. */
 export class Request {
   /** Buffers for the backend, alignment padding included. */
-  readonly list: ViewList = new ViewList();
+  readonly list: Segments = new Segments();
   /** Ranges of discard and write zeroes; the first {@link rangeCount} count. */
   readonly ranges: Range[] = [];
   rangeCount = 0;

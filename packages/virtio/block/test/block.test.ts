@@ -1,11 +1,11 @@
 import { PciBus, PirqRouter } from '@hyve/pci';
-import { createRig } from '@hyve/testkit';
+import { createRig, MemoryDisk, settle } from '@hyve/testkit';
 import { VirtioPci } from '@hyve/virtio';
 import { enableMsix, LegacyGuest, ModernGuest, SplitRing, startDriver } from '@hyve/virtio/testing';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import * as api from '../src/index.ts';
-import { Bench, DISCARD, F, FakeDisk, FLUSH, GET_ID, IN, join, OUT, range, settle, ZEROES } from './kit.ts';
+import { Bench, DISCARD, F, FLUSH, GET_ID, IN, join, OUT, range, ZEROES } from './kit.ts';
 
 const OK = 0;
 const IOERR = 1;
@@ -22,7 +22,7 @@ describe.each([
     const r = await b.run(IN, 5, [512, 1024, 512]);
     expect([r.status, r.len]).toEqual([OK, 2049]);
     expect(r.data).toEqual([...b.disk.bytes.subarray(5 * 512, 9 * 512)]);
-    expect(b.disk.calls).toEqual(['read 2560 2048']);
+    expect(b.disk.log).toEqual(['read 2560+2048']);
   });
 
   it('write in buffers of any size', async () => {
@@ -55,7 +55,7 @@ describe.each([
 
 describe('configuration (§5.2.4)', () => {
   it('describes the disk', () => {
-    const { guest } = new Bench(new FakeDisk({ sectorSize: 4096, physical: 16384 }), { queues: 3, queueSize: 64 });
+    const { guest } = new Bench(new MemoryDisk({ sector: 4096, physical: 16384 }), { queues: 3, queueSize: 64 });
     const u32 = (o: number): number => guest.config(o, 4);
     expect([u32(0), u32(4), u32(8), u32(12), u32(20)]).toEqual([2048, 0, 1 << 20, 62, 4096]);
     expect([guest.config(24, 1), guest.config(25, 1), guest.config(26, 2), u32(28)]).toEqual([2, 0, 4, 0]);
@@ -67,18 +67,18 @@ describe('configuration (§5.2.4)', () => {
   });
 
   it('offers what the disk can do', () => {
-    const lo = (disk: FakeDisk, o = {}): number => new Bench(disk, o).guest.features()[0] & 0x00ff_ffff;
+    const lo = (disk: MemoryDisk, o = {}): number => new Bench(disk, o).guest.features()[0] & 0x00ff_ffff;
     const base = 0b1110_0101_0110;
-    expect(lo(new FakeDisk())).toBe((base | F.discard | F.zeroes) & ~F.ro);
-    expect(lo(new FakeDisk({ discard: false }))).toBe((base | F.zeroes) & ~F.ro);
-    expect(lo(new FakeDisk(), { discard: false })).toBe((base | F.zeroes) & ~F.ro);
-    expect(lo(new FakeDisk({ readOnly: true }))).toBe(base | F.ro);
-    expect(lo(new FakeDisk(), { readOnly: true })).toBe(base | F.ro);
-    expect(lo(new FakeDisk(), { queues: 2 })).toBe((base | F.mq | F.discard | F.zeroes) & ~F.ro);
+    expect(lo(new MemoryDisk())).toBe((base | F.discard | F.zeroes) & ~F.ro);
+    expect(lo(new MemoryDisk({ discard: false }))).toBe((base | F.zeroes) & ~F.ro);
+    expect(lo(new MemoryDisk(), { discard: false })).toBe((base | F.zeroes) & ~F.ro);
+    expect(lo(new MemoryDisk({ readOnly: true }))).toBe(base | F.ro);
+    expect(lo(new MemoryDisk(), { readOnly: true })).toBe(base | F.ro);
+    expect(lo(new MemoryDisk(), { queues: 2 })).toBe((base | F.mq | F.discard | F.zeroes) & ~F.ro);
   });
 
   it('knows disks over 2 TiB', () => {
-    const disk = new FakeDisk({ sectors: 1 });
+    const disk = new MemoryDisk({ size: 512 });
     Object.defineProperty(disk, 'size', { value: 2 ** 42 });
     const { guest } = new Bench(disk);
     expect([guest.config(0, 4), guest.config(4, 4)]).toEqual([0, 2]);
@@ -86,7 +86,7 @@ describe('configuration (§5.2.4)', () => {
   });
 
   it('tells the guest when the disk has grown', () => {
-    const disk = new FakeDisk();
+    const disk = new MemoryDisk();
     const b = new Bench(disk).up();
     Object.defineProperty(disk, 'size', { value: 4096 * 512 });
     b.block.resized();
@@ -99,10 +99,10 @@ describe('write cache', () => {
     const b = new Bench().up();
     await b.run(OUT, 0, [new Uint8Array(512)]);
     await b.run(FLUSH, 0, []);
-    expect(b.disk.calls).toEqual(['write 0 512', 'flush']);
+    expect(b.disk.log).toEqual(['write 0+512', 'flush']);
     const c = new Bench().up({ lo: 0 });
     await c.run(OUT, 0, [new Uint8Array(512)]);
-    expect(c.disk.calls).toEqual(['write 0 512', 'flush']);
+    expect(c.disk.log).toEqual(['write 0+512', 'flush']);
   });
 
   it('goes off and on by the writeback byte, after negotiation only', async () => {
@@ -114,10 +114,10 @@ describe('write cache', () => {
     expect(b.guest.config(32, 1)).toBe(0);
     await b.run(OUT, 0, [new Uint8Array(512)]);
     await b.run(ZEROES, 0, [range(0, 8)]);
-    expect(b.disk.calls).toEqual(['write 0 512', 'flush', 'zero 0 4096 false', 'flush']);
+    expect(b.disk.log).toEqual(['write 0+512', 'flush', 'zero 0+4096', 'flush']);
     b.guest.setConfig(32, 4, 1);
     await b.run(OUT, 0, [new Uint8Array(512)]);
-    expect(b.disk.calls.length).toBe(5);
+    expect(b.disk.log.length).toBe(5);
     b.guest.setConfig(32, 1, 0);
     b.guest.setConfig(0, 4, 77);
     expect(b.guest.config(0, 4)).toBe(2048);
@@ -129,22 +129,22 @@ describe('write cache', () => {
     const b = new Bench().up({ lo: 0 });
     b.disk.hold = true;
     const p = b.submit(OUT, 0, [new Uint8Array(512)]);
-    await b.disk.release();
+    await b.disk.release(0);
     expect(b.status(p)).toBe(0xee);
-    await b.disk.release();
+    await b.disk.release(0);
     expect(b.status(p)).toBe(OK);
   });
 });
 
 describe('other requests', () => {
   it('give the identification, padded and cut', async () => {
-    const b = new Bench(new FakeDisk(), { serial: 'HYVE-42' }).up();
+    const b = new Bench(new MemoryDisk(), { serial: 'HYVE-42' }).up();
     const text = (d: number[]): string => String.fromCharCode(...d);
     expect(await b.run(GET_ID, 0, [20])).toMatchObject({ status: OK, len: 21 });
     expect(text((await b.run(GET_ID, 0, [20])).data)).toBe('HYVE-42'.padEnd(20, '\0'));
     expect(text((await b.run(GET_ID, 0, [2, 2])).data)).toBe('HYVE');
     expect((await b.run(GET_ID, 0, [512])).len).toBe(21);
-    const c = new Bench(new FakeDisk(), { serial: 'x'.repeat(20) }).up();
+    const c = new Bench(new MemoryDisk(), { serial: 'x'.repeat(20) }).up();
     expect(text((await c.run(GET_ID, 0, [20])).data)).toBe('x'.repeat(20));
   });
 
@@ -156,7 +156,7 @@ describe('other requests', () => {
     const b = new Bench().up();
     expect((await b.run(DISCARD, 0, [join(range(8, 16), range(100, 4), range(3, 0))])).status).toBe(OK);
     expect((await b.run(ZEROES, 0, [range(4, 4, 1)])).status).toBe(OK);
-    expect(b.disk.calls).toEqual(['discard 4096 8192', 'discard 51200 2048', 'zero 2048 2048 true']);
+    expect(b.disk.log).toEqual(['discard 4096+8192', 'discard 51200+2048', 'zero 2048+2048 unmap']);
     expect(b.disk.bytes.subarray(2048, 4096).every((v) => v === 0)).toBe(true);
     expect(b.disk.bytes[4096]).not.toBe(0);
   });
@@ -176,7 +176,7 @@ describe('other requests', () => {
   ])('refuses %s', async (_n, type, bytes, status) => {
     const b = new Bench().up();
     expect((await b.run(type, 0, bytes.length === 0 ? [] : [bytes])).status).toBe(status);
-    expect(b.disk.calls).toEqual([]);
+    expect(b.disk.log).toEqual([]);
   });
 
   it.each([2, 3, 7, 10, 14, 99, 0x7fff_ffff])('does not know type %i', async (type) => {
@@ -188,7 +188,7 @@ describe('other requests', () => {
   it('ignores the barrier bit of old drivers', async () => {
     const b = new Bench().up();
     expect((await b.run(OUT + 0x8000_0000, 1, [new Uint8Array(512)])).status).toBe(OK);
-    expect(b.disk.calls).toEqual(['write 512 512']);
+    expect(b.disk.log).toEqual(['write 512+512']);
   });
 });
 
@@ -203,18 +203,18 @@ describe('refused', () => {
     const b = new Bench().up();
     const r = await b.run(type, sector, data);
     expect([r.status, r.len]).toEqual([IOERR, 1]);
-    expect(b.disk.calls).toEqual([]);
+    expect(b.disk.log).toEqual([]);
     expect(b.mmio.counters().errors).toBe(1);
   });
 
   it('writes of any kind on a read-only disk', async () => {
-    const b = new Bench(new FakeDisk({ readOnly: true })).up();
+    const b = new Bench(new MemoryDisk({ readOnly: true })).up();
     expect((await b.run(OUT, 0, [new Uint8Array(512)])).status).toBe(IOERR);
     expect((await b.run(ZEROES, 0, [range(0, 1)])).status).toBe(IOERR);
     expect((await b.run(DISCARD, 0, [range(0, 1)])).status).toBe(IOERR);
     expect((await b.run(FLUSH, 0, [])).status).toBe(OK);
-    expect(b.disk.calls).toEqual(['flush']);
-    const c = new Bench(new FakeDisk({ discard: false })).up();
+    expect(b.disk.log).toEqual(['flush']);
+    const c = new Bench(new MemoryDisk({ discard: false })).up();
     expect((await c.run(DISCARD, 0, [range(0, 1)])).status).toBe(UNSUPP);
   });
 
@@ -237,7 +237,7 @@ describe('refused', () => {
       expect(b.rings[0]!.poll()?.len).toBe(1);
       expect(ram.read8(status)).toBe(IOERR);
     }
-    expect(b.disk.calls).toEqual([]);
+    expect(b.disk.log).toEqual([]);
   });
 
   it.each([
@@ -286,7 +286,7 @@ describe('backends', () => {
   });
 
   it('of 4096-byte sectors see whole ones: reads are widened, writes must fit', async () => {
-    const b = new Bench(new FakeDisk({ sectorSize: 4096 })).up();
+    const b = new Bench(new MemoryDisk({ sector: 4096 })).up();
     for (const [sector, n] of [
       [8, 4096],
       [1, 512],
@@ -298,7 +298,7 @@ describe('backends', () => {
       expect([r.status, r.len]).toEqual([OK, n + 1]);
       expect(r.data).toEqual([...b.disk.bytes.subarray(sector * 512, sector * 512 + n)]);
     }
-    expect(b.disk.calls).toEqual(['read 4096 4096', 'read 0 4096', 'read 0 8192', 'read 4096 8192', 'read 0 12288']);
+    expect(b.disk.log).toEqual(['read 4096+4096', 'read 0+4096', 'read 0+8192', 'read 4096+8192', 'read 0+12288']);
     expect((await b.run(OUT, 8, [new Uint8Array(4096)])).status).toBe(OK);
     expect((await b.run(OUT, 1, [new Uint8Array(4096)])).status).toBe(IOERR);
     expect((await b.run(OUT, 8, [new Uint8Array(512)])).status).toBe(IOERR);
@@ -308,7 +308,7 @@ describe('backends', () => {
   });
 
   it('get large requests in pieces', async () => {
-    const b = new Bench(new FakeDisk({ sectors: 32768 })).up({ indirect: true });
+    const b = new Bench(new MemoryDisk({ size: 16777216 })).up({ indirect: true });
     const { ram } = b.rig;
     const header = b.alloc(16);
     const status = b.alloc(1);
@@ -325,7 +325,7 @@ describe('backends', () => {
     b.guest.notify(0);
     await settle();
     expect(ram.read8(status)).toBe(OK);
-    expect(b.disk.calls).toEqual(['write 0 4194304', 'write 4194304 4194304', 'write 8388608 2621440']);
+    expect(b.disk.log).toEqual(['write 0+4194304', 'write 4194304+4194304', 'write 8388608+2621440']);
     expect(b.disk.bytes[(10 << 20) + 5]).toBe(65);
     // Over 128 MiB is no request at all.
     ram.write32(header, IN);
@@ -350,19 +350,19 @@ describe('requests in flight', () => {
     expect(p.map((r) => b.status(r))).toEqual([0xee, 0xee, OK, 0xee]);
     expect(b.rings[0]!.poll()?.id).toBe(p[2]!.id);
     expect(b.mmio.counters().interrupts).toBe(1);
-    for (const w of b.disk.waiting.splice(0)) w();
+    void b.disk.release();
     await settle();
     expect(b.mmio.counters().interrupts).toBe(2);
     expect([0, 1, 2].map(() => b.rings[0]!.poll()?.id)).toEqual([p[0]!.id, p[1]!.id, p[3]!.id]);
   });
 
   it('are no more than allowed; the rest waits in the ring', async () => {
-    const b = new Bench(new FakeDisk(), { maxInFlight: 3 }).up();
+    const b = new Bench(new MemoryDisk(), { maxInFlight: 3 }).up();
     b.disk.hold = true;
     const p = Array.from({ length: 10 }, (_, i) => b.submit(IN, i, [512]));
     expect(b.disk.inFlight).toBe(3);
     for (let i = 0; i < 10; i++) {
-      await b.disk.release();
+      await b.disk.release(0);
       expect(b.disk.inFlight).toBe(Math.min(3, 9 - i));
     }
     expect(p.every((r) => b.status(r) === OK)).toBe(true);
@@ -370,7 +370,7 @@ describe('requests in flight', () => {
   });
 
   it('belong to nobody after a reset, and new ones go on when they end', async () => {
-    const b = new Bench(new FakeDisk(), { maxInFlight: 2 }).up();
+    const b = new Bench(new MemoryDisk(), { maxInFlight: 2 }).up();
     b.disk.hold = true;
     const old = [b.submit(IN, 1, [512]), b.submit(IN, 2, [512])];
     b.guest.setStatus(0);
@@ -387,11 +387,11 @@ describe('requests in flight', () => {
     b.rings = [ring];
     const p = b.submit(IN, 3, [512]);
     expect(b.disk.inFlight).toBe(2);
-    await b.disk.release();
-    await b.disk.release();
+    await b.disk.release(0);
+    await b.disk.release(0);
     expect(b.disk.inFlight).toBe(1);
     expect(old.map((r) => b.status(r))).toEqual([0xee, 0xee]);
-    await b.disk.release();
+    await b.disk.release(0);
     expect([b.status(p), ring.poll()?.id, ring.poll()]).toEqual([OK, p.id, null]);
     expect(b.mmio.counters().cancelled).toBe(2);
   });
@@ -402,12 +402,12 @@ describe('requests in flight', () => {
     b.submit(IN, 1, [512]);
     b.guest.setStatus(0);
     expect(b.guest.status()).toBe(0xf);
-    await b.disk.release();
+    await b.disk.release(0);
     expect(b.guest.status()).toBe(0);
   });
 
   it('hold up a ring reset', async () => {
-    const b = new Bench(new FakeDisk(), { queues: 2 }).up();
+    const b = new Bench(new MemoryDisk(), { queues: 2 }).up();
     b.disk.hold = true;
     const p = b.submit(IN, 1, [512], { queue: 1 });
     const q = b.submit(IN, 2, [512], { queue: 0 });
@@ -432,7 +432,7 @@ describe('requests in flight', () => {
   });
 
   it('work on copies if asked to', async () => {
-    const b = new Bench(new FakeDisk({ sectorSize: 4096 }), { copy: true }).up({ indirect: true });
+    const b = new Bench(new MemoryDisk({ sector: 4096 }), { copy: true }).up({ indirect: true });
     const { ram } = b.rig;
     expect([b.guest.config(8, 4), b.guest.config(12, 4)]).toEqual([65536, 126]);
     b.disk.hold = true;
@@ -440,21 +440,21 @@ describe('requests in flight', () => {
     const bytes = new Uint8Array(4096).map((_v, i) => i * 5);
     const w = b.submit(OUT, 8, [bytes.subarray(0, 1000), bytes.subarray(1000)]);
     for (const d of w.buffers) ram.fill(d.addr, d.len, 0xcc);
-    await b.disk.release();
+    await b.disk.release(0);
     expect([...b.disk.bytes.subarray(4096, 8192)]).toEqual([...bytes]);
     // What is read arrives when the request is done, and not if the driver has forgotten it.
     const r = b.submit(IN, 9, [100, 412]);
     const lost = b.submit(IN, 8, [4096], { queue: 0 });
-    await b.disk.release();
+    await b.disk.release(0);
     expect(b.data(r)).toEqual([...bytes.subarray(512, 1024)]);
     b.guest.setStatus(0);
-    await b.disk.release();
+    await b.disk.release(0);
     expect(b.data(lost).every((v) => v === 0)).toBe(true);
     b.disk.hold = false;
     b.up();
     // Nothing larger than what drivers are told takes memory.
     expect((await b.run(IN, 0, [1 << 20])).status).toBe(OK);
-    const c = new Bench(new FakeDisk(), { copy: true, segMax: 2, sizeMax: 4096 }).up();
+    const c = new Bench(new MemoryDisk(), { copy: true, segMax: 2, sizeMax: 4096 }).up();
     expect((await c.run(IN, 0, [8192])).status).toBe(OK);
     expect((await c.run(IN, 0, [8704])).status).toBe(IOERR);
   });
@@ -470,7 +470,7 @@ describe('requests in flight', () => {
     const late = b.submit(IN, 2, [512]);
     await settle();
     expect([paused, b.disk.inFlight]).toEqual([false, 1]);
-    await b.disk.release();
+    await b.disk.release(0);
     await wait;
     expect([paused, b.status(p), b.status(late), b.disk.inFlight]).toEqual([true, OK, 0xee, 0]);
     expect(b.rings[0]!.poll()?.id).toBe(p.id);
@@ -483,7 +483,7 @@ describe('requests in flight', () => {
   });
 
   it('use every queue', async () => {
-    const b = new Bench(new FakeDisk(), { queues: 4 }).up();
+    const b = new Bench(new MemoryDisk(), { queues: 4 }).up();
     const p = [0, 1, 2, 3].map((queue) => b.submit(IN, queue, [512], { queue }));
     await settle();
     for (const r of p) {
@@ -526,7 +526,7 @@ describe('life', () => {
     const done = b.mmio.close();
     await settle();
     expect(b.disk.closed).toBe(false);
-    await b.disk.release();
+    await b.disk.release(0);
     await done;
     expect(b.disk.closed).toBe(true);
   });
@@ -556,7 +556,7 @@ describe('life', () => {
     { serial: 'a serial that is too long' },
     { serial: 'ü' },
   ])('refuses options %o', (o) => {
-    expect(() => new Bench(new FakeDisk(), o)).toThrow(expect.objectContaining({ code: 'VIRTIO_BLOCK' }));
+    expect(() => new Bench(new MemoryDisk(), o)).toThrow(expect.objectContaining({ code: 'VIRTIO_BLOCK' }));
   });
 });
 
@@ -571,7 +571,7 @@ describe('behind the PCI bus', () => {
       msi: rig.msiSink,
       router: new PirqRouter({ pic: none, ioapic: none, reserved: [] }),
     });
-    const disk = new FakeDisk();
+    const disk = new MemoryDisk();
     pci.attach(new VirtioPci({ device: new api.VirtioBlock({ backend: disk }), transport }), { slot: 4 });
     pci.assign();
     const fn = { pio: rig.pio, mmio: rig.mmio, slot: 4 };
@@ -598,7 +598,7 @@ describe('behind the PCI bus', () => {
 
 describe('hostile guests', () => {
   it('with random requests neither throw nor hang nor leak, and a reset helps', async () => {
-    const disk = new FakeDisk();
+    const disk = new MemoryDisk();
     const b = new Bench(disk, { maxInFlight: 8, queues: 2 });
     const small = fc.integer({ min: 0, max: 40 });
     const addr = fc.oneof(
@@ -640,14 +640,14 @@ describe('hostile guests', () => {
             );
             b.rings[r.queue]!.kick();
             b.guest.notify(r.queue);
-            if (disk.waiting.length > 0 && r.finish < 20) await disk.release(r.finish % disk.waiting.length);
+            if (disk.pending > 0 && r.finish < 20) await disk.release(r.finish % disk.pending);
           }
           expect(disk.inFlight).toBeLessThanOrEqual(8);
           disk.hold = false;
           b.guest.setStatus(0);
           await settle();
           for (let n = 0; n < 1000 && disk.inFlight > 0; n++) {
-            for (const w of disk.waiting.splice(0)) w();
+            void disk.release();
             await settle();
           }
           expect([disk.inFlight, b.guest.status()]).toEqual([0, 0]);

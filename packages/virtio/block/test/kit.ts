@@ -1,106 +1,8 @@
-// A bench for the block device: a disk in memory whose answers can be held back, behind MMIO, and a driver.
-import type { BlockBackend, BlockStatus } from '@hyve/core';
-import { createRig, type Rig } from '@hyve/testkit';
+// A bench for the block device: a disk in memory, the device behind MMIO, and a driver.
+import { createRig, MemoryDisk, type Rig, settle } from '@hyve/testkit';
 import { VirtioMmio } from '@hyve/virtio';
 import { MmioGuest, PackedRing, type RingDriver, SplitRing, startDriver } from '@hyve/virtio/testing';
 import { VirtioBlock, type VirtioBlockOptions } from '../src/index.ts';
-
-export class FakeDisk implements BlockBackend {
-  readonly bytes: Uint8Array;
-  readonly sectorSize: number;
-  readonly physicalSectorSize: number;
-  readonly readOnly: boolean;
-  readonly canDiscard: boolean;
-  readonly identity: string = 'fake';
-  readonly calls: string[] = [];
-  /** While true, answers wait for {@link release}. */
-  hold = false;
-  /** What the next requests end with instead of `ok`. */
-  status: BlockStatus = 'ok';
-  waiting: (() => void)[] = [];
-  inFlight = 0;
-  mostInFlight = 0;
-  closed = false;
-  constructor(
-    o: { sectors?: number; sectorSize?: number; physical?: number; readOnly?: boolean; discard?: boolean } = {},
-  ) {
-    this.sectorSize = o.sectorSize ?? 512;
-    this.physicalSectorSize = o.physical ?? this.sectorSize;
-    this.bytes = new Uint8Array((o.sectors ?? 2048) * 512);
-    for (let i = 0; i < this.bytes.length; i++) this.bytes[i] = (i >> 9) * 7 + i;
-    this.readOnly = o.readOnly === true;
-    this.canDiscard = o.discard !== false;
-  }
-  get size(): number {
-    return this.bytes.length;
-  }
-  private answer(call: string, work: () => void): Promise<BlockStatus> {
-    this.calls.push(call);
-    this.inFlight++;
-    this.mostInFlight = Math.max(this.mostInFlight, this.inFlight);
-    const { status } = this;
-    const run = (): BlockStatus => {
-      this.inFlight--;
-      if (status === 'ok') work();
-      return status;
-    };
-    if (!this.hold) return Promise.resolve().then(run);
-    return new Promise((resolve) => this.waiting.push(() => resolve(run())));
-  }
-  private check(offset: number, n: number): void {
-    if (offset % this.sectorSize !== 0 || n % this.sectorSize !== 0) throw new Error(`misaligned: ${n} at ${offset}`);
-    if (offset < 0 || offset + n > this.size) throw new Error(`out of range: ${n} at ${offset}`);
-  }
-  private static sum(buffers: readonly Uint8Array[]): number {
-    return buffers.reduce((n, b) => n + b.length, 0);
-  }
-  read(offset: number, buffers: readonly Uint8Array[]): Promise<BlockStatus> {
-    const n = FakeDisk.sum(buffers);
-    this.check(offset, n);
-    return this.answer(`read ${offset} ${n}`, () => {
-      let at = offset;
-      for (const b of buffers) {
-        b.set(this.bytes.subarray(at, at + b.length));
-        at += b.length;
-      }
-    });
-  }
-  write(offset: number, buffers: readonly Uint8Array[]): Promise<BlockStatus> {
-    const n = FakeDisk.sum(buffers);
-    this.check(offset, n);
-    return this.answer(`write ${offset} ${n}`, () => {
-      let at = offset;
-      for (const b of buffers) {
-        this.bytes.set(b, at);
-        at += b.length;
-      }
-    });
-  }
-  flush(): Promise<BlockStatus> {
-    return this.answer('flush', () => {});
-  }
-  discard(offset: number, n: number): Promise<BlockStatus> {
-    this.check(offset, n);
-    return this.answer(`discard ${offset} ${n}`, () => {});
-  }
-  writeZeroes(offset: number, n: number, unmap: boolean): Promise<BlockStatus> {
-    this.check(offset, n);
-    return this.answer(`zero ${offset} ${n} ${unmap}`, () => this.bytes.fill(0, offset, offset + n));
-  }
-  async close(): Promise<void> {
-    this.closed = true;
-  }
-  /** Lets the held request at `i` finish. */
-  async release(i = 0): Promise<void> {
-    this.waiting.splice(i, 1)[0]?.();
-    await settle();
-  }
-}
-
-/** Lets every promise that can settle do so. */
-export async function settle(): Promise<void> {
-  for (let i = 0; i < 50; i++) await Promise.resolve();
-}
 
 export const MMIO = 0xd000_0000;
 export const IN = 0;
@@ -116,14 +18,14 @@ export const EVENT_IDX = 2 ** 29;
 
 export class Bench {
   readonly rig: Rig = createRig({ ramBytes: 8 << 20 });
-  readonly disk: FakeDisk;
+  readonly disk: MemoryDisk;
   readonly block: VirtioBlock;
   readonly mmio: VirtioMmio;
   readonly guest: MmioGuest;
   rings: RingDriver[] = [];
   private next = 0x20_0000;
 
-  constructor(disk: FakeDisk = new FakeDisk(), o: Partial<VirtioBlockOptions> = {}, version: 1 | 2 = 2) {
+  constructor(disk: MemoryDisk = new MemoryDisk(), o: Partial<VirtioBlockOptions> = {}, version: 1 | 2 = 2) {
     this.disk = disk;
     this.block = new VirtioBlock({ backend: disk, ...o });
     this.mmio = new VirtioMmio({ device: this.block, dma: this.rig.ram, irq: this.rig.irq(1), packed: true, version });

@@ -1,77 +1,8 @@
 // One request as the driver laid it out: device-readable buffers, then device-writable ones (virtio 1.2 §2.6.4), and the
 // way from those buffers to bytes. Parsing a ring fills a chain; nothing here reads the ring.
-import type { DmaMemory, PhysAddr } from '@hyve/core';
+import type { DmaMemory, PhysAddr, Segments } from '@hyve/core';
 
 const PAGE = 4096;
-
-/** Live views of guest memory in order, and where they lie. Reusable; grows to what its largest request needed. */
-export class ViewList {
-  /** The views, in request order. */
-  readonly views: Uint8Array[] = [];
-  /** Guest-physical address of each view; -1 for bytes of {@link ViewList.addHost}. */
-  readonly addrs: number[] = [];
-  /** Sum of all lengths. */
-  bytes = 0;
-
-  /** Forgets all views. */
-  clear(): void {
-    this.views.length = 0;
-    this.addrs.length = 0;
-    this.bytes = 0;
-  }
-
-  /**
-   * Adds `n` bytes at `a`, as several views where they cross from one memory region into the next.
-   * Returns false, with whatever fitted added, when part of them is not there (or not writable).
-   */
-  add(dma: DmaMemory, a: PhysAddr, n: number, write: boolean): boolean {
-    while (n > 0) {
-      let take = n;
-      let view = write ? dma.writeView(a, n) : dma.readView(a, n);
-      if (view === null) {
-        // Regions are whole pages: look for the most pages that are in one region.
-        const first = PAGE - (a % PAGE);
-        if (first >= n) return false;
-        view = write ? dma.writeView(a, first) : dma.readView(a, first);
-        if (view === null) return false;
-        take = first;
-        let low = 0;
-        let high = Math.floor((n - first) / PAGE);
-        while (low < high) {
-          const middle = Math.ceil((low + high) / 2);
-          const wider = write ? dma.writeView(a, first + middle * PAGE) : dma.readView(a, first + middle * PAGE);
-          if (wider === null) high = middle - 1;
-          else {
-            low = middle;
-            view = wider;
-            take = first + middle * PAGE;
-          }
-        }
-      }
-      this.views.push(view);
-      this.addrs.push(a);
-      this.bytes += take;
-      a += take;
-      n -= take;
-    }
-    return true;
-  }
-
-  /** Adds bytes that are no guest memory. */
-  addHost(view: Uint8Array): void {
-    this.views.push(view);
-    this.addrs.push(-1);
-    this.bytes += view.length;
-  }
-
-  /** Marks all guest bytes dirty again: the writer filled the views after it took them. */
-  markDirty(dma: DmaMemory): void {
-    for (let i = 0; i < this.views.length; i++) {
-      const a = this.addrs[i] as number;
-      if (a >= 0) dma.markDirty(a, (this.views[i] as Uint8Array).length);
-    }
-  }
-}
 
 /**
  * A descriptor chain, a scratch that {@link VirtQueue.pop} fills. Segments with no bytes are left out.
@@ -200,14 +131,17 @@ export class DescriptorChain {
     return done;
   }
 
-  /** Adds views of `n` readable bytes from `offset` on. False when chain or guest memory ends before. */
-  readViews(dma: DmaMemory, offset: number, n: number, into: ViewList): boolean {
-    return this.collect(dma, 0, this.readableCount, offset, n, into, false);
+  /**
+   * Adds `n` readable bytes from `offset` on to a list begun for reading, and ends it. False when chain or guest memory
+   * ends before.
+   */
+  readViews(dma: DmaMemory, offset: number, n: number, into: Segments): boolean {
+    return this.collect(dma, 0, this.readableCount, offset, n, into);
   }
 
-  /** Adds views of `n` writable bytes from `offset` on. False when chain or guest memory ends before. */
-  writeViews(dma: DmaMemory, offset: number, n: number, into: ViewList): boolean {
-    return this.collect(dma, this.readableCount, this.readableCount + this.writableCount, offset, n, into, true);
+  /** The same for writable bytes and a list begun for writing. */
+  writeViews(dma: DmaMemory, offset: number, n: number, into: Segments): boolean {
+    return this.collect(dma, this.readableCount, this.readableCount + this.writableCount, offset, n, into);
   }
 
   /** Guest-physical address of writable byte `offset`, or -1 past the end. */
@@ -225,15 +159,7 @@ export class DescriptorChain {
     return -1;
   }
 
-  private collect(
-    dma: DmaMemory,
-    from: number,
-    to: number,
-    offset: number,
-    n: number,
-    into: ViewList,
-    write: boolean,
-  ): boolean {
+  private collect(dma: DmaMemory, from: number, to: number, offset: number, n: number, into: Segments): boolean {
     let skip = offset;
     let left = n;
     for (let i = from; i < to && left > 0; i++) {
@@ -243,10 +169,10 @@ export class DescriptorChain {
         continue;
       }
       const take = Math.min(length - skip, left);
-      if (!into.add(dma, (this.addr[i] as number) + skip, take, write)) return false;
+      if (!into.add(dma, (this.addr[i] as number) + skip, take)) return false;
       skip = 0;
       left -= take;
     }
-    return left === 0;
+    return left === 0 && into.end(dma);
   }
 }

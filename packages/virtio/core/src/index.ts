@@ -1,5 +1,5 @@
 // Virtio: queues, the status machine and the transports. A device implements VirtioDevice.
-export { DescriptorChain, ViewList } from './chain.ts';
+export { DescriptorChain } from './chain.ts';
 export type { VirtioRingOptions, VirtioStateV1 } from './core.ts';
 export type { VirtioDevice, VirtioLink } from './device.ts';
 export { VirtioMmio, type VirtioMmioOptions } from './mmio.ts';

@@ -1,7 +1,7 @@
-import { RegionMemory } from '@hyve/core';
+import { RegionMemory, Segments } from '@hyve/core';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { DescriptorChain, ViewList, VirtioMmio } from '../src/index.ts';
+import { DescriptorChain, VirtioMmio } from '../src/index.ts';
 import { MmioGuest, PackedRing, type RingDriver, ringBytes, SplitRing, startDriver } from '../src/testing/index.ts';
 import {
   type Bench,
@@ -374,7 +374,8 @@ describe('chains', () => {
   ]);
 
   it('give views that cross from one region into the next', () => {
-    const list = new ViewList();
+    const list = new Segments();
+    list.begin(true);
     const c = chain([
       [0x2ff0, 0x20, true],
       [0x1004, 0x6ff0, true],
@@ -383,16 +384,17 @@ describe('chains', () => {
     expect(list.views.map((v) => v.length)).toEqual([8, 0x10, 0x1ffc, 0x4ff4]);
     expect(list.addrs).toEqual([0x2ff8, 0x3000, 0x1004, 0x3000]);
     expect(list.bytes).toBe(0x7008);
-    list.clear();
+    list.begin(true);
     expect(c.writeViews(two, 8, 0x7009, list)).toBe(false);
   });
 
   it('do not write into what is read-only, nor read past the end', () => {
-    const list = new ViewList();
+    const list = new Segments();
+    list.begin(true);
     expect(chain([[0x7ff0, 0x20, true]]).writeViews(two, 0, 0x20, list)).toBe(false);
-    list.clear();
+    list.begin(false);
     expect(chain([[0x7ff0, 0x20, false]]).readViews(two, 0, 0x20, list)).toBe(true);
-    list.clear();
+    list.begin(false);
     expect(chain([[0x8ff0, 0x20, false]]).readViews(two, 0, 0x20, list)).toBe(false);
     expect(chain([[0x8ff0, 0x20, false]]).copyOut(two, 0, new Uint8Array(0x20))).toBe(-1);
     expect(chain([[0x7ff8, 0x20, true]]).copyIn(two, 0, new Uint8Array(0x20))).toBe(-1);
@@ -412,7 +414,8 @@ describe('chains', () => {
         const into = new Uint8Array(n);
         expect(read.copyOut(two, offset, into)).toBe(want.length);
         expect([...into.subarray(0, want.length)]).toEqual(want);
-        const list = new ViewList();
+        const list = new Segments();
+        list.begin(false);
         expect(read.readViews(two, offset, n, list)).toBe(want.length === n);
         expect(list.views.flatMap((v) => [...v])).toEqual(want);
         const word = [0, 1, 2, 3].map((i) => (bytes[offset + i] ?? 0) & 0xff);

@@ -1,7 +1,7 @@
 // Virtio entropy device (virtio 1.2 §5.4; bhyve: pci_virtio_rnd.c): one queue of writable buffers that are filled with
 // random bytes.
-import { type Clock, type EntropySource, HyveError, type Timer, type Width } from '@hyve/core';
-import { DescriptorChain, ViewList, type VirtioDevice, type VirtioLink, type VirtQueue } from '@hyve/virtio';
+import { type Clock, type EntropySource, HyveError, Segments, type Timer, type Width } from '@hyve/core';
+import { DescriptorChain, type VirtioDevice, type VirtioLink, type VirtQueue } from '@hyve/virtio';
 
 /** Most random bytes per second, as a token bucket. */
 export interface VirtioRndRate {
@@ -63,7 +63,7 @@ export class VirtioRnd implements VirtioDevice {
   private readonly least: number;
   private readonly chain: DescriptorChain = new DescriptorChain();
   private readonly scratch: Uint8Array = new Uint8Array(SCRATCH);
-  private readonly views: ViewList = new ViewList();
+  private readonly views: Segments = new Segments();
   private link: VirtioLink | null = null;
   private readonly more: () => void;
   private deferred = false;
@@ -137,7 +137,7 @@ export class VirtioRnd implements VirtioDevice {
       return 0;
     }
     const list = this.views;
-    list.clear();
+    list.begin(true);
     if (!this.chain.writeViews(link.dma, 0, want, list)) this.malformed++;
     let got = 0;
     try {
