@@ -176,6 +176,13 @@ export interface Vcpu {
   startup(vector: number): void;
   /** Power-on reset. */
   reset(): void;
+  /**
+   * With {@link VmOptions.threads}, within a bus call: the thread is about to block until another answers. The others may
+   * wait for this vCPU to come to a safe point, which it now is at, until {@link Vcpu.unpark}.
+   */
+  park?(): void;
+  /** Ends {@link Vcpu.park}; may wait. */
+  unpark?(): void;
   /** Whether it waits in HLT. */
   readonly halted: boolean;
   /** Whether it waits for a SIPI. */
@@ -204,14 +211,42 @@ export interface VmOptions {
   readonly tscHz: number;
   /** Return {@link Exit.Pause} for PAUSE. */
   readonly exitOnPause?: boolean;
+  /** vCPUs from 1 on run on threads of their own, see {@link Hypervisor.attach}: the VM's `vcpus` is vCPU 0 alone. */
+  readonly threads?: boolean;
+}
+
+/** A VM for {@link Hypervisor.attach} on another thread of the process: data that can be posted (structured clone). */
+export interface VmShare {
+  /** The engine's name. */
+  readonly engine: string;
+  /** The engine's own. */
+  readonly data: unknown;
+}
+
+/** What {@link Hypervisor.attach} needs; as in {@link VmOptions}. */
+export interface AttachOptions {
+  /** The vCPU's bus. */
+  readonly bus: VcpuBus;
+  /** The vCPU's CPUID table. */
+  readonly cpuid: readonly CpuidEntry[];
+  /** Source of the TSC, on the same scale as the VM's. */
+  readonly clock: Clock;
+  /** TSC frequency in Hz. */
+  readonly tscHz: number;
+  /** Return {@link Exit.Pause} for PAUSE. */
+  readonly exitOnPause?: boolean;
 }
 
 /** A virtual machine of one engine. */
 export interface Vm {
   /** Guest memory. */
   readonly memory: GuestMemory;
-  /** The vCPUs, by index. Only the boot processor runs after creation; others wait for SIPI. */
+  /** The vCPUs of this thread, by index. Only the boot processor runs after creation; others wait for SIPI. */
   readonly vcpus: readonly Vcpu[];
+  /** With {@link VmOptions.threads}: what other threads attach to. */
+  share?(): VmShare;
+  /** With {@link VmOptions.threads}: {@link Vcpu.kick} for a vCPU on whatever thread. */
+  kick?(index: number): void;
   /** Engine counters by name. */
   counters(): Readonly<Record<string, number>>;
   /** Frees everything. The VM is unusable afterwards. */
@@ -226,4 +261,9 @@ export interface Hypervisor {
   supportedCpuid(): readonly CpuidEntry[];
   /** @throws HyveError `VM_MEMORY`, `VM_VCPUS`, `ENGINE_UNAVAILABLE` */
   createVm(options: VmOptions): Vm;
+  /**
+   * On another thread: the VM that {@link Vm.share} described, with vCPU `index` (1 or more) alone. Absent: this engine
+   * runs all vCPUs on one thread. @throws HyveError `VM_SHARE`
+   */
+  attach?(share: VmShare, index: number, options: AttachOptions): Vm;
 }

@@ -11,6 +11,7 @@ export { type Clock, type Timer, TimerQueue } from './clock.ts';
 export { type Device, type Logger, silentLogger } from './device.ts';
 export { HyveError, isHyveError } from './errors.ts';
 export {
+  type AttachOptions,
   type CpuidEntry,
   type CpuidResult,
   Exit,
@@ -25,6 +26,7 @@ export {
   type Vm,
   type VmExit,
   type VmOptions,
+  type VmShare,
 } from './hypervisor.ts';
 export { type InterruptController, type IrqLine, type MsiSink, SharedPin, unconnectedLine } from './irq.ts';
 export {

@@ -12,6 +12,8 @@ export interface MemoryPort {
   sysRead(base: number, addr: number, size: number, access: number): number;
   /** Writes 1, 2 or 4 bytes. */
   sysWrite(base: number, addr: number, size: number, value: number, access: number): void;
+  /** Makes the byte at `addr` `old & and | or`, atomically, with the supervisor's rights. */
+  sysMask(base: number, addr: number, and: number, or: number): void;
   /** Checks that `size` (up to 4096) bytes can be accessed, faulting if not. */
   sysProbe(base: number, addr: number, size: number, access: number): void;
   /** Drops all cached translations of this vCPU's current address space, or all of them. */
@@ -188,6 +190,11 @@ export class CpuAccess {
   /** Writes 1, 2 or 4 bytes. */
   write(addr: number, size: 1 | 2 | 4, v: number, access = 0): void {
     this.port.sysWrite(this.base, addr, size, v, access);
+    if (this.get(S.FAULT) !== 0) throw GUEST_FAULT;
+  }
+  /** Changes one byte of a descriptor table as a locked access does: `old & and | or`. */
+  maskByte(addr: number, and: number, or: number): void {
+    this.port.sysMask(this.base, addr, and, or);
     if (this.get(S.FAULT) !== 0) throw GUEST_FAULT;
   }
   /** Checks access to a range beforehand. */

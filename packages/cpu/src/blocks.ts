@@ -15,8 +15,15 @@ const STEP_RECORDS = 8;
 export interface FetchPort {
   /** Host address of the code byte at linear address `la`, or 0: a fault was raised or it is not memory. */
   fetchAt(base: number, la: number): number;
-  /** Takes fast write access to a page away from every vCPU. */
-  protectPage(host: number): void;
+  /**
+   * Code is about to be read from the page at `host` (its first byte): from now on every write to it is heard of. `known`:
+   * this cache has code there already.
+   */
+  claim(host: number): void;
+  /** There is no code in the page any more. */
+  release(host: number): void;
+  /** The decoder is reading the page, or has stopped to (-1): writes to it matter though nothing is marked yet. */
+  reading(host: number): void;
 }
 
 /** What the cache tells the translator. */
@@ -147,6 +154,14 @@ export class BlockCache {
    * Returns its head, or 0 with FAULT set.
    */
   translate(base: number, host: number): number {
+    const head = this.decodeBlock(base, host);
+    this.fetch.reading(-1);
+    // Nothing came of it: the page may have no code at all.
+    if (head === 0) this.remask((host - this.L.ram) >>> 12);
+    return head;
+  }
+
+  private decodeBlock(base: number, host: number): number {
     const L = this.L;
     if (this.next + (MAX_INSNS * 3 + 2) * R.REC > L.arenaEnd || this.interp().crowded) this.flush();
     const mode = this.i32[(base + S.MODE) >> 2] as number;
@@ -156,6 +171,8 @@ export class BlockCache {
     this.at = head + R.REC;
     this.host0 = host;
     const linkable = (mode & S.MODE_CSFULL) !== 0;
+    this.claim(host);
+    this.fetch.reading(host - (host & 4095));
     let pc = host;
     let count = 0;
     let page2 = 0;
@@ -229,11 +246,14 @@ export class BlockCache {
     const info = (L.pageInfo >> 2) + page * 4;
     for (let c = (host & 4095) >> 6; c <= ((host & 4095) + bytes - 1) >> 6; c++)
       this.i32[info + 2 + (c >> 5)] = (this.i32[info + 2 + (c >> 5)] as number) | (1 << (c & 31));
-    const flags = L.pageFlags + page;
-    if (((this.u8[flags] as number) & S.PF_CODE) === 0) {
-      this.u8[flags] = (this.u8[flags] as number) | S.PF_CODE;
-      this.fetch.protectPage(host - (host & 4095));
-    }
+  }
+
+  /** Before the first code of a page is read: writes to it must not go unnoticed. */
+  private claim(host: number): void {
+    const info = (this.L.pageInfo >> 2) + ((host - this.L.ram) >>> 12) * 4;
+    if (this.i32[info + 1] !== 0) return;
+    this.i32[info + 1] = 1;
+    this.fetch.claim(host - (host & 4095));
   }
 
   /** Decodes one instruction whose bytes run into the next page. Returns that page's host address, 0 on a fault. */
@@ -245,6 +265,8 @@ export class BlockCache {
       // A fault, or code that runs from memory into a device: the caller takes it one byte at a time.
       return 0;
     }
+    this.claim(nextPage);
+    this.fetch.reading(nextPage);
     this.buf.set(this.u8.subarray(nextPage, nextPage + 15 - n), n);
     const st = this.decoder.decode(this.insn, this.buf, 0, 15, bits);
     if (st === Status.Undefined) return this.raise(base, S.EXC_UD);
@@ -382,10 +404,11 @@ export class BlockCache {
         ((n.kind0 * 20 + n.kind1) * 2 + n.vexL)) *
         32 +
       n.kind2;
-    let byRow = this.keyIds.get(n.row);
+    const row = n.lock === 0 ? n.row : -1 - n.row;
+    let byRow = this.keyIds.get(row);
     if (byRow === undefined) {
       byRow = new Map();
-      this.keyIds.set(n.row, byRow);
+      this.keyIds.set(row, byRow);
     }
     let id = byRow.get(packed);
     if (id === undefined) {
@@ -522,7 +545,10 @@ export class BlockCache {
     this.regions.eachRange(page, mark);
     this.i32[info + 2] = lo;
     this.i32[info + 3] = hi;
-    if (lo === 0 && hi === 0) this.u8[L.pageFlags + page] = (this.u8[L.pageFlags + page] as number) & ~S.PF_CODE;
+    if (lo === 0 && hi === 0 && this.i32[info + 1] !== 0) {
+      this.i32[info + 1] = 0;
+      this.fetch.release(pageHost);
+    }
   }
 
   /** Takes a block out of everything; its records lead back to the lookup. */
@@ -612,11 +638,9 @@ export class BlockCache {
     this.flushes++;
     this.regions.flush();
     this.i32.fill(0, L.hash >> 2, (L.hash >> 2) + (1 << L.hashBits));
+    const info = L.pageInfo >> 2;
+    for (let p = 0; p < L.pages; p++) if (this.i32[info + p * 4 + 1] !== 0) this.fetch.release(L.ram + p * 4096);
     this.u8.fill(0, L.pageInfo, L.pageInfo + L.pages * 16);
-    for (let p = 0; p < L.pages; p++) {
-      const f = this.u8[L.pageFlags + p] as number;
-      if (f & S.PF_CODE) this.u8[L.pageFlags + p] = f & ~S.PF_CODE;
-    }
     this.next = this.first;
     this.sysInsns = [];
     if (this.interp().crowded) {

@@ -3,19 +3,21 @@
 // constants and locals) and different ends (next record, or the next block of a region).
 //
 // Values: operands of 1, 2 and 4 bytes are i32 nodes, zero-extended; 8 bytes are i64; 16 bytes are v128.
-import { type Insn, Kind } from '@hyve/x86';
+import { type Insn, Kind, OP } from '@hyve/x86';
 import type { MemFns } from './mem.ts';
 import * as S from './state.ts';
 import {
   c32,
   c64,
   call,
+  cmpxchg,
   type Fn,
   type FnRef,
   I32,
   I64,
   i32,
   i64,
+  type Label,
   type Local,
   ld,
   type Node,
@@ -49,6 +51,8 @@ export interface Env {
   readonly sys: FnRef;
   /** (base) sets SCRATCH to the time stamp counter, 64 bit. */
   readonly tsc: FnRef;
+  /** Several threads run vCPUs on this memory: locked instructions must be atomic, fences must fence. */
+  readonly shared: boolean;
   /** Further functions by name, made on first use by their owner (softfloat). */
   fn(name: string): FnRef;
 }
@@ -243,9 +247,51 @@ export abstract class SemCtx {
     if (this.kind(i) === Kind.Mem) this.store(this.ea(), size, v);
     else this.writeReg(i, size, v);
   }
+  /** Whether the instruction's change of memory must be atomic for other vCPUs. XCHG is without a prefix. */
+  get locked(): boolean {
+    return this.env.shared && this.memIndex() >= 0 && (this.insn.lock !== 0 || this.insn.op === OP.XCHG);
+  }
+  /** What is compared and exchanged, and where to begin again when somebody else was quicker. */
+  private lockedOld: Node | null = null;
+  private lockedAgain: Label | null = null;
+  /**
+   * {@link rmwRead} of a locked instruction: what follows up to {@link rmwWrite} is repeated until nobody has changed the
+   * operand in between. It must have no effects besides temporaries.
+   */
+  private lockedRead(size: number): Node {
+    const f = this.f;
+    const ea = this.ea();
+    const ptr = f.temp(I32);
+    const e = this.tlbEntry(ea);
+    f.if(
+      i32.and(
+        i64.eq(ld.i64(e, 8), i64.and(ea, c64(-4096))),
+        size === 1 ? c32(1) : i32.eqz(i32.and(i32.wrap(ea), c32(size - 1))),
+      ),
+      () => f.set(ptr, i32.add(i32.wrap(ea), ld.i32(e, 24))),
+      () => {
+        this.sync();
+        f.set(ptr, call(this.env.mem.lockMiss, this.base, ea, c32(size)));
+        this.checkFault();
+      },
+    );
+    this.rmwPtr = ptr;
+    this.lockedAgain = f.open('loop');
+    this.lockedOld = f.tmp(this.loadHost(ptr.get, size));
+    return this.lockedOld;
+  }
+  private lockedWrite(v: Node, size: number): void {
+    const f = this.f;
+    const n = NUM[size] as Num;
+    const old = this.lockedOld as Node;
+    f.brIf(this.lockedAgain as Label, n.ne(cmpxchg(size, (this.rmwPtr as Local).get, old, n.trunc(v)), old));
+    f.close();
+    this.lockedAgain = null;
+  }
   /** Reads operand `i` for modification; follow with {@link rmwWrite}. */
   rmwRead(i: number, size: number = this.sizeOf(i)): Node {
     if (this.kind(i) !== Kind.Mem) return this.read(i, size);
+    if (this.locked) return this.lockedRead(size);
     const f = this.f;
     const ea = this.ea();
     const ptr = f.temp(I32);
@@ -269,8 +315,8 @@ export abstract class SemCtx {
       return;
     }
     const f = this.f;
-    const ptr = (this.rmwPtr as Local).get;
-    this.storeHost(ptr, size, v);
+    if (this.lockedAgain !== null) this.lockedWrite(v, size);
+    else this.storeHost((this.rmwPtr as Local).get, size, v);
     f.if(ld.i32(this.base, S.RMW_SIZE), () => {
       f.do(call(this.env.mem.rmwCommit, this.base));
       this.checkFault();

@@ -163,9 +163,12 @@ const STRING_OPS: ReadonlySet<number> = new Set([
 /** Operations on which the mode class says nothing use this one. */
 const MODE64 = 2 | S.MODE_FLAT;
 
+/** In a key's last number: with LOCK prefix. */
+const KEY_LOCK = 16;
+
 /** The handler key of an instruction: all that its code depends on. `mode` is the low four bits of the mode key. */
 export function handlerKey(n: Insn, mode: number): string {
-  const m = MODE_OPS.has(n.op) || STRING_OPS.has(n.op) ? mode & 15 : MODE64;
+  const m = (MODE_OPS.has(n.op) || STRING_OPS.has(n.op) ? mode & 15 : MODE64) | (n.lock === 0 ? 0 : KEY_LOCK);
   const str = STRING_OPS.has(n.op);
   return `${n.op},${n.opSize},${str ? n.addrSize : 0},${n.cc},${n.rep},${str ? n.seg : 0},${n.operandCount},${n.kind0},${n.size0},${n.kind1},${n.size1},${n.kind2},${n.size2},${n.kind3},${n.size3},${n.vex ? 1 + n.vexL : 0},${m}`;
 }
@@ -192,6 +195,7 @@ function insnOfKey(key: string): { insn: Insn; mode: CodeMode } {
   n.vex = at(15) > 0 ? 1 : 0;
   n.vexL = Math.max(0, at(15) - 1);
   const m = at(16);
+  n.lock = m & KEY_LOCK ? 1 : 0;
   return {
     insn: n,
     mode: {
@@ -216,6 +220,9 @@ export interface HostImports {
   translate(base: number, host: number): number;
   sys(base: number, rec: number): number;
   tsc(base: number): void;
+  /** A locked access needs all other vCPUs to stand still; {@link HostImports.go} ends that. */
+  stop(base: number): void;
+  go(base: number): void;
   /** A block became hot. */
   hot(base: number, head: number): void;
   /** Attention is wanted once the instruction of record `rec` is done. */
@@ -229,6 +236,8 @@ const IMPORTS: readonly [keyof HostImports, readonly (typeof I32 | typeof F64)[]
   ['translate', [I32, I32], I32],
   ['sys', [I32, I32], I32],
   ['tsc', [I32], 0],
+  ['stop', [I32], 0],
+  ['go', [I32], 0],
   ['hot', [I32, I32], 0],
   ['leaveAfter', [I32, I32], 0],
 ];
@@ -241,6 +250,7 @@ export interface InterpExports {
   sysRead(base: number, addr: number, size: number, access: number): number;
   sysWrite(base: number, addr: number, size: number, value: number, access: number): void;
   sysProbe(base: number, addr: number, size: number, access: number): void;
+  sysMask(base: number, addr: number, and: number, or: number): void;
   fetchAt(base: number, addr: number): number;
   flushTlb(base: number, all: number): void;
   flushPage(base: number, addr: number): void;
@@ -354,6 +364,7 @@ export class Interpreter {
   readonly exports: InterpExports;
   private readonly semantics: ReadonlyMap<number, Semantic>;
   private readonly memory: WebAssembly.Memory;
+  private readonly shared: boolean;
   private readonly memoryLimits: { min: number; max: number; shared: boolean };
   private readonly byKey: Map<string, number> = new Map();
   private readonly names: string[];
@@ -384,6 +395,7 @@ export class Interpreter {
     this.semantics = semantics;
     this.threshold = threshold;
     this.memory = memory;
+    this.shared = L.threads > 1;
     this.memoryLimits = { min: L.wasmPages, max: L.wasmPages, shared: true };
     this.names = [];
     const m = new Module(this.memoryLimits);
@@ -395,6 +407,8 @@ export class Interpreter {
       mmioRead: imp('mmioRead'),
       mmioWrite: imp('mmioWrite'),
       invalidate: imp('invalidate'),
+      stop: imp('stop'),
+      go: imp('go'),
     });
     const flags = emitFlags(m);
     const segLinear = emitSegLinear(m, mem.raise);
@@ -427,6 +441,7 @@ export class Interpreter {
       setFlags: flags.set.ref,
       sys: imp('sys'),
       tsc: imp('tsc'),
+      shared: L.threads > 1,
       fn: (name) => {
         const r = named[name];
         if (r === undefined) throw new Error(`no helper function ${name}`);
@@ -512,6 +527,7 @@ export class Interpreter {
       setFlags: get('setFlags'),
       sys: get('sys'),
       tsc: get('tsc'),
+      shared: this.shared,
       fn: get,
     };
     if (this.encodedImports === null) this.encodedImports = m.importBytes();
@@ -593,7 +609,7 @@ export class Interpreter {
     f.close();
     const lookup = f.open('loop');
     f.if(i32.eqz(rec.get), () => {
-      f.if(i32.le_s(ld.i32(base, S.BUDGET), c32(0)), () => f.ret(c32(S.EX_BUDGET)));
+      f.if(i32.le_s(ld.i32(base, S.BUDGET), ld.i32(base, S.ATTN)), () => f.ret(c32(S.EX_BUDGET)));
       f.st32(base, i32.add(ld.i32(base, S.N_LOOKUP), c32(1)), S.N_LOOKUP);
       f.st64(base, ld.i64(base, S.RIP), S.RIP_BASE);
       f.st32(base, c32(0), S.CUR_REC);
@@ -716,7 +732,7 @@ export class Interpreter {
       i64.add(i64.add(reg(R.R_REG0), i64.shl(reg(R.R_REG1), ld.i64_16u(rec.get, R.R_REG2))), ld.i64(rec.get, R.R_IMM));
     const head = (): void => {
       const budget = f.tmp(ld.i32(base, S.BUDGET));
-      f.if(i32.le_s(budget, c32(0)), () => {
+      f.if(i32.le_s(budget, ld.i32(base, S.ATTN)), () => {
         f.st64(base, ld.i64(base, S.RIP_BASE), S.RIP);
         f.ret(c32(S.EX_BUDGET));
       });

@@ -431,7 +431,7 @@ export class RegionTranslator {
       const to = byOff.get(off) as Block;
       if (to.index <= from.index) {
         // Back edge: the way out for timers and interrupts.
-        f.if(i32.gt_s(bud.get, c32(0)), () => f.br(loops.get(to) as Label));
+        f.if(i32.gt_s(bud.get, ld.i32(base, S.ATTN)), () => f.br(loops.get(to) as Label));
         f.set(s.outOff, c32(off));
         f.br(leaveLabel);
         return;
@@ -559,7 +559,7 @@ export class RegionTranslator {
     // Entry, now that the registers in use are known.
     const pro = new Fn(f.ref, [I32]);
     pro.set(bud0, ld.i32(base, S.BUDGET));
-    pro.if(i32.le_s(bud0.get, c32(0)), () => pro.ret(c32(J_BUDGET)));
+    pro.if(i32.le_s(bud0.get, ld.i32(base, S.ATTN)), () => pro.ret(c32(J_BUDGET)));
     pro.set(bud, bud0.get);
     pro.set(s.pageRip, i64.sub(ld.i64(base, S.RIP), c64(entry.off)));
     for (let n = 0; n < 16; n++) {

@@ -1,4 +1,5 @@
 // Where everything lies in the one linear memory: vCPU states and TLBs, decoded code, page tables of our own, guest RAM.
+// Each thread that runs vCPUs has decoded code of its own; the rest is shared.
 import { type BackedRegion, HyveError, type RegionSpec } from '@hyve/core';
 import { STATE_SIZE, TLB_SIZE } from './state.ts';
 
@@ -8,11 +9,19 @@ export interface Layout {
   readonly vcpu0: number;
   /** Bytes from one vCPU to the next: state, then TLB banks. */
   readonly vcpuStride: number;
+  /** Threads that run vCPUs. With more than one, thread n runs vCPU n. */
+  readonly threads: number;
+  /** What threads tell each other; see smp.ts. */
+  readonly smp: number;
+  /** Per guest page, one i32: bit for each thread that has code there. */
+  readonly owners: number;
+  /** Per guest page, one i32: bit for each thread whose TLBs may let it write there. */
+  readonly writers: number;
   /** Block hash: one i32 per bucket. */
   readonly hash: number;
   /** log2 of the number of buckets. */
   readonly hashBits: number;
-  /** Per guest page, 16 bytes: first block (i32), spare, mask of 64-byte pieces that hold code (i64). */
+  /** Per guest page, 16 bytes: first block (i32), whether the page is claimed (i32), mask of 64-byte pieces that hold code (i64). */
   readonly pageInfo: number;
   /** Per guest page, one byte: PF_ bits. */
   readonly pageFlags: number;
@@ -36,29 +45,55 @@ export interface Layout {
   readonly wasmPages: number;
 }
 
-const ARENA_BYTES = 40 << 20;
-const CELL_BYTES = 2 << 20;
-
 const up = (v: number, to: number): number => Math.ceil(v / to) * to;
+
+const ARENA_BYTES = 40 << 20;
+/** Records of each thread after the first. */
+const ARENA_BYTES_MORE = 24 << 20;
+const CELL_BYTES = 2 << 20;
+const HASH_BITS = 16;
+const JUMP_CACHE_BYTES = 65536;
+/** Bytes per thread, and before the first one's, for smp.ts. */
+export const SMP_STRIDE = 16384;
+/** Masks of threads have 32 bits, of which JavaScript should not see the sign. */
+export const MAX_THREADS = 31;
+
+/** Areas that each thread has for itself. */
+type OwnAreas = Pick<Layout, 'hash' | 'pageInfo' | 'jumpCache' | 'cells' | 'cellsEnd' | 'arena' | 'arenaEnd'>;
+
+function ownAreas(at: number, pages: number, arenaBytes: number): OwnAreas {
+  const hash = at;
+  const pageInfo = hash + (4 << HASH_BITS);
+  const jumpCache = up(pageInfo + pages * 16, 4096);
+  const cells = jumpCache + JUMP_CACHE_BYTES;
+  const cellsEnd = cells + CELL_BYTES;
+  return { hash, pageInfo, jumpCache, cells, cellsEnd, arena: cellsEnd, arenaEnd: cellsEnd + arenaBytes };
+}
+
+/** The layout as thread `n` sees it. */
+export function threadLayout(L: Layout, n: number): Layout {
+  if (n === 0) return L;
+  const size = up(ownAreas(0, L.pages, ARENA_BYTES_MORE).arenaEnd, 65536);
+  return { ...L, ...ownAreas(L.arenaEnd + (n - 1) * size, L.pages, ARENA_BYTES_MORE) };
+}
 
 /**
  * Lays out a VM.
  * @throws HyveError `VM_MEMORY` when it does not fit the 4 GiB that one 32-bit linear memory has
  */
-export function layOut(specs: readonly RegionSpec[], vcpus: number): Layout {
+export function layOut(specs: readonly RegionSpec[], vcpus: number, threads = 1): Layout {
   const vcpu0 = 0x10000;
   const vcpuStride = up(STATE_SIZE + TLB_SIZE, 4096);
-  const hashBits = 16;
   const pages = specs.reduce((n, r) => n + r.size / 4096, 0);
-  const hash = up(vcpu0 + vcpus * vcpuStride, 65536);
-  const pageInfo = hash + (4 << hashBits);
-  const pageFlags = pageInfo + pages * 16;
-  const jumpCache = up(pageFlags + pages, 4096);
-  const cells = jumpCache + 65536;
-  const cellsEnd = cells + CELL_BYTES;
-  const arena = cellsEnd;
-  const arenaEnd = arena + ARENA_BYTES;
-  const ram = up(arenaEnd, 1 << 16);
+  const smp = up(vcpu0 + vcpus * vcpuStride, 65536);
+  const owners = threads > 1 ? smp + (threads + 1) * SMP_STRIDE : smp;
+  const writers = threads > 1 ? owners + pages * 4 : smp;
+  const pageFlags = threads > 1 ? writers + pages * 4 : smp;
+  const own = ownAreas(up(pageFlags + pages, 65536), pages, up(ARENA_BYTES, 65536));
+  const base = { vcpu0, vcpuStride, threads, smp, owners, writers, pageFlags, hashBits: HASH_BITS, pages, ...own };
+  const arenaEnd = up(own.arenaEnd, 65536);
+  const last = threadLayout({ ...base, arenaEnd, ram: 0, regions: [], wasmPages: 0 }, threads - 1);
+  const ram = up(last.arenaEnd, 1 << 16);
   let at = ram;
   const regions: BackedRegion[] = [];
   for (const r of [...specs].sort((x, y) => x.base - y.base)) {
@@ -71,21 +106,5 @@ export function layOut(specs: readonly RegionSpec[], vcpus: number): Layout {
       'VM_MEMORY',
       `the software CPU can give a guest at most ${Math.floor((65536 * 65536 - ram) / 1048576)} MiB of memory, not ${Math.ceil((at - ram) / 1048576)} MiB`,
     );
-  return {
-    vcpu0,
-    vcpuStride,
-    hash,
-    hashBits,
-    pageInfo,
-    pageFlags,
-    arena,
-    arenaEnd,
-    cells,
-    cellsEnd,
-    jumpCache,
-    ram,
-    pages,
-    regions,
-    wasmPages,
-  };
+  return { ...base, arenaEnd, ram, regions, wasmPages };
 }

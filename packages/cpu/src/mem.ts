@@ -7,10 +7,12 @@
 import type { Layout } from './layout.ts';
 import * as S from './state.ts';
 import {
+  atomic,
   c32,
   c64,
   c64hl,
   call,
+  cmpxchg,
   F64,
   type Fn,
   type FnRef,
@@ -36,6 +38,10 @@ export interface MemFns {
   readonly writeMiss: FnRef;
   /** (base, la, size) → host address to modify in place, maybe the scratch: then commit. */
   readonly rmwMiss: FnRef;
+  /** (base, la, size) → host address for a locked change in place, maybe the scratch: then commit. */
+  readonly lockMiss: FnRef;
+  /** (base, la, old low, old high, new low, new high) → 1 if the 16 bytes were the old ones and are now the new. RMW_DATA: what they were. */
+  readonly lock16: FnRef;
   /** (base) writes the scratch back. */
   readonly rmwCommit: FnRef;
   /** (base, la) → host address of code, or 0 with FAULT set or PHYS (not memory). */
@@ -56,9 +62,15 @@ export interface MemImports {
   readonly mmioWrite: FnRef;
   /** (host address, length): decoded code in the range is stale. */
   readonly invalidate: FnRef;
+  /** (vcpu base): all other vCPUs stand still when it returns. */
+  readonly stop: FnRef;
+  /** (vcpu base): they may go on. */
+  readonly go: FnRef;
 }
 
 const WP = 1 << 16;
+/** i32.atomic.rmw.or */
+const A_OR32 = 0x33;
 
 /** Emits the memory functions into the module. */
 export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
@@ -72,6 +84,11 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
   const writeMiss = m.fn([I32, I64, I64, I32], 0);
   const rmwMiss = m.fn([I32, I64, I32], I32);
   const rmwCommit = m.fn([I32], 0);
+  const lockAt = m.fn([I32, I64, I32, I32, I32], I32);
+  const lockMiss = m.fn([I32, I64, I32], I32);
+  const lock16 = m.fn([I32, I64, I64, I64, I64, I64], I32);
+  const stored = m.fn([I32, I32, I32], 0);
+  const shared = L.threads > 1;
   const fetchMiss = m.fn([I32, I64], I32, 'fetch');
   const probe = m.fn([I32, I64, I32, I32], 0);
   const tryPtr = m.fn([I32, I64, I32, I32], I32);
@@ -144,6 +161,19 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
     const ok = f.local(I32);
     const tag = f.local(I64);
     const ptrs = [0, 1, 2, 3, 4].map(() => f.local(I32));
+    // Low halves of the entries, which have the bits that change.
+    const lows = shared ? [0, 1, 2, 3, 4].map(() => f.local(I32)) : [];
+    const leafLow = f.local(I32);
+    /** Sets bits of an entry unless it has changed since it was read: then the walk begins anew. */
+    const setBits = (ptr: Node, low: Node, bits: number): void => {
+      f.if(i32.ne(i32.and(low, c32(bits)), c32(bits)), () => {
+        if (!shared) f.st8(ptr, i32.or(ld.i32_8u(ptr), c32(bits)));
+        else
+          f.if(i32.ne(cmpxchg(4, ptr, low, i32.or(low, c32(bits))), low), () =>
+            f.returnCall(fill.ref, base, la, acc, bank),
+          );
+      });
+    };
     const pf = (bits: Node): void => f.ret(call(pageFault.ref, base, la, acc, bits));
     f.st32(base, i32.add(ld.i32(base, S.N_TLB_FILL), c32(1)), S.N_TLB_FILL);
     f.set(us, c32(1));
@@ -194,10 +224,11 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
             read(pte, i32.and(e4.get, c32(0xfffff000)), 12);
             f.set(leafPtr, pte.get);
             f.set(gpa, i64.extend_u(i32.or(i32.and(e4.get, c32(0xfffff000)), i32.and(i32.wrap(la), c32(0xfff)))));
-            f.if(i32.eqz(i32.and(ok.get, c32(0x20))), () => f.st8(pde.get, i32.or(ld.i32_8u(pde.get), c32(0x20))));
+            setBits(pde.get, ok.get, 0x20);
           },
         );
         f.set(dirty, i32.and(i32.shr_u(e4.get, c32(6)), c32(1)));
+        f.set(leafLow, e4.get);
         f.br(walked);
       });
       // PAE and 4-level paging: 8-byte entries.
@@ -209,6 +240,7 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
         f.set(ptr, call(ramPtr.ref, i64.add(tbl.get, i64.shl(i64.and(i64.shr_u(la, c64(shift)), c64(511)), c64(3)))));
         f.set(e, c64(-1));
         f.if(ptr.get, () => f.set(e, ld.i64(ptr.get)));
+        if (shared) f.set(lows[n] as Local, i32.wrap(e.get));
         f.if(i32.eqz(i32.and(i32.wrap(e.get), c32(1))), () => pf(c32(0)));
         let bad: Node = i64.ne(i64.and(e.get, c64hl(rsvdHi, 0)), c64(0));
         bad = i32.or(bad, i32.and(i64.lt_s(e.get, c64(0)), i32.eqz(nxe.get)));
@@ -221,12 +253,11 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
       };
       const setA = (n: number): void => {
         const ptr = (ptrs[n] as Local).get;
-        f.if(ptr, () => {
-          f.if(i32.eqz(i32.and(ld.i32_8u(ptr), c32(0x20))), () => f.st8(ptr, i32.or(ld.i32_8u(ptr), c32(0x20))));
-        });
+        f.if(ptr, () => setBits(ptr, shared ? (lows[n] as Local).get : ld.i32_8u(ptr), 0x20));
       };
       const leaf = (n: number, mask: number, upper: number[]): void => {
         f.set(leafPtr, (ptrs[n] as Local).get);
+        f.set(leafLow, i32.wrap(e.get));
         f.set(gpa, i64.or(i64.and(tbl.get, c64(-1 - mask)), i64.and(la, c64(mask))));
         f.set(dirty, i32.and(i32.shr_u(i32.wrap(e.get), c32(6)), c32(1)));
         for (const u of upper) setA(u);
@@ -298,16 +329,10 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
       f.if(
         i32.and(acc, c32(S.ACC_WRITE)),
         () => {
-          f.if(i32.ne(i32.and(ld.i32_8u(leafPtr.get), c32(0x60)), c32(0x60)), () =>
-            f.st8(leafPtr.get, i32.or(ld.i32_8u(leafPtr.get), c32(0x60))),
-          );
+          setBits(leafPtr.get, leafLow.get, 0x60);
           f.set(dirty, c32(1));
         },
-        () => {
-          f.if(i32.eqz(i32.and(ld.i32_8u(leafPtr.get), c32(0x20))), () =>
-            f.st8(leafPtr.get, i32.or(ld.i32_8u(leafPtr.get), c32(0x20))),
-          );
-        },
+        () => setBits(leafPtr.get, leafLow.get, 0x20),
       );
     });
     f.if(large.get, () => {
@@ -353,6 +378,14 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
       f.code.u32(0);
       f.code.u32(off);
     };
+    if (shared) {
+      // Whoever wants to watch the page must know that this vCPU may be writing to it, before the flags are looked at.
+      f.if(i32.or(i32.and(acc, c32(S.ACC_WRITE)), i32.and(i32.shr_u(ok.get, c32(1)), dirty.get)), () => {
+        const w = f.tmp(i32.shl(i32.shr_u(i32.sub(host.get, c32(L.ram)), c32(12)), c32(2)));
+        const bit = f.tmp(ld.i32(base, S.THREAD_BIT));
+        f.if(i32.eqz(i32.and(ld.i32(w, L.writers), bit)), () => f.do(atomic(A_OR32, 4, I32, w, L.writers, bit)));
+      });
+    }
     f.if(ld.i32(base, S.NOFILL), () => f.set(ok, i32.and(ok.get, c32(4))));
     tagIf(i32.and(ok.get, c32(1)), 0);
     tagIf(
@@ -481,7 +514,6 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
     const size = p(f, 3);
     const page = f.local(I32);
     const fl = f.local(I32);
-    const mask = f.local(I64);
     f.set(page, i32.shr_u(i32.sub(h, c32(L.ram)), c32(12)));
     f.set(fl, ld.i32_8u(page.get, L.pageFlags));
     f.if(i32.and(fl.get, c32(S.PF_ROM)), () => {
@@ -500,23 +532,45 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
     f.if(i32.eq(size, c32(4)), () => f.st32of64(h, v));
     f.if(i32.eq(size, c32(2)), () => f.st16(h, v));
     f.if(i32.eq(size, c32(1)), () => f.st8(h, v));
-    f.if(fl.get, () => {
-      // One bit per 64-byte piece of the page.
+    f.if(fl.get, () => f.do(call(stored.ref, base, h, size)));
+  }
+  // (base, host, size): bytes of a page with flags have changed.
+  {
+    const f = stored;
+    const base = p(f, 0);
+    const h = p(f, 1);
+    const size = p(f, 2);
+    const page = f.local(I32);
+    const mask = f.local(I64);
+    const wanted = f.local(I32);
+    f.set(page, i32.shr_u(i32.sub(h, c32(L.ram)), c32(12)));
+    // One bit per 64-byte piece of the page.
+    f.set(
+      mask,
+      i64.or(
+        i64.shl(c64(1), i64.extend_u(i32.and(i32.shr_u(h, c32(6)), c32(63)))),
+        i64.shl(c64(1), i64.extend_u(i32.and(i32.shr_u(i32.add(h, i32.sub(size, c32(1))), c32(6)), c32(63)))),
+      ),
+    );
+    f.set(
+      wanted,
+      i32.or(
+        i32.and(ld.i32_8u(page.get, L.pageFlags), c32(S.PF_WATCH)),
+        i64.ne(i64.and(mask.get, ld.i64(i32.add(i32.shl(page.get, c32(4)), c32(L.pageInfo)), 8)), c64(0)),
+      ),
+    );
+    if (shared) {
+      // Others' code: they mark its place before they read it, we write before we look.
+      f.fence();
       f.set(
-        mask,
-        i64.or(
-          i64.shl(c64(1), i64.extend_u(i32.and(i32.shr_u(h, c32(6)), c32(63)))),
-          i64.shl(c64(1), i64.extend_u(i32.and(i32.shr_u(i32.add(h, i32.sub(size, c32(1))), c32(6)), c32(63)))),
-        ),
-      );
-      f.if(
+        wanted,
         i32.or(
-          i32.and(fl.get, c32(S.PF_WATCH)),
-          i64.ne(i64.and(mask.get, ld.i64(i32.add(i32.shl(page.get, c32(4)), c32(L.pageInfo)), 8)), c64(0)),
+          wanted.get,
+          i32.and(ld.i32(i32.shl(page.get, c32(2)), L.owners), i32.xor(ld.i32(base, S.THREAD_BIT), c32(-1))),
         ),
-        () => f.do(call(imp.invalidate, h, size)),
       );
-    });
+    }
+    f.if(wanted.get, () => f.do(call(imp.invalidate, h, size)));
   }
   // (base, la, value, size, acc, bank)
   {
@@ -626,18 +680,169 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
   {
     const f = rmwCommit;
     const base = p(f, 0);
+    const host = f.local(I32);
+    const size = f.local(I32);
+    f.set(size, ld.i32(base, S.RMW_SIZE));
+    f.st32(base, c32(0), S.RMW_SIZE);
+    if (shared) {
+      f.set(host, ld.i32(base, S.RMW_HOST));
+      f.if(host.get, () => {
+        f.st32(base, c32(0), S.RMW_HOST);
+        f.do(call(stored.ref, base, host.get, size.get));
+        f.ret();
+      });
+    }
     f.do(
       call(
         writeAt.ref,
         base,
         ld.i64(base, S.RMW_ADDR),
         ld.i64(base, S.RMW_DATA),
-        ld.i32(base, S.RMW_SIZE),
+        size.get,
         call(dataAcc.ref, base),
         ld.i32(base, S.TLB_DATA),
       ),
     );
-    f.st32(base, c32(0), S.RMW_SIZE);
+    if (shared) {
+      f.if(ld.i32(base, S.RMW_STOPPED), () => {
+        f.st32(base, c32(0), S.RMW_STOPPED);
+        f.do(call(imp.go, base));
+      });
+    }
+  }
+  {
+    // (base, la, size, acc, bank) → host address: of the operand itself, with RMW_HOST and RMW_SIZE set if its page has
+    // flags, or of the scratch.
+    const f = lockAt;
+    const base = p(f, 0);
+    const la = p(f, 1);
+    const size = p(f, 2);
+    const acc = p(f, 3);
+    const bank = p(f, 4);
+    const e = f.local(I32);
+    const e2 = f.local(I32);
+    const h = f.local(I32);
+    const fl = f.local(I32);
+    const v = f.local(I64);
+    const last = i64.and(i64.add(la, i64.extend_u(i32.sub(size, c32(1)))), c64(-4096));
+    const both = (fault: () => void): void => {
+      f.set(e, call(fill.ref, base, la, acc, bank));
+      f.if(i32.eqz(e.get), fault);
+      f.set(h, hostOf(e.get, la));
+      f.set(e2, e.get);
+      f.if(crosses(la, size), () => {
+        f.set(e2, call(fill.ref, base, last, acc, bank));
+        f.if(i32.eqz(e2.get), fault);
+      });
+    };
+    both(() => f.ret(c32(0)));
+    f.if(i32.ne(e.get, c32(1)), () => {
+      f.set(fl, ld.i32_8u(i32.shr_u(i32.sub(h.get, c32(L.ram)), c32(12)), L.pageFlags));
+      f.if(
+        i32.and(i32.eqz(i32.and(i32.wrap(la), i32.sub(size, c32(1)))), i32.eqz(i32.and(fl.get, c32(S.PF_ROM)))),
+        () => {
+          f.if(fl.get, () => {
+            f.st32(base, h.get, S.RMW_HOST);
+            f.st32(base, size, S.RMW_SIZE);
+          });
+          f.ret(h.get);
+        },
+      );
+    });
+    // A split lock: nobody else may see the middle of it. Devices are on one thread, nobody needs to stand still for them.
+    f.if(i32.and(i32.ne(e.get, c32(1)), i32.ne(e2.get, c32(1))), () => {
+      f.do(call(imp.stop, base));
+      f.st32(base, c32(1), S.RMW_STOPPED);
+      both(() => {
+        f.st32(base, c32(0), S.RMW_STOPPED);
+        f.do(call(imp.go, base));
+        f.ret(c32(0));
+      });
+    });
+    f.set(v, call(readAt.ref, base, la, size, acc, bank));
+    f.st64(base, v.get, S.RMW_DATA);
+    f.st64(base, la, S.RMW_ADDR);
+    f.st32(base, size, S.RMW_SIZE);
+    f.emit(i32.add(base, c32(S.RMW_DATA)));
+  }
+  {
+    const f = lockMiss;
+    const base = p(f, 0);
+    guarded(f, p(f, 1), p(f, 2), 1, () => f.ret(c32(0)));
+    f.emit(
+      call(
+        lockAt.ref,
+        base,
+        p(f, 1),
+        p(f, 2),
+        i32.or(call(dataAcc.ref, base), c32(S.ACC_WRITE)),
+        ld.i32(base, S.TLB_DATA),
+      ),
+    );
+  }
+  {
+    const f = lock16;
+    const base = p(f, 0);
+    const la = p(f, 1);
+    const e = f.local(I32);
+    const acc = f.local(I32);
+    const equal = f.local(I32);
+    const memory = f.local(I32);
+    const lo = f.local(I64);
+    const hi = f.local(I64);
+    const hiAt = i64.add(la, c64(8));
+    const bank = ld.i32(base, S.TLB_DATA);
+    f.set(acc, i32.or(call(dataAcc.ref, base), c32(S.ACC_WRITE)));
+    f.do(call(imp.stop, base));
+    f.set(e, call(fill.ref, base, la, acc.get, bank));
+    f.set(memory, i32.gt_u(e.get, c32(1)));
+    f.if(i32.eqz(memory.get), () => f.do(call(imp.go, base)));
+    f.if(i32.eqz(e.get), () => f.ret(c32(0)));
+    f.set(lo, call(readAt.ref, base, la, c32(8), acc.get, bank));
+    f.set(hi, call(readAt.ref, base, hiAt, c32(8), acc.get, bank));
+    f.set(equal, i32.and(i64.eq(lo.get, p(f, 2)), i64.eq(hi.get, p(f, 3))));
+    f.do(call(writeAt.ref, base, la, select(equal.get, p(f, 4), lo.get), c32(8), acc.get, bank));
+    f.do(call(writeAt.ref, base, hiAt, select(equal.get, p(f, 5), hi.get), c32(8), acc.get, bank));
+    f.if(memory.get, () => f.do(call(imp.go, base)));
+    f.st64(base, lo.get, S.RMW_DATA);
+    f.st64(base, hi.get, S.RMW_DATA + 8);
+    f.emit(equal.get);
+  }
+  {
+    // (base, la, and, or): one byte, with the supervisor's rights.
+    const f = m.fn([I32, F64, I32, I32], 0, 'sysMask');
+    const base = p(f, 0);
+    const la = f.local(I64);
+    const h = f.local(I32);
+    const old = f.local(I32);
+    const next = i32.or(i32.and(old.get, p(f, 2)), p(f, 3));
+    f.set(la, i64.trunc_sat_f64_s(p(f, 1)));
+    f.set(la, call(prologue.ref, base, la.get, c32(1), c32(1)));
+    f.if(ld.i32(base, S.FAULT), () => f.ret());
+    const acc = c32(S.ACC_IMPLICIT | S.ACC_WRITE);
+    const bank = ld.i32(base, S.TLB_SYS);
+    if (!shared) {
+      f.set(old, i32.wrap(call(readAt.ref, base, la.get, c32(1), acc, bank)));
+      f.if(ld.i32(base, S.FAULT), () => f.ret());
+      f.do(call(writeAt.ref, base, la.get, i64.extend_u(next), c32(1), acc, bank));
+    } else {
+      f.set(h, call(lockAt.ref, base, la.get, c32(1), acc, bank));
+      f.if(ld.i32(base, S.FAULT), () => f.ret());
+      f.loop((again) => {
+        f.set(old, ld.i32_8u(h.get));
+        f.brIf(again, i32.ne(cmpxchg(1, h.get, old.get, next), old.get));
+      });
+      f.if(ld.i32(base, S.RMW_SIZE), () => {
+        f.if(
+          ld.i32(base, S.RMW_HOST),
+          () => f.do(call(rmwCommit.ref, base)),
+          () => {
+            f.st32(base, c32(0), S.RMW_SIZE);
+            f.do(call(writeAt.ref, base, la.get, ld.i64(base, S.RMW_DATA), c32(1), acc, bank));
+          },
+        );
+      });
+    }
   }
   {
     const f = fetchMiss;
@@ -848,6 +1053,8 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
     writeMiss: writeMiss.ref,
     rmwMiss: rmwMiss.ref,
     rmwCommit: rmwCommit.ref,
+    lockMiss: lockMiss.ref,
+    lock16: lock16.ref,
     fetchMiss: fetchMiss.ref,
     raise: raise.ref,
     probe: probe.ref,

@@ -1,5 +1,6 @@
 // The software CPU as a Hypervisor: virtual machines whose vCPUs take turns on the calling thread.
 import {
+  type AttachOptions,
   type Clock,
   type CpuidEntry,
   type CpuidResult,
@@ -16,6 +17,7 @@ import {
   type Vm,
   type VmExit,
   type VmOptions,
+  type VmShare,
   type Width,
 } from '@hyve/core';
 import { Decoder, Insn, Kind, OP } from '@hyve/x86';
@@ -25,9 +27,10 @@ import { FEATURES, SIGNATURE, supportedCpuid } from './features.ts';
 import { INLINE_KEYS } from './inline-keys.ts';
 import { type HostImports, Interpreter } from './interp.ts';
 import { JitCache } from './jit-cache.ts';
-import { type Layout, layOut } from './layout.ts';
+import { type Layout, layOut, MAX_THREADS, threadLayout } from './layout.ts';
 import * as R from './record.ts';
 import { allSemantics, emitHelpers } from './sem/index.ts';
+import { Peers, READING_ANY } from './smp.ts';
 import * as S from './state.ts';
 import { VENDOR_AMD, VENDOR_HYGON } from './system/bits.ts';
 import { DEBUG_FAULT, DELIVERED, EventSource, hasErrorCode } from './system/events.ts';
@@ -64,6 +67,33 @@ export class SoftCpu implements Hypervisor {
   createVm(options: VmOptions): SoftVm {
     return new SoftVm(options, this.options);
   }
+
+  /** @throws HyveError `VM_SHARE` for what is not a share of this engine */
+  attach(share: VmShare, index: number, o: AttachOptions): SoftVm {
+    const plan = share.data as SharedPlan;
+    if (share.engine !== 'soft' || !(index > 0 && index < plan.layout.threads))
+      throw new HyveError('VM_SHARE', `vCPU ${index} of a shared ${share.engine} VM is not for this engine`);
+    const threshold = plan.threshold ?? this.options.threshold;
+    return new SoftVm(
+      {
+        ...o,
+        memory: plan.layout.regions,
+        vcpus: plan.layout.threads,
+        bus: () => o.bus,
+        cpuid: () => o.cpuid,
+        threads: true,
+      },
+      { ...this.options, ...(threshold === undefined ? {} : { threshold }) },
+      { plan, thread: index },
+    );
+  }
+}
+
+/** What threads that run one VM's vCPUs have in common. */
+interface SharedPlan {
+  readonly layout: Layout;
+  readonly memory: WebAssembly.Memory;
+  readonly threshold?: number;
 }
 
 function defaultRandom(): () => number {
@@ -92,43 +122,74 @@ export class SoftVm implements Vm {
   readonly wasmMemory: WebAssembly.Memory;
   /** @internal */
   readonly jit: JitCache | null = null;
+  /** @internal Null while one thread runs all vCPUs. */
+  readonly peers: Peers | null = null;
+  private readonly plan: SharedPlan;
 
-  /** @internal */
-  constructor(o: VmOptions, cpu: SoftCpuOptions) {
+  /** @internal `from`: what another thread shared, and which of its threads this is */
+  constructor(o: VmOptions, cpu: SoftCpuOptions, from: { plan: SharedPlan; thread: number } | null = null) {
     if (!Number.isInteger(o.vcpus) || o.vcpus < 1 || o.vcpus > 255)
       throw new HyveError('VM_VCPUS', `${o.vcpus} vCPUs: the software CPU has 1 to 255`);
-    const L = layOut(o.memory, o.vcpus);
+    const threads = o.threads === true ? o.vcpus : 1;
+    if (threads > MAX_THREADS)
+      throw new HyveError(
+        'VM_VCPUS',
+        `${threads} vCPUs: the software CPU has at most ${MAX_THREADS} with threads of their own`,
+      );
+    const thread = from?.thread ?? 0;
+    const whole = from?.plan.layout ?? layOut(o.memory, o.vcpus, threads);
+    const L = threadLayout(whole, thread);
     this.layout = L;
     try {
-      this.wasmMemory = new WebAssembly.Memory({ initial: L.wasmPages, maximum: L.wasmPages, shared: true });
+      this.wasmMemory =
+        from?.plan.memory ?? new WebAssembly.Memory({ initial: L.wasmPages, maximum: L.wasmPages, shared: true });
     } catch (e) {
       throw new HyveError('VM_MEMORY', `the host cannot give ${Math.ceil(L.wasmPages / 16)} MiB of memory`, e);
     }
+    this.plan = {
+      layout: whole,
+      memory: this.wasmMemory,
+      ...(cpu.threshold === undefined ? {} : { threshold: cpu.threshold }),
+    };
     const buffer = this.wasmMemory.buffer;
     const flags = new Uint8Array(buffer, L.pageFlags, L.pages);
     let page = 0;
     for (const r of L.regions) {
       const n = r.size / 4096;
-      if (r.kind === 'rom') flags.fill(S.PF_ROM, page, page + n);
+      if (r.kind === 'rom' && from === null) flags.fill(S.PF_ROM, page, page + n);
       page += n;
     }
     const ram = new RegionMemory(buffer, L.regions, {
       flags,
       written: (a, n) => {
         const host = this.hostOf(a);
-        if (host >= 0) this.blocks.invalidate(host, n);
+        if (host < 0) return;
+        this.blocks.invalidate(host, n);
+        this.peers?.written(host, n);
       },
     });
     this.memory = ram;
     const vcpus: SoftVcpu[] = [];
-    const of = (base: number): SoftVcpu => vcpus[(base - L.vcpu0) / L.vcpuStride] as SoftVcpu;
+    const first = L.vcpu0 + thread * L.vcpuStride;
+    const of = (base: number): SoftVcpu => vcpus[(base - first) / L.vcpuStride] as SoftVcpu;
+    if (threads > 1)
+      this.peers = new Peers(L, buffer, thread, {
+        invalidate: (at, size) => this.blocks.invalidate(at, size),
+        protect: (at) => this.interp.exports.protectPage(first, at),
+        protectAll: () => this.interp.exports.flushTlb(first, 1),
+      });
     const host: HostImports = {
       mmioRead: (base, addr, width) => of(base).bus.mmioRead(addr, width as Width) | 0,
       mmioWrite: (base, addr, width, value) => of(base).bus.mmioWrite(addr, width as Width, cut(value, width)),
-      invalidate: (at, size) => this.blocks.invalidate(at, size),
+      invalidate: (at, size) => {
+        this.blocks.invalidate(at, size);
+        this.peers?.written(at, size);
+      },
       translate: (base, at) => this.blocks.translate(base, at),
       sys: (base, rec) => of(base).sys(rec),
       tsc: (base) => of(base).tsc(),
+      stop: () => this.peers?.stop(),
+      go: () => this.peers?.go(),
       leaveAfter: (base, rec) => of(base).leaveAfter(rec),
       hot: (base, head) => {
         this.jit?.hot(head);
@@ -158,9 +219,24 @@ export class SoftVm implements Vm {
       interp: () => this.interp,
       fetch: {
         fetchAt: (base, la) => x.fetchAt(base, la) >>> 0,
-        protectPage: (at) => {
+        claim: (at) => {
+          if (this.peers !== null) {
+            this.peers.claim(at);
+            return;
+          }
+          const p = (at - L.ram) >>> 12;
+          flags[p] = (flags[p] as number) | S.PF_CODE;
           for (const v of vcpus) x.protectPage(v.base, at);
         },
+        release: (at) => {
+          if (this.peers !== null) {
+            this.peers.release(at);
+            return;
+          }
+          const p = (at - L.ram) >>> 12;
+          flags[p] = (flags[p] as number) & ~S.PF_CODE;
+        },
+        reading: (at) => this.peers?.reading(at),
       },
     });
     if (threshold !== 0) {
@@ -179,9 +255,22 @@ export class SoftVm implements Vm {
       this.blocks.regions = this.jit;
     }
     const random = cpu.random ?? defaultRandom();
-    for (let i = 0; i < o.vcpus; i++) vcpus.push(new SoftVcpu(this, i, o, random, cpu.hypercall ?? null));
+    const mine = threads > 1 ? 1 : o.vcpus;
+    for (let i = 0; i < mine; i++) vcpus.push(new SoftVcpu(this, thread + i, o, random, cpu.hypercall ?? null));
     this.vcpus = vcpus;
     for (const v of vcpus) v.reset();
+  }
+
+  /** For {@link SoftCpu.attach} on another thread. */
+  share(): VmShare {
+    return { engine: 'soft', data: this.plan };
+  }
+
+  /** Makes a vCPU return from run(), whatever thread it is on. */
+  kick(index: number): void {
+    const own = this.vcpus.find((v) => v.index === index);
+    if (own !== undefined) own.kick();
+    else this.peers?.kick(index);
   }
 
   /** Address in the linear memory of a guest-physical address, or -1. */
@@ -209,6 +298,9 @@ export class SoftVm implements Vm {
       regionMs: Math.round(this.jit?.ms ?? 0),
       regionsDropped: this.jit?.dropped ?? 0,
       regionModules: this.jit?.modules ?? 0,
+      ...(this.peers === null
+        ? {}
+        : { peerMessages: this.peers.posts, peerHandshakes: this.peers.handshakes, peerStops: this.peers.stops }),
     };
   }
 
@@ -295,6 +387,7 @@ export class SoftVcpu implements Vcpu {
       sysRead: x.sysRead,
       sysWrite: x.sysWrite,
       sysProbe: x.sysProbe,
+      sysMask: x.sysMask,
       flushTlb: (base, all) => {
         if (all !== 0) this.pcids.fill(-1);
         this.selectSpace();
@@ -472,6 +565,7 @@ export class SoftVcpu implements Vcpu {
   /** @internal An instruction that TypeScript runs. */
   sys(rec: number): number {
     const a = this.access;
+    this.vm.peers?.instruction();
     const n = this.vm.blocks.sysInsn(rec);
     const off = a.u8[rec + R.R_OFF] as number;
     const offHi = a.u8[rec + R.R_OFF + 1] as number;
@@ -560,9 +654,9 @@ export class SoftVcpu implements Vcpu {
     this.pcids.fill(-1);
     this.system.reset('power-on');
     // Power comes to all processors at once, whenever each one's turn is here: their counters agree.
-    const first = this.vm.vcpus[0];
-    if (first !== undefined && first !== this) {
-      this.access.set64(S.TSC_OFFSET, first.access.get(S.TSC_OFFSET), first.access.getHi(S.TSC_OFFSET));
+    if (this.index !== 0) {
+      const first = (this.vm.layout.vcpu0 + S.TSC_OFFSET) >> 2;
+      this.access.set64(S.TSC_OFFSET, this.access.i32[first] as number, this.access.i32[first + 1] as number);
     }
     this.access.port.flushTlb(this.base, 1);
     this.modeChanged();
@@ -621,12 +715,32 @@ export class SoftVcpu implements Vcpu {
     return this.exit;
   }
 
+  park(): void {
+    this.vm.peers?.park();
+  }
+
+  unpark(): void {
+    this.vm.peers?.unpark();
+  }
+
   run(budgetNs: number): VmExit {
+    const peers = this.vm.peers;
+    if (peers === null) return this.runHere(budgetNs, null);
+    peers.unpark();
+    try {
+      return this.runHere(budgetNs, peers);
+    } finally {
+      peers.park();
+    }
+  }
+
+  private runHere(budgetNs: number, peers: Peers | null): VmExit {
     const a = this.access;
     const end = this.clock.now() + budgetNs;
     if (this.waitsForSipi) return this.leave(Exit.Halt);
     if (this.shutdown) return this.leave(Exit.Shutdown);
     for (;;) {
+      if (peers?.attend()) this.kicked = true;
       // Events, highest priority first.
       if (this.pendingTrap !== 0 && !this.stackShadowed) {
         const dr6 = this.pendingTrap;
@@ -668,7 +782,12 @@ export class SoftVcpu implements Vcpu {
           code = this.vm.interp.exports.main(this.base, 0);
         }
       } else {
-        this.vm.jit?.pump();
+        const jit = this.vm.jit;
+        if (jit !== null) {
+          peers?.reading(READING_ANY);
+          jit.pump();
+          peers?.reading(-1);
+        }
         const ns = Math.min(end - now, CHUNK_NS);
         a.set(S.BUDGET, Math.max(1, Math.min(1e6, Math.ceil(ns * this.rate))));
         code = this.vm.interp.exports.main(this.base, 0);

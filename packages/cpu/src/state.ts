@@ -287,6 +287,20 @@ export const PHYS_BITS = 40;
 /** PAGE_FLAGS bits: page holds decoded code; the host watches writes; read-only memory. */
 export const PF_CODE = 1;
 export const PF_WATCH = 2;
+/** With PF_CODE: no vCPU has fast write access left. Only with several threads. */
+export const PF_SETTLED = 4;
 export const PF_ROM = 128;
+/**
+ * 32 bit: what BUDGET is compared with. 0; other threads write 0x7fffffff, so that the vCPU leaves at its next block or
+ * back edge.
+ */
+export const ATTN = 2200;
+/** 32 bit: this thread's bit in the masks of pages. */
+export const THREAD_BIT = 2204;
+/** 32 bit: host address that {@link RMW_SIZE} bytes were changed at in place, in a page with flags; 0: none. */
+export const RMW_HOST = 2208;
+/** 32 bit: a locked access holds all other vCPUs. */
+export const RMW_STOPPED = 2212;
+
 /** 32 bit: the run loop waits for interrupts to become deliverable. */
 export const IRQ_WINDOW = 2140;

@@ -153,6 +153,11 @@ export class Rig implements MemoryPort, SystemEnv {
     for (let i = 0; i < size; i++) if (this.at(addr + i, true, access) < 0) return;
     for (let i = 0; i < size; i++) this.mem[this.at(addr + i, true, access)] = value >>> (8 * i);
   }
+  sysMask(base: number, addr: number, and: number, or: number): void {
+    const access = S.ACC_IMPLICIT | S.ACC_WRITE;
+    const p = this.at(addr, true, access);
+    if (p >= 0) this.sysWrite(base, addr, 1, (this.mem[p] & and) | or, access);
+  }
   sysProbe(_base: number, addr: number, size: number, access: number): void {
     if (size > 4096) throw new Error(`probe of ${size} bytes`);
     if (this.at(addr, (access & S.ACC_WRITE) !== 0, access) >= 0) {

@@ -25,10 +25,12 @@ function alu(compute: Alu, flags: 'add' | 'sub' | 'logic', store = true, carryIn
     const n = N(size);
     // The source is read first: a register source cannot fault, and at most one operand is memory.
     const b = c.read(1, size);
+    // What a locked operand's loop repeats must not move flags about.
+    const early = carryIn && c.locked ? c.f.tmp(c.cf()) : null;
     const a = store ? c.rmwRead(0, size) : c.read(0, size);
     let r = compute(c, n, a, b);
     if (carryIn) {
-      const cf = n.from32(c.cf());
+      const cf = n.from32(early ?? c.cf());
       r = flags === 'add' ? n.add(r, cf) : n.sub(r, cf);
     }
     r = c.f.tmp(n.trunc(r));
@@ -569,12 +571,33 @@ const cmpxchg: Semantic = (c) => {
   );
   c.flagsSub(size, acc, a, r);
 };
+/**
+ * With LOCK: nothing that WebAssembly has is atomic on 16 bytes, so that all other vCPUs stand still meanwhile. The
+ * operand is writable.
+ */
+function cmpxchg16bLocked(c: SemCtx): void {
+  const f = c.f;
+  c.sync();
+  const equal = f.tmp(
+    call(c.env.mem.lock16, c.base, c.ea(), c.getGpr64(AX), c.getGpr64(DX), c.getGpr64(BX), c.getGpr64(CX)),
+  );
+  c.checkFault();
+  f.if(i32.eqz(equal), () => {
+    c.setGpr64(AX, ld.i64(c.base, S.RMW_DATA));
+    c.setGpr64(DX, ld.i64(c.base, S.RMW_DATA + 8));
+  });
+  c.setZf(equal);
+}
 const cmpxchg8b: Semantic = (c) => {
   const f = c.f;
   if (c.sizeOf(0) === 16) {
     f.if(i32.and(i32.wrap(c.ea()), c32(15)), () => c.raise(S.EXC_GP));
     f.do(call(c.env.mem.probe, c.base, c.ea(), c32(16), c32(S.ACC_WRITE)));
     c.checkFault();
+    if (c.locked) {
+      cmpxchg16bLocked(c);
+      return;
+    }
     const la = f.tmp(c.ea());
     const hiAt = f.tmp(i64.add(la, c64(8)));
     const lo = c.load(la, 8);
@@ -1203,7 +1226,11 @@ export function integerSemantics(): Map<number, Semantic> {
   def(OP.RDTSC, rdtsc);
   for (const op of [OP.NOP, OP.PREFETCH, OP.PREFETCHW, OP.PREFETCHNTA, OP.PREFETCHT0, OP.PREFETCHT1, OP.PREFETCHT2])
     def(op, nothing);
-  for (const op of [OP.ENDBR64, OP.ENDBR32, OP.LFENCE, OP.MFENCE, OP.SFENCE]) def(op, nothing);
+  for (const op of [OP.ENDBR64, OP.ENDBR32, OP.LFENCE, OP.SFENCE]) def(op, nothing);
+  // The only order that x86 leaves open is a load before an earlier store.
+  def(OP.MFENCE, (c) => {
+    if (c.env.shared) c.f.fence();
+  });
   // Cache control on memory that is always coherent: only the access check is left.
   for (const op of [OP.CLFLUSH, OP.CLFLUSHOPT, OP.CLWB])
     def(op, (c) => {

@@ -64,14 +64,12 @@ export function fetchUpper(c: SysCtx, sel: number, vector: number, d: Desc): voi
 export function markAccessed(c: SysCtx, d: Desc): void {
   if (d.hi & B.DESC_A) return;
   d.hi = (d.hi | B.DESC_A) >>> 0;
-  c.cpu.write(wrapLinear(c, d.addr + 5), 1, (d.hi >>> 8) & 0xff, S.ACC_IMPLICIT | S.ACC_WRITE);
+  c.cpu.maskByte(wrapLinear(c, d.addr + 5), 0xff, B.DESC_A >>> 8);
 }
 
 /** Sets or clears the busy bit of the TSS descriptor at linear address `addr` of the GDT. */
 export function setBusy(c: SysCtx, addr: number, busy: boolean): void {
-  const at = wrapLinear(c, addr + 5);
-  const v = c.cpu.read(at, 1, S.ACC_IMPLICIT);
-  c.cpu.write(at, 1, busy ? v | 2 : v & ~2, S.ACC_IMPLICIT | S.ACC_WRITE);
+  c.cpu.maskByte(wrapLinear(c, addr + 5), busy ? 0xff : 0xfd, busy ? 2 : 0);
 }
 
 /** Loads a segment register from a checked descriptor. */

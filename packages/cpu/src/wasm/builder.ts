@@ -298,6 +298,15 @@ export function atomic(op: number, size: number, ty: Ty, addr: Node, offset: num
   return new Node(K_ATOMIC, ty, op, addr, null, null, offset, Math.log2(size), args);
 }
 
+const CMPXCHG: Readonly<Record<number, number>> = { 1: 0x4a, 2: 0x4b, 4: 0x48, 8: 0x49 };
+/**
+ * Atomic compare-and-exchange of 1, 2, 4 (i32, zero-extended) or 8 bytes (i64) at a naturally aligned address: gives what
+ * was there, and stores `next` if that was `old`.
+ */
+export function cmpxchg(size: number, addr: Node, old: Node, next: Node): Node {
+  return atomic(CMPXCHG[size] as number, size, size === 8 ? I64 : I32, addr, 0, old, next);
+}
+
 /** A reference to a function of the module under construction. */
 export interface FnRef {
   /** Function index. */
@@ -718,6 +727,20 @@ export class Fn {
     this.code.u8(0x13);
     this.code.u32(type);
     this.code.u32(0);
+  }
+
+  /** atomic.fence: no access moves across it. */
+  fence(): void {
+    this.code.u8(0xfe);
+    this.code.u8(3);
+    this.code.u8(0);
+  }
+
+  /** Tail-calls a function. */
+  returnCall(fn: FnRef, ...args: Node[]): void {
+    for (const a of args) this.emit(a);
+    this.code.u8(0x12);
+    this.code.u32(fn.index);
   }
 
   /** Traps: for places that cannot be reached. */
