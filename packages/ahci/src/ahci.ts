@@ -55,7 +55,7 @@ export interface AhciPortSpec {
   readonly serial?: string;
   /** Firmware revision, at most 8 characters. Default `001`. */
   readonly revision?: string;
-  /** Model, at most 40 characters. Default `HYVE SATA DISK` or `HYVE SATA DVD ROM`. */
+  /** Model, at most 40 characters. Default `BHYVE SATA DISK` or `BHYVE SATA DVD ROM`. */
   readonly model?: string;
   /** Nominal media rotation rate: 0 not reported (default), 1 solid state, 1025–65534 revolutions per minute. */
   readonly nmrr?: number;
@@ -85,8 +85,9 @@ export interface AhciStateV1 {
 
 const MIN_PORTS = 6;
 const MAX_PORTS = 32;
-const MODEL_DISK = 'HYVE SATA DISK';
-const MODEL_CD = 'HYVE SATA DVD ROM';
+const MODEL_DISK = 'BHYVE SATA DISK';
+const MODEL_CD = 'BHYVE SATA DVD ROM';
+const PRODUCT_CD = 'BHYVE DVD-ROM';
 const REVISION = '001';
 
 /**
@@ -138,7 +139,8 @@ export class AhciController implements PciDevice, PortHost {
       const model = text('model', p.model ?? (p.kind === 'cd' ? MODEL_CD : MODEL_DISK), 40);
       if (p.kind === 'cd') {
         if (p.backend !== null) this.checkMedium(i, p.backend);
-        return new AtapiDrive({ port, medium: p.backend, serial, revision, model, onTray: p.onTray ?? null });
+        const product = p.model ?? PRODUCT_CD;
+        return new AtapiDrive({ port, medium: p.backend, serial, revision, model, product, onTray: p.onTray ?? null });
       }
       const backend = p.backend;
       if (backend === null) throw bad('AHCI_BACKEND', `port ${i}: a disk needs an image`);

@@ -35,6 +35,8 @@ export interface CdOptions {
   readonly serial: string;
   readonly revision: string;
   readonly model: string;
+  /** Product as INQUIRY gives it, ASCII; the first 16 characters count. */
+  readonly product: string;
   /** The guest opened or closed the tray. */
   readonly onTray: ((open: boolean) => void) | null;
 }
@@ -380,8 +382,8 @@ export class AtapiDrive implements Drive {
     page[1] = 0x80; // removable
     page[3] = 0x21;
     page[4] = 31;
-    putText(page, 8, 8, 'HYVE');
-    putText(page, 16, 16, this.o.model);
+    putText(page, 8, 8, 'BHYVE');
+    putText(page, 16, 16, this.o.product);
     putText(page, 32, 4, this.o.revision);
     this.reply(cmd, 36, allocation);
   }

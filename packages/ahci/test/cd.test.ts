@@ -31,13 +31,13 @@ describe('identification', () => {
     expect(g.fis(0, 0x40).slice(4, 7)).toEqual([0x01, 0x14, 0xeb]);
     g.recover();
     expect(await g.run(0, { command: 0xa1, pieces: [[DATA, 512]] })).toBe(OK);
-    expect([g.word(0), g.ataText(10, 10), g.ataText(27, 20)]).toEqual([0x85c0, 'CD1', 'HYVE SATA DVD ROM']);
+    expect([g.word(0), g.ataText(10, 10), g.ataText(27, 20)]).toEqual([0x85c0, 'CD1', 'BHYVE SATA DVD ROM']);
   });
   it('INQUIRY', async () => {
     const { g } = make();
     expect(await g.packet(0, [0x12, 0, 0, 0, 36], 36)).toBe(OK);
     expect(g.bytes(DATA, 5)).toEqual([5, 0x80, 0, 0x21, 31]);
-    expect(g.text(DATA + 8, 8)).toBe('HYVE    ');
+    expect(g.text(DATA + 8, 24)).toBe('BHYVE   BHYVE DVD-ROM   ');
     expect(g.fis(0, 0x40)[12]).toBe(3);
     // Vital product data: the list and the serial number.
     await g.packet(0, [0x12, 1, 0, 0, 36], 36);

@@ -22,7 +22,7 @@ describe('IDENTIFY DEVICE (ACS-3 §7.12)', () => {
     await identify(g);
     expect(g.ataText(10, 10)).toBe('BHYVE-0123-4567-89AB');
     expect(g.ataText(23, 4)).toBe('001');
-    expect(g.ataText(27, 20)).toBe('HYVE SATA DISK');
+    expect(g.ataText(27, 20)).toBe('BHYVE SATA DISK');
     expect(g.rig.ram.read32(DATA + 120)).toBe(2048);
     expect(g.rig.ram.read32(DATA + 200)).toBe(2048);
     expect(g.word(75)).toBe(31);
@@ -477,7 +477,7 @@ describe('other commands', () => {
     await g.run(0, { command: 0x2f, lba: 0x0104, count: 1, pieces: [[DATA, 512]] });
     expect(g.rig.ram.read32(DATA + 40)).toBe(8);
     await g.run(0, { command: 0x2f, lba: 0x0130, count: 1, pieces: [[DATA, 512]] });
-    expect(g.ataText(27, 20)).toBe('HYVE SATA DISK');
+    expect(g.ataText(27, 20)).toBe('BHYVE SATA DISK');
     expect(await g.run(0, { command: 0x2f, lba: 0x0230, count: 1, pieces: [[DATA, 512]] })).toBe(0x0451);
   });
 });

@@ -64,7 +64,7 @@ export interface NvmeOptions {
   readonly blockSize?: number;
   /** Serial number (`ser`), at most 20 ASCII characters. Default: made from the back end's identity. */
   readonly serial?: string;
-  /** Model, at most 40 characters. Default `HYVE-NVMe`. */
+  /** Model, at most 40 characters. Default `bhyve-NVMe`. */
   readonly model?: string;
   /** Firmware revision, at most 8 characters. Default `1.0`. */
   readonly firmware?: string;
@@ -200,7 +200,7 @@ export class NvmeController implements PciDevice, IoHost {
     const identity: Identity = {
       vendor: VENDOR,
       serial: text('serial', o.serial ?? `NVME-${hash.slice(0, 4)}-${hash.slice(4, 8)}-${hash.slice(8)}`, 20),
-      model: text('model', o.model ?? 'HYVE-NVMe', 40),
+      model: text('model', o.model ?? 'bhyve-NVMe', 40),
       firmware: text('firmware', o.firmware ?? '1.0', 8),
       eui64: Uint8Array.from({ length: 8 }, (_, i) => Number((eui64 >> BigInt(56 - 8 * i)) & 0xffn)),
     };

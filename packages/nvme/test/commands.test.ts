@@ -23,7 +23,7 @@ describe('IDENTIFY (NVMe 1.4 §5.15)', () => {
     expect(await g.status(0, identify(1))).toBe(0);
     expect(g.rig.ram.read16(REPLY)).toBe(0xfb5d);
     expect(g.text(REPLY + 4, 20)).toBe('S-1'.padEnd(20));
-    expect(g.text(REPLY + 24, 40)).toBe('HYVE-NVMe'.padEnd(40));
+    expect(g.text(REPLY + 24, 40)).toBe('bhyve-NVMe'.padEnd(40));
     expect(g.bytes(REPLY + 77, 1)).toEqual([9]);
     expect(g.bytes(REPLY + 512, 2)).toEqual([0x66, 0x44]);
     expect(g.rig.ram.read32(REPLY + 516)).toBe(1);
