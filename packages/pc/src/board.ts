@@ -459,11 +459,13 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
     const transport = options.get('transport');
     if (transport !== undefined && transport !== 'legacy' && transport !== 'modern' && transport !== 'transitional')
       throw new HyveError('PC_OPTION', `transport=${transport}: legacy, transitional or modern expected`);
+    const packed = options.get('packed') ?? 'off';
+    if (packed !== 'on' && packed !== 'off') throw new HyveError('PC_OPTION', `packed=${packed}: on or off expected`);
     const pciDevice = new VirtioPci({
       device,
       interrupts: spec.virtioMsi ? 'msi' : 'msix',
       ...(transport === undefined ? {} : { transport }),
-      ...(options.get('packed') === 'on' ? { packed: true } : {}),
+      ...(packed === 'on' ? { packed: true } : {}),
       log: host.log,
     });
     pci.attach(pciDevice, at);
@@ -555,7 +557,10 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
         break;
       }
       case 'virtio-rnd':
-        attachVirtio(new VirtioRnd({ source: entropy(), name: label }), at, new Map());
+        for (const key of Object.keys(s.options))
+          if (key !== 'transport' && key !== 'packed')
+            throw new HyveError('PC_OPTION', `virtio-rnd: no option '${key}'; there are transport and packed`);
+        attachVirtio(new VirtioRnd({ source: entropy(), name: label }), at, new Map(Object.entries(s.options)));
         break;
       default:
         refuse(`PCI device ${s.device} (-s ${s.bus}:${s.slot}:${s.func})`);

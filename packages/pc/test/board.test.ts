@@ -109,6 +109,16 @@ describe('what the guest finds', () => {
     expect(screen.bytes.slice(4)).toEqual([255, 255, 255, 255]);
   });
 
+  it('an entropy source by the modern interface when asked', async () => {
+    const id = [...code.out32(0xcf8, 0x80001000), ...code.in32(0xcfc), ...code.printEax()];
+    const guest = multiboot([...id, ...code.powerOff()]);
+    const screen = new Screen();
+    const rnd = { ...slot(2, 'virtio-rnd'), options: { transport: 'modern', packed: 'on' } };
+    const spec = machine({ pci: [slot(0, 'hostbridge'), rnd, slot(31, 'lpc')] });
+    await (await createPc(spec, host({ guest }, screen))).run();
+    expect(screen.bytes).toEqual([0xf4, 0x1a, 0x44, 0x10]); // virtio 1.2 §4.1.2: 0x1040 and the device type
+  });
+
   it('the RTC at the time asked for', async () => {
     const cmos = (n: number): number[] => [...code.out8(0x70, n), ...code.in8(0x71), 0x66, 0xba, 0xf8, 3, 0xee];
     const guest = multiboot([...cmos(9), ...cmos(8), ...cmos(7), ...cmos(4), ...code.powerOff()]);
@@ -198,6 +208,14 @@ describe('what cannot be built is refused by name', () => {
     [
       { pci: [slot(0, 'hostbridge'), slot(2, 'xhci'), slot(31, 'lpc')] },
       /^PC_UNSUPPORTED PCI device xhci \(-s 0:2:0\)/u,
+    ],
+    [
+      { pci: [slot(0, 'hostbridge'), { ...slot(2, 'virtio-rnd'), options: { packed: 'maybe' } }, slot(31, 'lpc')] },
+      /^PC_OPTION packed=maybe: on or off expected/u,
+    ],
+    [
+      { pci: [slot(0, 'hostbridge'), { ...slot(2, 'virtio-rnd'), options: { rate: '9' } }, slot(31, 'lpc')] },
+      /^PC_OPTION virtio-rnd: no option 'rate'/u,
     ],
     [{ lpc: [{ device: 'tpm', settings: {} }] }, /^PC_UNSUPPORTED LPC device tpm/u],
     [{ engine: 'kvm' }, /^ENGINE_UNAVAILABLE .*virtual time/u],
