@@ -554,6 +554,7 @@ describe('apt', () => {
 for w; do case $w in
 update) ${o.update ?? ':'}; exit 0 ;;
 --print-uris) print=1 ;;
+--simulate | -s) case $* in *nothing*) ;; *) printf 'Inst base:amd64 (1 x [amd64])\\nInst tool (1 x [amd64])\\nConf base (1)\\n'; exit 0 ;; esac ;;
 nothing) echo "E: Unable to locate package nothing" >&2; exit 100 ;;
 esac; done
 if [ -n "$print" ]; then echo "'x' tool_1%3a2.0_amd64.deb ${deb.length} SHA256:${digest}"; exit 0; fi
@@ -580,13 +581,18 @@ esac; done
     const apt = await fake({});
     expect(await apt.names(/^netboot-\d+$/u)).toEqual(['netboot-9', 'netboot-12']);
     expect(await apt.dependency('meta', /^linux-image-/u)).toBe('linux-image-6.1-amd64');
+    expect(await apt.closure(['tool'])).toEqual(['base', 'tool']);
+    await expect(apt.closure(['nothing'])).rejects.toThrow('Unable to locate package nothing');
+    expect(await apt.fetchAll(['tool'])).toEqual([await apt.fetch('tool')]);
+    await expect(apt.fetchAll(['tool', 'other'])).rejects.toThrow("no package 'other'");
+    seen = [];
     expect(await apt.fetch('tool')).toEqual({
       name: 'tool',
       version: '1:2.0',
       sha256: sha256(deb),
       data: Buffer.from(deb),
     });
-    expect(seen).toEqual([0, 0, 4, 9]);
+    expect(seen).toEqual([0, 4, 9]);
   });
   it.each([
     ['a cut download', { file: 'a pack' }, 'fetching tool was cut: 6 of 9 bytes arrived'],

@@ -118,6 +118,45 @@ export class Apt {
     throw runError(`the package ${name} depends on nothing that looks like ${pattern.source}`);
   }
 
+  /**
+   * Packages with everything that they need, in the order in which apt would unpack them.
+   * @param names packages, or apt's patterns such as `?essential`
+   * @throws CLI_RUN when one is missing or they cannot be installed together
+   */
+  async closure(names: readonly string[]): Promise<string[]> {
+    const r = await this.get(['-s', '-y', '--no-install-recommends', 'install', ...names]);
+    const found = [...r.stdout.matchAll(/^Inst (\S+)/gmu)].map((m) => (m[1] as string).replace(/:\w+$/u, ''));
+    if (r.status !== 0 || found.length === 0)
+      throw runError(`apt cannot put ${names.join(', ')} together: ${trouble(r.stderr) || `status ${r.status}`}`);
+    return found;
+  }
+
+  /** Fetches packages by one call of apt, several at a time. @throws as {@link Apt.fetch} */
+  async fetchAll(names: readonly string[]): Promise<FetchedPackage[]> {
+    const debs = join(this.dir, 'debs');
+    const plan = await this.get(['--print-uris', 'download', ...names], debs);
+    const total = [...plan.stdout.matchAll(/^'[^']*' \S+ (\d+) /gmu)].reduce((sum, m) => sum + Number(m[1]), 0);
+    const what = `${names.length} packages`;
+    this.options.onProgress({ phase: 'download', what, done: 0, total });
+    const r = await this.get(['-q', 'download', ...names], debs, (line) => {
+      const status = /^dlstatus:\d+:([\d.]+):/u.exec(line);
+      const done = Math.floor((Number(status?.[1] ?? 0) / 100) * total);
+      if (status !== null) this.options.onProgress({ phase: 'download', what, done, total });
+    });
+    if (r.status !== 0) throw runError(`fetching ${what} failed: ${trouble(r.stderr) || `apt status ${r.status}`}`);
+    this.options.onProgress({ phase: 'download', what, done: total, total });
+    const planned = new Map(
+      [...plan.stdout.matchAll(/^'[^']*' ((\S+?)_\S+) (\d+) SHA256:([0-9a-f]{64})/gmu)].map((m) => [m[2], m]),
+    );
+    const out: FetchedPackage[] = [];
+    for (const name of names) {
+      const m = planned.get(name);
+      if (m === undefined) throw this.missing(name);
+      out.push(await this.read(name, m[1] as string, Number(m[3]), m[4] as string));
+    }
+    return out;
+  }
+
   /** Fetches a package. @throws CLI_RUN when it is missing, the network fails or a digest is wrong */
   async fetch(name: string): Promise<FetchedPackage> {
     const debs = join(this.dir, 'debs');
@@ -133,13 +172,19 @@ export class Apt {
       if (status !== null) report(Math.floor((Number(status[1]) / 100) * total));
     });
     if (r.status !== 0) throw runError(`fetching ${name} failed: ${trouble(r.stderr) || `apt status ${r.status}`}`);
+    const p = await this.read(name, file, total, digest);
+    report(total);
+    return p;
+  }
+
+  private async read(name: string, file: string, total: number, digest: string): Promise<FetchedPackage> {
+    const debs = join(this.dir, 'debs');
     const data = await readFile(join(debs, file)).catch(async () => {
       // The name on disk quotes the version's colon; print-uris of some releases does not.
       return readFile(join(debs, file.replaceAll(':', '%3a')));
     });
     if (data.length !== total) throw runError(`fetching ${name} was cut: ${data.length} of ${total} bytes arrived`);
     if (sha256(data) !== digest) throw runError(`${name}: its SHA-256 is not the one in the signed index`);
-    report(total);
     return { name, version: decodeURIComponent(file.split('_')[1] ?? '?'), sha256: digest, data };
   }
 

@@ -1,7 +1,7 @@
 // Reading what distributions ship: ar members by hand, xz by WebAssembly, gzip and zstd by Node, tar by tar-stream.
 import { Readable } from 'node:stream';
 import { createGunzip, createZstdDecompress } from 'node:zlib';
-import { extract } from 'tar-stream';
+import { extract, type Header } from 'tar-stream';
 import xz from 'xz-decompress';
 import { runError } from '../errors.ts';
 
@@ -118,11 +118,25 @@ export async function readTar(
   onRead: (done: number) => void = () => {},
 ): Promise<TarFile[]> {
   const out: TarFile[] = [];
-  const tar = extract();
-  tar.on('entry', (header, stream, next) => {
+  await walkTar(bytes, onRead, (header) => {
     const path = header.name.replace(/^(\.?\/)+/u, '');
     const link = header.type === 'symlink' || header.type === 'link' ? (header.linkname ?? '') : null;
-    if ((header.type !== 'file' && link === null) || !wanted(path)) {
+    if ((header.type !== 'file' && link === null) || !wanted(path)) return null;
+    return (data) => void out.push({ path, mode: header.mode ?? 0o644, data, link });
+  });
+  return out;
+}
+
+/** Goes through a tar archive. @param each called with each header; returns what takes the content, or null to skip it */
+async function walkTar(
+  bytes: Uint8Array,
+  onRead: (done: number) => void,
+  each: (header: Header) => ((data: Uint8Array) => void) | null,
+): Promise<void> {
+  const tar = extract();
+  tar.on('entry', (header, stream, next) => {
+    const take = each(header);
+    if (take === null) {
       stream.on('end', next);
       stream.resume();
       return;
@@ -130,7 +144,7 @@ export async function readTar(
     const parts: Uint8Array[] = [];
     stream.on('data', (part: unknown) => parts.push(part as Uint8Array));
     stream.on('end', () => {
-      out.push({ path, mode: header.mode ?? 0o644, data: Buffer.concat(parts), link });
+      take(Buffer.concat(parts));
       next();
     });
   });
@@ -150,6 +164,75 @@ export async function readTar(
     tar.destroy();
     throw e;
   }
+}
+
+/** An entry of a tar archive with all that a file system keeps of it. */
+export interface TarEntry {
+  /** Path without a leading `./` or `/`, nor a trailing one; never with `..`. */
+  readonly path: string;
+  /** What it is. Others, such as devices, do not occur in packages and are left out. */
+  readonly type: 'file' | 'directory' | 'symlink' | 'hardlink';
+  /** Permission bits with set-uid, set-gid and sticky. */
+  readonly mode: number;
+  /** Owner. */
+  readonly uid: number;
+  /** Group. */
+  readonly gid: number;
+  /** Seconds since 1970. */
+  readonly mtime: number;
+  /** Content; empty unless a file. */
+  readonly data: Uint8Array;
+  /** Where a link points: a symbolic one as it stands, a hard one as a path like {@link TarEntry.path}. */
+  readonly link: string;
+}
+
+/** A Debian package taken apart. */
+export interface DebEntries {
+  /** Files of the control archive by name: `control`, `postinst`, `conffiles`, … */
+  readonly control: readonly TarEntry[];
+  /** What it installs, in its own order: directories before what is in them. */
+  readonly data: readonly TarEntry[];
+}
+
+/** Everything in a Debian package. @param wanted paths of the data archive to keep */
+export async function readWholeDeb(bytes: Uint8Array, wanted: (path: string) => boolean): Promise<DebEntries> {
+  const members = readAr(bytes);
+  const of = (name: string): Uint8Array => {
+    const m = members.find((x) => x.name.startsWith(name));
+    if (m === undefined) throw runError(`not a Debian package: no ${name} inside`);
+    return m.data;
+  };
+  return {
+    control: await readTarEntries(of('control.tar'), () => true),
+    data: await readTarEntries(of('data.tar'), wanted),
+  };
+}
+
+/** All entries of a (compressed) tar archive whose paths are wanted. */
+export async function readTarEntries(bytes: Uint8Array, wanted: (path: string) => boolean): Promise<TarEntry[]> {
+  const out: TarEntry[] = [];
+  const clean = (path: string): string => path.replace(/^(\.?\/)+/u, '').replace(/\/+$/u, '');
+  await walkTar(
+    bytes,
+    () => {},
+    (header) => {
+      const { type } = header;
+      const path = clean(header.name);
+      if (type !== 'file' && type !== 'directory' && type !== 'symlink' && type !== 'link') return null;
+      if (path === '' || path === '.' || path.split('/').includes('..') || !wanted(path)) return null;
+      const target = header.linkname ?? '';
+      const about = {
+        path,
+        type: type === 'link' ? ('hardlink' as const) : type,
+        mode: (header.mode ?? 0o644) & 0o7777,
+        uid: header.uid ?? 0,
+        gid: header.gid ?? 0,
+        mtime: Math.floor((header.mtime?.getTime() ?? 0) / 1000),
+        link: type === 'link' ? clean(target) : target,
+      };
+      return (data) => void out.push({ ...about, data });
+    },
+  );
   return out;
 }
 

@@ -5,7 +5,7 @@ import { decompress, readDeb, readTar, type TarFile } from './archive.ts';
 import type { ImageManifest, ImageSource, NewFile } from './cache.ts';
 import { sha256 } from './cache.ts';
 import { download } from './http.ts';
-import { buildInitrd, WANTED_MODULES } from './initrd.ts';
+import { buildInitrd, type InitrdFile, WANTED_MODULES } from './initrd.ts';
 import { builtinNames, closure, type ModuleFile, moduleInfo, nameOfPath } from './modules.ts';
 import type { OnProgress } from './progress.ts';
 
@@ -44,7 +44,7 @@ export interface CatalogueEntry {
 }
 
 /** Version of what {@link buildInitrd} makes. */
-const INITRD_RECIPE = 2;
+const INITRD_RECIPE = 3;
 
 /** Every guest, in the order `xhyve images` prints them. */
 export const CATALOGUE: readonly CatalogueEntry[] = [
@@ -183,11 +183,13 @@ async function debianKernel(
 /**
  * The initrd of a kernel package.
  * @param files everything below `lib/modules/RELEASE/` of the package
+ * @param more drivers besides those every guest gets, and files
  */
 export async function debianInitrd(
   release: string,
   files: readonly TarFile[],
   busybox: Uint8Array,
+  more: { readonly modules?: readonly string[]; readonly extra?: readonly InitrdFile[] } = {},
 ): Promise<{ initrd: Uint8Array; absent: readonly string[] }> {
   const prefix = new RegExp(`^(?:usr/)?lib/modules/${release.replaceAll(/[.+]/gu, '\\$&')}/`, 'u');
   const packed = new Map<string, { path: string; data: Uint8Array }>();
@@ -204,7 +206,8 @@ export async function debianInitrd(
   // soft dependencies by alias (crypto algorithms) reach modules named after the algorithm.
   const all = new Map<string, ModuleFile>();
   const builtin = builtinNames(new TextDecoder().decode(indexes.get('modules.builtin') ?? new Uint8Array(0)));
-  const queue = WANTED_MODULES.map((n) => n.replaceAll('-', '_'));
+  const wanted = [...WANTED_MODULES, ...(more.modules ?? [])];
+  const queue = wanted.map((n) => n.replaceAll('-', '_'));
   for (let i = 0; i < queue.length; i++) {
     const name = queue[i] as string;
     const file = packed.get(name);
@@ -214,12 +217,13 @@ export async function debianInitrd(
     all.set(name, { path: file.path, data, info });
     queue.push(...info.depends, ...[...info.softPre, ...info.softPost].map((s) => s.replaceAll('-', '_')));
   }
-  const { modules, absent } = closure(WANTED_MODULES, all, builtin);
+  const { modules, absent } = closure(wanted, all, builtin);
   const initrd = buildInitrd({
     busybox,
     release,
     modules,
-    indexes: new Map([['modules.builtin', indexes.get('modules.builtin') ?? new Uint8Array(0)]]),
+    indexes,
+    extra: more.extra ?? [],
   });
   return { initrd, absent };
 }

@@ -60,6 +60,47 @@ drivers virtio usb
 if [ -e /sys/class/scsi_host/host0 ]; then modprobe -qab sd_mod sr_mod 2>/dev/null; fi
 if [ -d /sys/bus/acpi/devices/LNXPWRBN:00 ]; then modprobe -qab button evdev 2>/dev/null; acpid -l /dev/null >/dev/null 2>&1; fi
 
+# root=DEVICE or root=LABEL=NAME on the command line: a system on a disk takes over.
+label() { dd if=$1 bs=8 skip=143 count=2 2>/dev/null | tr -d '\\000'; }
+place() {
+  case $1 in
+  LABEL=*) for d in /sys/class/block/*; do
+    d=/dev/\${d##*/}
+    if [ "$(dd if=$d bs=2 skip=540 count=1 2>/dev/null | od -An -tx2)" = ' ef53' ] && [ "$(label $d)" = "\${1#LABEL=}" ]; then echo $d; return; fi
+  done ;;
+  *) [ -b $1 ] && echo $1 ;;
+  esac
+}
+root= flags= mode=ro init=/sbin/init type=
+for word in $(cat /proc/cmdline); do
+  case $word in
+  root=/dev/ram* | root=/dev/nfs) ;;
+  root=*) root=\${word#root=} ;;
+  rootflags=*) flags=,\${word#rootflags=} ;;
+  rootfstype=*) type="-t \${word#rootfstype=}" ;;
+  rw | ro) mode=$word ;;
+  init=*) init=\${word#init=} ;;
+  esac
+done
+if [ -n "$root" ]; then
+  modprobe -qab ext4 2>/dev/null
+  n=0
+  until found=$(place "$root"); [ -n "$found" ]; do
+    [ $((n += 1)) -gt 100 ] && break
+    usleep 100000
+  done
+  if [ -z "$found" ]; then echo "There is no $root. Disks: $(ls /sys/class/block | tr '\\n' ' ')"
+  elif mount $type -o $mode$flags $found /mnt; then
+    if [ -e /mnt$init ] || [ -L /mnt$init ]; then
+      umount /dev/pts /dev/shm /tmp
+      for d in dev proc sys run; do mount --move /$d /mnt/$d; done
+      exec switch_root /mnt $init
+    fi
+    echo "$found has no $init"
+    umount /mnt
+  fi
+fi
+
 ip link set lo up
 for nic in /sys/class/net/*; do
   nic=\${nic##*/}
@@ -123,6 +164,20 @@ export interface InitrdParts {
   readonly modules: readonly ModuleFile[];
   /** The kernel's own index files to copy along (`modules.builtin`, `modules.order`), by name. */
   readonly indexes: ReadonlyMap<string, Uint8Array>;
+  /** More to put in: programs with their libraries, scripts. */
+  readonly extra?: readonly InitrdFile[];
+}
+
+/** A file or symbolic link of an initrd. */
+export interface InitrdFile {
+  /** Path without a leading slash. */
+  readonly path: string;
+  /** Permission bits of a file. */
+  readonly mode: number;
+  /** Content of a file. */
+  readonly data: Uint8Array | string;
+  /** Where a symbolic link points; null for a file. */
+  readonly link: string | null;
 }
 
 /** The archive, not compressed: a guest copies it faster than it inflates it. */
@@ -152,5 +207,9 @@ export function buildInitrd(parts: InitrdParts): Uint8Array {
   c.file(`${base}/modules.alias`, modulesAlias(parts.modules));
   c.file(`${base}/modules.symbols`, '');
   for (const [name, data] of parts.indexes) c.file(`${base}/${name}`, data);
+  for (const f of parts.extra ?? []) {
+    if (f.link === null) c.file(f.path, f.data, f.mode);
+    else c.symlink(f.path, f.link);
+  }
   return c.finish();
 }
