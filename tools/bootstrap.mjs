@@ -19,11 +19,15 @@ const PROGRAMS = {
 
 /** The folders pnpm-workspace.yaml lists, as far as they exist. */
 function packageFolders() {
-  const list = readFileSync(join(root, 'pnpm-workspace.yaml'), 'utf8').matchAll(/^ {2}- "([^"]+)\/\*"$/gm);
+  const list = readFileSync(join(root, 'pnpm-workspace.yaml'), 'utf8').matchAll(/^ {2}- "([^"*]+?)(\/\*)?"$/gm);
   const folders = [];
-  for (const [, parent] of list) {
-    const at = join(root, parent);
+  for (const [, name, all] of list) {
+    const at = join(root, name);
     if (!existsSync(at)) continue;
+    if (all === undefined) {
+      folders.push(at);
+      continue;
+    }
     for (const name of readdirSync(at).sort()) folders.push(join(at, name));
   }
   return folders;

@@ -1,0 +1,174 @@
+// Starts a guest on one of the engines and reads its console: the same kernel, initrd and amount of memory on each.
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { Bits } from './guests.ts';
+import { GuestLog } from './protocol.ts';
+
+/** Hyve, QEMU's TCG, v86. */
+export type EngineName = 'hyve' | 'qemu' | 'v86';
+
+/** A guest, the same for every engine. */
+export interface Guest {
+  readonly bits: Bits;
+  readonly kernel: string;
+  readonly initrd: string | null;
+  readonly cmdline: string;
+  readonly memoryMib: number;
+}
+
+/** How engines are set up. */
+export interface EngineOptions {
+  /** Flags of the Node that runs Hyve. */
+  readonly hyveFlags: readonly string[];
+  /** Hyve's translation threshold, null for the default. */
+  readonly threshold: number | null;
+  /** QEMU's `-cpu`. */
+  readonly qemuCpu: string;
+}
+
+/** One run's end. */
+export interface RunResult {
+  readonly log: GuestLog;
+  /** From the process's start to the first console text with the mark, milliseconds; null if it never came. */
+  readonly markMs: number | null;
+  /** Resident MiB of the process at its mark, and what of it is not file-backed or shared. */
+  readonly residentMib: number;
+  /** Hyve's counters. */
+  readonly counters: Readonly<Record<string, number>>;
+  /** Why the run is not complete; empty if it is. */
+  readonly problem: string;
+}
+
+const here = import.meta.dirname;
+const SEABIOS = '/usr/share/seabios';
+
+/** Installs what Debian has of the peers, if it is missing. Gives the engines that can run, with reasons for the others. */
+export function findEngines(wanted: readonly EngineName[]): { found: EngineName[]; missing: string[] } {
+  const have = (): boolean =>
+    spawnSync('qemu-system-x86_64', ['--version']).status === 0 && existsSync(join(SEABIOS, 'bios.bin'));
+  const needsDebian = wanted.includes('qemu') || wanted.includes('v86');
+  if (needsDebian && !have() && process.getuid?.() === 0)
+    spawnSync('apt-get', ['install', '-y', '--no-install-recommends', 'qemu-system-x86', 'seabios'], {
+      stdio: ['ignore', 'ignore', 'inherit'],
+    });
+  const found: EngineName[] = [];
+  const missing: string[] = [];
+  for (const engine of wanted) {
+    if (engine === 'hyve') found.push(engine);
+    else if (engine === 'qemu') {
+      if (spawnSync('qemu-system-x86_64', ['--version']).status === 0) found.push(engine);
+      else missing.push('qemu: apt-get install qemu-system-x86');
+    } else if (existsSync(join(SEABIOS, 'bios.bin'))) found.push(engine);
+    else missing.push('v86: needs SeaBIOS, apt-get install seabios');
+  }
+  return { found, missing };
+}
+
+/** Program and arguments that run `guest` on `engine`; the guest's COM1 is the process's standard output. */
+function command(engine: EngineName, guest: Guest, o: EngineOptions, until: string, linger: number): string[] {
+  const { kernel, initrd, cmdline, memoryMib } = guest;
+  switch (engine) {
+    case 'hyve': {
+      const run = { kernel, initrd, cmdline, memoryMib, threshold: o.threshold, until, linger };
+      return [process.execPath, ...o.hyveFlags, join(here, 'hyve-child.ts'), JSON.stringify(run)];
+    }
+    case 'v86': {
+      const bios = join(SEABIOS, 'bios.bin');
+      const vgaBios = join(SEABIOS, 'vgabios-stdvga.bin');
+      return [
+        process.execPath,
+        join(here, 'v86-child.ts'),
+        JSON.stringify({ kernel, initrd, cmdline, memoryMib, bios, vgaBios }),
+      ];
+    }
+    default: {
+      const args = [guest.bits === 64 ? 'qemu-system-x86_64' : 'qemu-system-i386', '-accel', 'tcg', '-cpu', o.qemuCpu];
+      args.push('-m', String(memoryMib), '-display', 'none', '-monitor', 'none', '-serial', 'stdio', '-no-reboot');
+      args.push('-nic', 'none', '-kernel', kernel, '-append', cmdline);
+      return initrd === null ? args : [...args, '-initrd', initrd];
+    }
+  }
+}
+
+/** Resident set of a process, MiB. */
+export function residentMib(pid: number): number {
+  const text = readFileSync(`/proc/${pid}/status`, 'utf8');
+  return Number(/VmRSS:\s+(\d+)/.exec(text)?.[1] ?? 0) / 1024;
+}
+
+/** Options of {@link runGuest}. */
+export interface RunOptions extends EngineOptions {
+  /** Text on the console that ends the run. */
+  readonly until: string;
+  /** Milliseconds the guest goes on after that before its memory is looked at; default 0. */
+  readonly linger?: number;
+  /** Milliseconds after which the run is given up. */
+  readonly limitMs: number;
+}
+
+/** Boots a guest and waits for the mark. */
+export function runGuest(engine: EngineName, guest: Guest, o: RunOptions): Promise<RunResult> {
+  const linger = o.linger ?? 0;
+  // The child of Hyve goes on a second longer than we look, so that it is still there to be looked at.
+  const [program = '', ...args] = command(engine, guest, o, o.until, linger === 0 ? 0 : linger + 1000);
+  return watch(spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'] }), o.until, linger, o.limitMs);
+}
+
+/** Reads a started engine's console until the mark, then ends it. */
+export function watch(child: ChildProcess, until: string, linger: number, limitMs: number): Promise<RunResult> {
+  const from = performance.now();
+  return new Promise((resolve) => {
+    const log = new GuestLog();
+    const decoder = new TextDecoder();
+    let seen = '';
+    let errors = '';
+    let markMs: number | null = null;
+    let resident = 0;
+    let problem = '';
+    const look = (): void => {
+      try {
+        resident = residentMib(child.pid ?? 0);
+      } catch {
+        // It has ended already.
+      }
+    };
+    const timer = setTimeout(() => {
+      problem = `no end after ${limitMs / 1000} s${log.running === '' ? '' : `, in ${log.running}`}`;
+      child.kill('SIGKILL');
+    }, limitMs);
+    const isOurs = child.spawnargs.some((a) => a.endsWith('hyve-child.ts'));
+    child.stdout?.on('data', (bytes: Buffer) => {
+      const now = performance.now();
+      const text = decoder.decode(bytes, { stream: true });
+      log.feed(text, now - from);
+      if (markMs !== null) return;
+      seen = (seen + text).slice(-4096);
+      if (!seen.includes(until)) return;
+      markMs = now - from;
+      look();
+      const end = (): void => {
+        if (linger > 0) look();
+        // Ours ends by itself, with its counters.
+        if (!isOurs) child.kill('SIGKILL');
+      };
+      if (linger > 0) setTimeout(end, linger);
+      else end();
+    });
+    child.stderr?.on('data', (bytes: Buffer) => {
+      errors = (errors + bytes.toString()).slice(-8192);
+    });
+    child.on('error', (e) => {
+      problem = e.message;
+    });
+    child.on('close', (code, signal) => {
+      clearTimeout(timer);
+      if (markMs === null && problem === '')
+        problem = `ended (${signal ?? code}) before "${until}": ${errors.trim().split('\n').slice(-3).join(' | ')}`;
+      let counters: Record<string, number> = {};
+      const json = errors.split('\n').find((l) => l.startsWith('{"counters"'));
+      if (json !== undefined) counters = (JSON.parse(json) as { counters: Record<string, number> }).counters;
+      resolve({ log, markMs, residentMib: resident, counters, problem });
+    });
+  });
+}
