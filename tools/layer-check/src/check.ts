@@ -60,12 +60,17 @@ export function packageOf(specifier: string): string {
   return specifier.startsWith('@') ? parts.slice(0, 2).join('/') : (parts[0] as string);
 }
 
+/** Whether a folder holds what serves this repository, and is not published. */
+function isTool(folder: string): boolean {
+  return /^(tools\/|examples\/|bench$)/.test(folder);
+}
+
 /** Checks packages against every rule. */
 export function check(packages: readonly Package[]): Finding[] {
   const findings: Finding[] = [];
   const byName = new Map(packages.map((p) => [p.manifest.name, p]));
   for (const p of packages) {
-    const tool = /^(tools|examples)\//.test(p.folder);
+    const tool = isTool(p.folder);
     checkManifest(p, tool, byName, findings);
     checkImports(p, tool, byName, findings);
     if (!tool) checkParts(p, findings);
@@ -212,7 +217,7 @@ function checkParts(p: Package, out: Report): void {
 export function checkReferences(references: readonly string[], packages: readonly Package[]): Finding[] {
   const where = 'tsconfig.json';
   const folders = new Set(packages.map((p) => p.folder));
-  const published = packages.filter((p) => !/^(tools|examples)\//.test(p.folder)).map((p) => p.folder);
+  const published = packages.filter((p) => !isTool(p.folder)).map((p) => p.folder);
   return [
     ...references.filter((r) => !folders.has(r)).map((r) => ({ where, what: `references ${r}, which is no package` })),
     ...published.filter((f) => !references.includes(f)).map((f) => ({ where, what: `does not reference ${f}` })),
