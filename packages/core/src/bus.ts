@@ -10,6 +10,37 @@ export interface IoHandler {
   write(offset: number, width: Width, value: number): void;
 }
 
+/**
+ * A register whose writes only say "look": an engine may run on past the write and tell the handler a little later, once
+ * for several. Writes that the engine does not know of go to the handler as always.
+ */
+export interface DoorbellSpec {
+  /** From the claim's base. */
+  readonly offset: number;
+  /** Width of the writes meant. */
+  readonly width: Width;
+  /** The value written. Others than this one are plain writes; with `any` it is what the handler is given. */
+  readonly value: number;
+  /** Whatever is written is the same. */
+  readonly any?: boolean;
+}
+
+/** Where doorbells can be hung up: an engine that runs vCPUs beside this thread. */
+export interface DoorbellHost {
+  /**
+   * Hangs one up. `ring` is called on the VM's thread.
+   * @param value only writes of this; null: any
+   * @returns how to take it down, or null if there is no room for another
+   */
+  add(
+    space: 'port' | 'memory',
+    addr: PhysAddr,
+    width: Width,
+    value: number | null,
+    ring: () => void,
+  ): (() => void) | null;
+}
+
 /** Options of {@link IoBus.claim}. */
 export interface ClaimOptions {
   /** For messages: the device or register block, such as `com1`. */
@@ -19,6 +50,8 @@ export interface ClaimOptions {
    * bytes first; a narrower access than any allowed one is a read of the enclosing unit (writes are dropped).
    */
   readonly widths?: number;
+  /** Registers in the range that are doorbells. */
+  readonly doorbells?: readonly DoorbellSpec[];
 }
 
 /** One claimed range. */
@@ -51,6 +84,9 @@ class Range implements Claim {
   readonly handler: IoHandler;
   readonly name: string;
   readonly widths: number;
+  readonly doorbells: readonly DoorbellSpec[];
+  /** How to take down those that hang. */
+  hung: (() => void)[] = [];
   private readonly bus: Bus;
   constructor(bus: Bus, length: number, handler: IoHandler, o: ClaimOptions) {
     this.bus = bus;
@@ -58,6 +94,7 @@ class Range implements Claim {
     this.handler = handler;
     this.name = o.name;
     this.widths = o.widths ?? 7;
+    this.doorbells = o.doorbells ?? [];
   }
   moveTo(base: number | null): void {
     this.bus.place(this, base);
@@ -78,6 +115,8 @@ export class Bus implements IoBus {
   private readonly nobody: Range;
   private ranges: Range[] = [];
   private last: Range;
+  private bells: DoorbellHost | null = null;
+  private space: 'port' | 'memory' = 'memory';
 
   /** @param o.size first address past the bus: 0x10000 for ports, 2^52 for memory */
   constructor(o: { name: string; size: number; onUnclaimed?: UnclaimedAccess }) {
@@ -86,6 +125,22 @@ export class Bus implements IoBus {
     this.unclaimed = o.onUnclaimed ?? null;
     this.nobody = new Range(this, 0, { read: () => 0xffffffff, write: () => {} }, { name: 'unclaimed' });
     this.last = this.nobody;
+  }
+
+  /** Hangs up the doorbells of all claims, present and future, with an engine. */
+  useDoorbells(host: DoorbellHost, space: 'port' | 'memory'): void {
+    this.bells = host;
+    this.space = space;
+    for (const r of this.ranges) this.hang(r);
+  }
+
+  private hang(r: Range): void {
+    if (this.bells === null) return;
+    for (const d of r.doorbells) {
+      const ring = (): void => r.handler.write(d.offset, d.width, d.value);
+      const down = this.bells.add(this.space, r.base + d.offset, d.width, d.any === true ? null : d.value, ring);
+      if (down !== null) r.hung.push(down);
+    }
   }
 
   claim(base: number | null, length: number, handler: IoHandler, options: ClaimOptions): Claim {
@@ -114,6 +169,7 @@ export class Bus implements IoBus {
     }
     this.ranges = this.ranges.filter((q) => q !== r);
     this.last = this.nobody;
+    for (const down of r.hung.splice(0)) down();
     if (base === null) {
       r.base = -1;
       r.end = -1;
@@ -123,6 +179,7 @@ export class Bus implements IoBus {
     r.end = base + r.length;
     this.ranges.push(r);
     this.ranges.sort((x, y) => x.base - y.base);
+    this.hang(r);
   }
 
   /** Whether nothing but `except` claims any byte of the range and it lies on the bus. */

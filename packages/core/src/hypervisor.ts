@@ -1,7 +1,9 @@
 // The engine interface that KVM, Hypervisor.framework and the software CPU implement (bhyve: vmm.h, libvmmapi).
 // Exits that need an answer (ports, MMIO, MSRs) are calls from inside run() into the VM's buses, so that nothing is
 // allocated and no instruction has to be restarted; run() returns only when the vCPU stops. See docs/decisions/0001.
+import type { DoorbellHost } from './bus.ts';
 import type { Clock } from './clock.ts';
+import type { MsiSink } from './irq.ts';
 import type { GuestMemory, RegionSpec } from './memory.ts';
 import type { PhysAddr, Width } from './types.ts';
 
@@ -109,8 +111,8 @@ export interface TableRegister {
 
 /** A vCPU's whole architectural state, the same for every engine. Plain data: for set-up, saving and debuggers only. */
 export interface VcpuStateV1 {
-  /** Format version. */
-  v: 1;
+  /** Format version; 2 since {@link VcpuStateV1.injected}. Engines write 2 and read both. */
+  v: 1 | 2;
   /** RAX RCX RDX RBX RSP RBP RSI RDI R8–R15. */
   gpr: bigint[];
   /** Instruction pointer. */
@@ -149,6 +151,26 @@ export interface VcpuStateV1 {
   nmiBlocked: boolean;
   /** NMI waiting. */
   nmiPending: boolean;
+  /** Vector of a maskable interrupt that the vCPU was given and has not delivered yet, 0–255; absent: none. */
+  injected?: number;
+}
+
+/** One hardware breakpoint of the host's debugger. */
+export interface DebugBreakpoint {
+  /** Linear address; aligned to `size`. */
+  readonly address: bigint;
+  /** What stops the vCPU: before the instruction there, after a store, after a load or store. */
+  readonly on: 'execute' | 'write' | 'access';
+  /** Bytes watched; 1 for `execute`. */
+  readonly size: 1 | 2 | 4 | 8;
+}
+
+/** What the host's debugger asks of a vCPU; see {@link Vcpu.setDebug}. */
+export interface DebugRequest {
+  /** Leave after every instruction. */
+  readonly step: boolean;
+  /** At most four. */
+  readonly breakpoints: readonly DebugBreakpoint[];
 }
 
 /**
@@ -183,6 +205,14 @@ export interface Vcpu {
   park?(): void;
   /** Ends {@link Vcpu.park}; may wait. */
   unpark?(): void;
+  /**
+   * Sets what the host's debugger wants: such events come back as {@link Exit.Debug} and the guest sees nothing of them.
+   * While there is a request the guest's own debug registers may be out of force. Null: nothing. Absent where the engine
+   * cannot. @throws HyveError `VCPU_DEBUG` for what the processor's debug registers cannot express
+   */
+  setDebug?(request: DebugRequest | null): void;
+  /** Why the last {@link Exit.Debug} came, as DR6 has it: bits 0–3 by breakpoint, bit 14 for a step. */
+  readonly debugStatus?: number;
   /** Whether it waits in HLT. */
   readonly halted: boolean;
   /** Whether it waits for a SIPI. */
@@ -193,6 +223,60 @@ export interface Vcpu {
   getState(): VcpuStateV1;
   /** Writes the whole state. @throws HyveError `VCPU_STATE` for what the processor cannot be in */
   setState(s: VcpuStateV1): void;
+}
+
+/** Interrupt controllers that an engine can run itself: the local APICs, or also the I/O APIC, the 8259 pair and the PIT. */
+export type EngineInterruptKind = 'local' | 'all';
+
+/** Asks for interrupt controllers of the engine's own. */
+export interface EngineInterruptOptions {
+  /** Which. */
+  readonly kind: EngineInterruptKind;
+  /** APIC id of each vCPU, 0–254, as its CPUID table says. */
+  readonly apicId: (vcpu: number) => number;
+}
+
+/**
+ * Interrupt controllers that the engine runs beside its vCPUs. The vCPU's bus then sees neither the APIC page, nor CR8, nor
+ * the APIC's MSRs; interrupts are delivered by the engine, and `Vcpu.inject`, `init` and `startup` are not called.
+ */
+export interface EngineInterrupts extends MsiSink {
+  /** What was asked for. */
+  readonly kind: EngineInterruptKind;
+  /**
+   * A message of the I/O APIC: destination, logical or physical, `wide` (32-bit) destination, delivery mode 0–7, vector,
+   * trigger mode. Gives whether anybody took it.
+   */
+  deliver(dest: number, logical: boolean, wide: boolean, mode: number, vector: number, level: boolean): boolean;
+  /** The I/O APIC's redirection entry of a pin is now this; the engine has to know whose EOI to report. */
+  route(pin: number, lo: number, hi: number): void;
+  /** Is told of each EOI of a level-triggered vector that {@link EngineInterrupts.route} has named. */
+  addEoiListener(listener: { eoi(vector: number): void }): void;
+  /** The INTR output of the board's 8259 pair, and how its vector is fetched (`kind` `local`). */
+  setExtInt(asserted: boolean, acknowledge: () => number): void;
+  /** An input of the engine's own controllers: ISA interrupts on 0–15, the I/O APIC's further pins (`kind` `all`). */
+  setPin(pin: number, asserted: boolean): void;
+}
+
+/**
+ * vCPUs on threads of the engine's own. Calls of their buses still come on the thread that made the VM, from its event
+ * loop; meanwhile that vCPU waits and the others run.
+ */
+export interface VcpuThreads {
+  /** Sets all going. `onExit` gets what ends a vCPU's run (shutdown, debug, error); that vCPU stays stopped. */
+  start(onExit: (vcpu: number, exit: VmExit) => void): void;
+  /** Stops all; their states can be read and written then. False: one did not come back in time and may still run. */
+  pause(): boolean;
+  /** Goes on, those whose run had ended too. */
+  resume(): void;
+}
+
+/** What was written to guest memory since somebody last looked, a bit per 4 KiB page. */
+export interface DirtyLog {
+  /** Begins to log, or ends. */
+  enable(on: boolean): void;
+  /** Takes the bits of region `index` of {@link VmOptions.memory} into `out` (lowest page in bit 0); gives how many are set. */
+  take(index: number, out: Uint32Array): number;
 }
 
 /** What {@link Hypervisor.createVm} needs. */
@@ -213,6 +297,8 @@ export interface VmOptions {
   readonly exitOnPause?: boolean;
   /** vCPUs from 1 on run on threads of their own, see {@link Hypervisor.attach}: the VM's `vcpus` is vCPU 0 alone. */
   readonly threads?: boolean;
+  /** Interrupt controllers of the engine's own; absent: the board brings them all. */
+  readonly interrupts?: EngineInterruptOptions;
 }
 
 /** A VM for {@link Hypervisor.attach} on another thread of the process: data that can be posted (structured clone). */
@@ -247,6 +333,14 @@ export interface Vm {
   share?(): VmShare;
   /** With {@link VmOptions.threads}: {@link Vcpu.kick} for a vCPU on whatever thread. */
   kick?(index: number): void;
+  /** The engine's interrupt controllers, where {@link VmOptions.interrupts} asked for them. */
+  readonly interrupts?: EngineInterrupts;
+  /** Runs the vCPUs beside this thread; then {@link Vcpu.run} is not called. Where there are {@link Vm.interrupts}. */
+  readonly threads?: VcpuThreads;
+  /** Stores that need no exit. Comes with {@link Vm.threads}. */
+  readonly doorbells?: DoorbellHost;
+  /** Log of written pages, where the engine keeps one. Stores of devices are not in it. */
+  readonly dirtyLog?: DirtyLog;
   /** Engine counters by name. */
   counters(): Readonly<Record<string, number>>;
   /** Frees everything. The VM is unusable afterwards. */
@@ -259,6 +353,10 @@ export interface Hypervisor {
   readonly name: string;
   /** What the engine's processor can do at most, as CPUID rows; policy (@hyve/vmm) takes away from it. */
   supportedCpuid(): readonly CpuidEntry[];
+  /** The interrupt controllers that it can run itself; absent: none. */
+  readonly interruptKinds?: readonly EngineInterruptKind[];
+  /** The frequency that guests' TSC has whatever {@link VmOptions.tscHz} says, Hz; absent or null: any. */
+  readonly fixedTscHz?: number | null;
   /** @throws HyveError `VM_MEMORY`, `VM_VCPUS`, `ENGINE_UNAVAILABLE` */
   createVm(options: VmOptions): Vm;
   /**

@@ -6,7 +6,16 @@ export type {
   EntropySource,
   NetBackend,
 } from './backends.ts';
-export { Bus, type Claim, type ClaimOptions, type IoBus, type IoHandler, type UnclaimedAccess } from './bus.ts';
+export {
+  Bus,
+  type Claim,
+  type ClaimOptions,
+  type DoorbellHost,
+  type DoorbellSpec,
+  type IoBus,
+  type IoHandler,
+  type UnclaimedAccess,
+} from './bus.ts';
 export { type Clock, type Timer, TimerQueue } from './clock.ts';
 export { type Device, type Logger, silentLogger } from './device.ts';
 export { HyveError, isHyveError } from './errors.ts';
@@ -14,6 +23,12 @@ export {
   type AttachOptions,
   type CpuidEntry,
   type CpuidResult,
+  type DebugBreakpoint,
+  type DebugRequest,
+  type DirtyLog,
+  type EngineInterruptKind,
+  type EngineInterruptOptions,
+  type EngineInterrupts,
   Exit,
   type ExitReason,
   type Hypervisor,
@@ -23,6 +38,7 @@ export {
   type Vcpu,
   type VcpuBus,
   type VcpuStateV1,
+  type VcpuThreads,
   type Vm,
   type VmExit,
   type VmOptions,

@@ -1,5 +1,6 @@
 // PCI devices as the bus sees them. @hyve/pci owns config space, BAR sizing and decoding, capability lists, MSI-X tables
 // and INTx routing; a device declares what it has and handles its BARs.
+import type { DoorbellSpec } from './bus.ts';
 import type { Device } from './device.ts';
 import type { DmaMemory } from './memory.ts';
 import type { Width } from './types.ts';
@@ -16,6 +17,8 @@ export interface PciBarSpec {
   readonly prefetchable?: boolean;
   /** Accesses the device takes, ORed widths 1, 2, 4; others are split or widened by the bus. Default 7. */
   readonly widths?: number;
+  /** Registers that are doorbells, by offset in the BAR. */
+  readonly doorbells?: readonly DoorbellSpec[];
 }
 
 /** A vendor-specific or other capability whose bytes the device lays down itself. */

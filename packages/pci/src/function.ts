@@ -215,10 +215,17 @@ export class PciFunction implements PciContext {
   private makeBar(spec: PciBarSpec): Bar {
     const bar = new Bar(spec, spec.kind === 'io' ? this.host.pio : this.host.mmio);
     const name = `${this.address} ${this.device.name} bar${spec.bar}`;
-    const own = spec.widths === undefined ? { name } : { name, widths: spec.widths };
     const addOwn = (from: number, to: number): void => {
       if (from >= to) return;
       const handler = new BarWindow(this.device, spec.bar, from);
+      const bells = (spec.doorbells ?? [])
+        .filter((d) => d.offset >= from && d.offset + d.width <= to)
+        .map((d) => ({ ...d, offset: d.offset - from }));
+      const own = {
+        name,
+        ...(spec.widths === undefined ? {} : { widths: spec.widths }),
+        ...(bells.length === 0 ? {} : { doorbells: bells }),
+      };
       bar.segments.push({ offset: from, claim: bar.bus.claim(null, to - from, handler, own) });
     };
     const msix = this.device.spec.msix;

@@ -165,11 +165,15 @@ export class VirtioPci implements PciDevice, TransportSink {
           'VIRTIO_TRANSPORT',
           `${this.name}: ${d.configSize} bytes of configuration, I/O BAR too small`,
         );
-      bars.push({ bar: 0, kind: 'io', size: this.legacyBytes });
+      const doorbells = d.queueSizes.map((_, q) => ({ offset: LEGACY_QUEUE_NOTIFY, width: 2 as const, value: q }));
+      bars.push({ bar: 0, kind: 'io', size: this.legacyBytes, doorbells });
     }
     if (transport !== 'legacy') {
       const notifyBytes = d.queueSizes.length * NOTIFY_MULTIPLIER;
-      bars.push({ bar: MODERN_BAR, kind: 'mem32', size: MODERN_BAR_BYTES });
+      const doorbells = d.queueSizes.map((_, q) => {
+        return { offset: MODERN_NOTIFY + q * NOTIFY_MULTIPLIER, width: 2 as const, value: q, any: true };
+      });
+      bars.push({ bar: MODERN_BAR, kind: 'mem32', size: MODERN_BAR_BYTES, doorbells });
       capabilities.push(
         capability(CAP_TYPE_COMMON, 0, COMMON_BYTES, null),
         capability(CAP_TYPE_ISR, MODERN_ISR, 1, null),
