@@ -4,6 +4,7 @@ import {
   type Clock,
   type CpuidEntry,
   type CpuidResult,
+  type DebugRequest,
   Exit,
   type ExitReason,
   type GuestMemory,
@@ -24,6 +25,7 @@ import { Decoder, Insn, Kind, OP } from '@hyve/x86';
 import { CpuAccess, GUEST_FAULT, type MemoryPort } from './access.ts';
 import { BlockCache, MAX_INSNS } from './blocks.ts';
 import { FEATURES, SIGNATURE, supportedCpuid } from './features.ts';
+import { HostDebug } from './host-debug.ts';
 import { INLINE_KEYS } from './inline-keys.ts';
 import { type HostImports, Interpreter } from './interp.ts';
 import { JitCache } from './jit-cache.ts';
@@ -35,6 +37,16 @@ import * as S from './state.ts';
 import { VENDOR_AMD, VENDOR_HYGON } from './system/bits.ts';
 import { DEBUG_FAULT, DELIVERED, EventSource, hasErrorCode } from './system/events.ts';
 import { SystemUnit } from './system/system.ts';
+
+/** Whether an instruction's bytes are MOV to or from a debug register: 0F 21 or 0F 23 behind prefixes. */
+function aboutDebugRegisters(bytes: Uint8Array): boolean {
+  let i = 0;
+  while (i < 13 && PREFIXES.has(bytes[i] as number)) i++;
+  if (((bytes[i] as number) & 0xf0) === 0x40) i++;
+  return bytes[i] === 0x0f && (bytes[i + 1] === 0x21 || bytes[i + 1] === 0x23);
+}
+
+const PREFIXES: ReadonlySet<number> = new Set([0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3]);
 
 /** Options of {@link SoftCpu}. */
 export interface SoftCpuOptions {
@@ -553,7 +565,7 @@ export class SoftVcpu implements Vcpu {
     const dr7 = a.get(S.DR + 56);
     const align = (cr0 & (1 << 18)) !== 0 && (a.get(S.EFL) & S.FLAG_AC) !== 0 && a.get(S.CPL) === 3;
     a.set(S.ALIGN_CHECK, align ? 1 : 0);
-    const noFill = align || (dr7 & 0xff) !== 0;
+    const noFill = align || (dr7 & 0xff) !== 0 || this.debug.watches;
     // From the next instruction on they are taken one at a time.
     if (dr7 & 0xff) a.set(S.BUDGET, S.ATTENTION);
     a.set(S.NOFILL, noFill ? 1 : 0);
@@ -581,6 +593,11 @@ export class SoftVcpu implements Vcpu {
       throw e;
     }
   }
+
+  private readonly debug = new HostDebug();
+  /** Watchpoints of the host that the last instruction hit; why the last debug exit came. */
+  private debugHits = 0;
+  private debugWhy = 0;
 
   /** Record whose handler is {@link R.H_LEAVE} for now, and what it was. */
   private leaveRec = 0;
@@ -688,6 +705,7 @@ export class SoftVcpu implements Vcpu {
       interruptShadow: this.shadowed,
       nmiBlocked: this.nmiBlocked,
       nmiPending: this.nmiPending,
+      ...(this.pendingVector < 0 ? {} : { injected: this.pendingVector }),
     });
   }
 
@@ -697,7 +715,7 @@ export class SoftVcpu implements Vcpu {
     this.isHalted = s.activity === 'halted';
     this.nmiBlocked = s.nmiBlocked;
     this.nmiPending = s.nmiPending;
-    this.pendingVector = -1;
+    this.pendingVector = s.injected ?? -1;
     this.pendingTrap = 0;
     this.shutdown = false;
     const a = this.access;
@@ -771,6 +789,10 @@ export class SoftVcpu implements Vcpu {
       if (now >= end) return this.leave(Exit.Budget);
       const before = this.counted();
       let code: number;
+      if (this.debug.on) {
+        const hit = this.debug.codeHits(this.linearRip());
+        if (hit !== 0) return this.leaveDebug(hit);
+      }
       if (this.mustStep()) code = this.stepOne();
       else if (this.nsPerInstruction > 0) {
         // Virtual time: the run ends after exactly as many instructions as fit. Blocks run whole, so the last few of them
@@ -816,6 +838,11 @@ export class SoftVcpu implements Vcpu {
           return this.leave(Exit.Shutdown);
         default:
           return this.leave(Exit.Error, `the interpreter left with code ${code} at RIP 0x${this.ripText()}`);
+      }
+      if (this.debug.on) {
+        const why = this.debugHits | (this.debug.step && !this.isHalted ? DR6_BS : 0);
+        this.debugHits = 0;
+        if (why !== 0) return this.leaveDebug(why);
       }
     }
   }
@@ -868,7 +895,7 @@ export class SoftVcpu implements Vcpu {
   /** Whether instructions must be taken one at a time: single-step, breakpoints, or an event behind a shadow. */
   private mustStep(): boolean {
     const a = this.access;
-    if (a.get(S.EFL) & S.FLAG_TF) return true;
+    if (this.debug.on || a.get(S.EFL) & S.FLAG_TF) return true;
     if (a.get(S.DR + 56) & 0xff) return true;
     return this.shadowed && (a.get(S.IRQ_WINDOW) !== 0 || this.nmiPending);
   }
@@ -932,7 +959,15 @@ export class SoftVcpu implements Vcpu {
     if (head === 0) return S.EX_FAULT;
     a.set(S.DATA_BREAK, 0);
     a.set(S.BUDGET, 1);
+    // The host's watchpoints take the place of the guest's, unless the instruction is about these.
+    const swap = this.debug.watches && !aboutDebugRegisters(this.stepBytes);
+    if (swap) this.debug.swap(a);
     const code = this.vm.interp.exports.main(this.base, head);
+    if (swap) {
+      this.debug.swap(a);
+      this.debugHits = a.get(S.DATA_BREAK) & 15;
+      a.set(S.DATA_BREAK, 0);
+    }
     if (code === S.EX_FAULT) return code;
     if (rf) a.set(S.EFL, a.get(S.EFL) & ~S.FLAG_RF);
     const op = this.vm.blocks.lastOp;
@@ -954,10 +989,32 @@ export class SoftVcpu implements Vcpu {
     return code;
   }
 
-  private codeBreakpoints(dr7: number): number {
+  /** Linear address of the next instruction, as far as a double holds it. */
+  private linearRip(): number {
     const a = this.access;
     const rip = a.getAddr(S.RIP);
-    const la = a.code64 ? rip : (rip + a.get(S.SEG + S.CS * S.SEG_STRIDE)) % 0x1_0000_0000;
+    return a.code64 ? rip : (rip + a.get(S.SEG + S.CS * S.SEG_STRIDE)) % 0x1_0000_0000;
+  }
+
+  setDebug(request: DebugRequest | null): void {
+    this.debug.set(request);
+    this.debugHits = 0;
+    this.modeChanged();
+    this.access.set(S.BUDGET, S.ATTENTION);
+  }
+
+  get debugStatus(): number {
+    return this.debugWhy;
+  }
+
+  private leaveDebug(why: number): VmExit {
+    this.debugWhy = why;
+    return this.leave(Exit.Debug);
+  }
+
+  private codeBreakpoints(dr7: number): number {
+    const a = this.access;
+    const la = this.linearRip();
     let hit = 0;
     for (let i = 0; i < 4; i++) {
       const enabled = (dr7 >> (2 * i)) & 3;

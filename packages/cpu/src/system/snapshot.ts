@@ -9,7 +9,7 @@ import { readTsc, writeTsc } from './msr.ts';
 import { inUse } from './xsave.ts';
 
 /** The part of a state that the run loop keeps. */
-export type RunState = Pick<VcpuStateV1, 'activity' | 'interruptShadow' | 'nmiBlocked' | 'nmiPending'>;
+export type RunState = Pick<VcpuStateV1, 'activity' | 'interruptShadow' | 'nmiBlocked' | 'nmiPending' | 'injected'>;
 
 const MASK64 = (1n << 64n) - 1n;
 
@@ -104,7 +104,7 @@ export function getState(c: SysCtx, run: RunState): VcpuStateV1 {
   msrs.push([B.MSR_TSC, (BigInt(c.hi) << 32n) | BigInt(c.lo)]);
   msrs.push([B.MSR_TSC_ADJUST, (BigInt(c.adjustHi) << 32n) | BigInt(c.adjustLo)]);
   return {
-    v: 1,
+    v: 2,
     gpr,
     rip: big(cpu, S.RIP),
     rflags: BigInt(cpu.flags()),
@@ -124,6 +124,7 @@ export function getState(c: SysCtx, run: RunState): VcpuStateV1 {
     interruptShadow: run.interruptShadow,
     nmiBlocked: run.nmiBlocked,
     nmiPending: run.nmiPending,
+    ...(run.injected === undefined ? {} : { injected: run.injected }),
   };
 }
 
@@ -137,7 +138,9 @@ function check(c: SysCtx, s: VcpuStateV1): void {
     throw new HyveError('VCPU_STATE', `a vCPU cannot be in this state: ${why}`);
   };
   c.features();
-  if (s.v !== 1) bad(`version ${s.v}, expected 1`);
+  if (s.v !== 1 && s.v !== 2) bad(`version ${s.v as number}, expected 1 or 2`);
+  if (s.injected !== undefined && !(Number.isInteger(s.injected) && s.injected >= 0 && s.injected <= 255))
+    bad(`interrupt ${s.injected} injected`);
   if (s.gpr.length !== 16) bad(`${s.gpr.length} general registers, expected 16`);
   if (s.segments.length !== 8) bad(`${s.segments.length} segments, expected 8`);
   if (s.dr.length !== 6) bad(`${s.dr.length} debug registers, expected 6`);

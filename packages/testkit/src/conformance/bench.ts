@@ -2,11 +2,14 @@
 // programs in real, protected and long mode start with.
 import {
   allOnes,
+  type EngineInterruptKind,
+  type EngineInterrupts,
   Exit,
   type ExitReason,
   type GuestMemory,
   type Hypervisor,
   type MsrValue,
+  type RegionSpec,
   type SegmentState,
   TimerQueue,
   type Vcpu,
@@ -58,6 +61,9 @@ export const FRAMES = 0x20000;
 /** An address without memory, below 4 GiB, where the bus answers. */
 export const MMIO = 0xd0000000;
 
+/** RAM over 4 GiB, where a case asks for it. */
+export const HIGH: number = 2 ** 32;
+
 /** Selectors of the GDT. */
 export const CS32 = 0x08;
 /** Data, base 0, limit 4 GiB. */
@@ -83,6 +89,9 @@ export interface Caught {
   readonly cr2: number;
   readonly sp: number;
 }
+
+/** Long, for machines that are busy with other things. */
+const LIMIT_MS = 10_000;
 
 /** Vectors that push an error code (SDM vol. 3 table 6-1). */
 const WITH_ERROR: ReadonlySet<number> = new Set([8, 10, 11, 12, 13, 14, 17, 21, 29, 30]);
@@ -126,8 +135,23 @@ export class Bench {
   /** Told of each write, from inside run(). */
   onWrite: (addr: number, width: Width, value: number) => void = () => {};
 
-  constructor(hypervisor: Hypervisor, o: { vcpus?: number; exitOnPause?: boolean; rom?: Uint8Array } = {}) {
-    const memory = [{ base: 0, size: RAM_SIZE, kind: 'ram' as const, name: 'ram' }];
+  constructor(
+    hypervisor: Hypervisor,
+    o: {
+      vcpus?: number;
+      exitOnPause?: boolean;
+      rom?: Uint8Array;
+      interrupts?: EngineInterruptKind;
+      high?: number;
+    } = {},
+  ) {
+    const kind = o.interrupts;
+    must(
+      kind === undefined || (hypervisor.interruptKinds ?? []).includes(kind),
+      'the engine has no interrupt controllers of its own',
+    );
+    const memory: RegionSpec[] = [{ base: 0, size: RAM_SIZE, kind: 'ram', name: 'ram' }];
+    if (o.high !== undefined) memory.push({ base: HIGH, size: o.high, kind: 'ram', name: 'high' });
     const rom = o.rom;
     this.vm = hypervisor.createVm({
       memory:
@@ -136,14 +160,40 @@ export class Bench {
           : [...memory, { base: 2 ** 32 - rom.length, size: rom.length, kind: 'rom' as const, name: 'rom' }],
       vcpus: o.vcpus ?? 1,
       bus: () => this.bus(),
-      cpuid: () => hypervisor.supportedCpuid(),
+      // The timer's TSC deadline is the local APIC's, which says so itself.
+      cpuid: () =>
+        kind === undefined
+          ? hypervisor.supportedCpuid()
+          : hypervisor
+              .supportedCpuid()
+              .map((r) => (r.leaf === 1 ? { ...r, ecx: (r.ecx | (1 << 24) | (1 << 21)) >>> 0 } : r)),
       clock: new TimerQueue(() => now() * 1e6),
       tscHz: 2_000_000_000,
       exitOnPause: o.exitOnPause ?? false,
+      ...(kind === undefined ? {} : { interrupts: { kind, apicId: (i: number) => i } }),
     });
     this.vcpu = this.vm.vcpus[0] as Vcpu;
     this.ram = this.vm.memory;
     if (rom !== undefined) this.ram.load(2 ** 32 - rom.length, rom);
+  }
+
+  /** The engine's interrupt controllers. */
+  get interrupts(): EngineInterrupts {
+    const i = this.vm.interrupts;
+    if (i === undefined) throw new Error('the VM has no interrupt controllers of the engine');
+    return i;
+  }
+
+  /** Runs the vCPUs in turn until `done`. Throws after ten seconds, and for `Exit.Error`. */
+  until(done: () => boolean, what: string): void {
+    const limit = now() + LIMIT_MS;
+    while (!done()) {
+      for (const v of this.vm.vcpus) {
+        const { reason, detail } = v.run(1_000_000);
+        if (reason === Exit.Error) throw new Error(`the engine gave up: ${detail}`);
+      }
+      if (now() > limit) throw new Error(`after 10 s still not: ${what}`);
+    }
   }
 
   private bus(): VcpuBus {
@@ -197,14 +247,14 @@ export class Bench {
     return this;
   }
 
-  /** Runs until something other than the end of a budget. Throws after two seconds, and for `Exit.Error`. */
+  /** Runs until something other than the end of a budget. Throws after ten seconds, and for `Exit.Error`. */
   run(vcpu: Vcpu = this.vcpu): ExitReason {
-    const limit = now() + 2000;
+    const limit = now() + LIMIT_MS;
     for (;;) {
       const { reason, detail } = vcpu.run(1_000_000);
       if (reason === Exit.Error) throw new Error(`the engine gave up: ${detail}`);
       if (reason !== Exit.Budget) return reason;
-      if (now() > limit) throw new Error(`still running after 2 s at 0x${vcpu.getState().rip.toString(16)}`);
+      if (now() > limit) throw new Error(`still running after 10 s at 0x${vcpu.getState().rip.toString(16)}`);
     }
   }
 

@@ -1,12 +1,22 @@
 // The conformance suite for CPU engines: the same cases for every implementation of core's Hypervisor.
 import type { Hypervisor } from '@hyve/core';
 import type { ConformanceCase } from './case.ts';
+import { DEBUG_CASES } from './debug.ts';
+import { INTERRUPT_CASES } from './interrupts.ts';
 import { LONG_CASES } from './long.ts';
 import { PROTECTED_CASES } from './protected.ts';
 import { REAL_CASES } from './real.ts';
 
+export { INTERRUPT_CASE_NAMES } from './interrupts.ts';
+
 /** Every case, in an order that goes from simple to complex. */
-export const CONFORMANCE_CASES: readonly ConformanceCase[] = [...REAL_CASES, ...PROTECTED_CASES, ...LONG_CASES];
+export const CONFORMANCE_CASES: readonly ConformanceCase[] = [
+  ...REAL_CASES,
+  ...PROTECTED_CASES,
+  ...LONG_CASES,
+  ...DEBUG_CASES,
+  ...INTERRUPT_CASES,
+];
 
 /** What the suite needs of a test framework; vitest, node:test and mocha have it. */
 export interface TestFramework {
