@@ -8,7 +8,10 @@ export const CAP_VCPU_EVENTS = 41;
 export const CAP_DEBUGREGS = 50;
 export const CAP_XSAVE = 55;
 export const CAP_XCRS = 56;
+export const CAP_IRQCHIP = 0;
 export const CAP_TSC_CONTROL = 60;
+export const CAP_SPLIT_IRQCHIP = 121;
+export const CAP_SYS_HYPERV_CPUID = 191;
 export const CAP_READONLY_MEM = 81;
 export const CAP_IMMEDIATE_EXIT = 136;
 export const CAP_X86_USER_SPACE_MSR = 188;
@@ -45,6 +48,7 @@ export const EXIT_INTR = 10;
 export const EXIT_SET_TPR = 11;
 export const EXIT_INTERNAL_ERROR = 17;
 export const EXIT_SYSTEM_EVENT = 24;
+export const EXIT_IOAPIC_EOI = 26;
 export const EXIT_X86_RDMSR = 29;
 export const EXIT_X86_WRMSR = 30;
 
@@ -75,6 +79,12 @@ export const INTERNAL_INSN: number = RUN_EXIT + 17;
 export const INTERNAL_EMULATION = 1;
 export const INTERNAL_HAS_INSN: number = 1 << 0;
 
+/** EXIT_DEBUG: u32 exception, then u64 PC, DR6, DR7. */
+export const DEBUG_DR6: number = RUN_EXIT + 16;
+
+/** EXIT_IOAPIC_EOI: u8 vector. */
+export const EOI_VECTOR: number = RUN_EXIT;
+
 /** EXIT_FAIL_ENTRY: u64 reason, u32 CPU. */
 export const FAIL_ENTRY_REASON: number = RUN_EXIT;
 
@@ -89,6 +99,11 @@ export const PART_MSRS = 6;
 export const PART_CPUID = 7;
 export const PART_TRANSLATE = 8;
 export const PART_TSC_KHZ = 9;
+export const PART_GUEST_DEBUG = 10;
+export const PART_MP_STATE = 11;
+export const PART_LAPIC = 12;
+export const SIZE_GUEST_DEBUG = 72;
+export const SIZE_LAPIC = 1024;
 export const SIZE_REGS = 144;
 export const SIZE_SREGS = 312;
 export const SIZE_XSAVE = 4096;
@@ -130,6 +145,39 @@ export const EVENTS_NMI_MASKED = 14;
 export const EVENTS_FLAGS = 20;
 export const EVENTS_FLAG_NMI_PENDING: number = 1 << 0;
 export const EVENTS_FLAG_SHADOW: number = 1 << 2;
+
+/** struct kvm_guest_debug: u32 control, then from 8 eight debug registers. */
+export const DEBUG_ENABLE: number = 1 << 0;
+export const DEBUG_SINGLE_STEP: number = 1 << 1;
+export const DEBUG_HARDWARE: number = 1 << 17;
+export const DEBUG_REGISTERS = 8;
+
+/** enum of KVM_GET_MP_STATE. */
+export const MP_RUNNABLE = 0;
+export const MP_UNINITIALIZED = 1;
+export const MP_INIT_RECEIVED = 2;
+export const MP_HALTED = 3;
+
+/** Numbers that Native.next gives: vCPUs below, doorbells from here. */
+export const BELLS_FROM = 256;
+export const MOST_BELLS = 256;
+/** What Native.result gives besides errors: a stop that was asked for; the 8259's interrupt can be given. */
+export const TURN_STOPPED = -4;
+export const TURN_EXTERNAL = -512;
+/** There is no external interrupt after all. */
+export const EXTERNAL_NONE = -1;
+
+/** MSRs of local APICs: they stay in the kernel when those do. (No filter applies to 0x800–0x8FF, those of x2APIC.) */
+export const APIC_MSRS: readonly number[] = [0x1b, 0x6e0];
+/** MSRs of kvmclock and of KVM's other para-virtual features. */
+export const KVM_MSRS: readonly number[] = [
+  0x11, 0x12, 0x4b564d00, 0x4b564d01, 0x4b564d02, 0x4b564d03, 0x4b564d04, 0x4b564d05,
+];
+/** Hyper-V's: guest id, hypercall page, vCPU index, reset, reference counter, reference TSC, frequencies, EOI, ICR, TPR, assist page. */
+export const HYPERV_MSRS: readonly number[] = [
+  0x40000000, 0x40000001, 0x40000002, 0x40000003, 0x40000020, 0x40000021, 0x40000022, 0x40000023, 0x40000070,
+  0x40000071, 0x40000072, 0x40000073,
+];
 
 /** MSRs that the engine holds; see core's Vcpu. */
 export const MSR_TSC = 0x10;

@@ -3,6 +3,11 @@
 import {
   type BackedRegion,
   type CpuidEntry,
+  type DebugRequest,
+  type DirtyLog,
+  type DoorbellHost,
+  type EngineInterruptKind,
+  type EngineInterrupts,
   Exit,
   type ExitReason,
   type GuestMemory,
@@ -13,12 +18,14 @@ import {
   type Vcpu,
   type VcpuBus,
   type VcpuStateV1,
+  type VcpuThreads,
   type Vm,
   type VmExit,
   type VmOptions,
   type Width,
 } from '@hyve/core';
 import * as K from './bits.ts';
+import { KvmInterrupts } from './interrupts.ts';
 import {
   loadNative,
   type Native,
@@ -28,11 +35,18 @@ import {
   type VmHandle,
 } from './native.ts';
 import { resetState, StateAccess, type XsaveComponent } from './state.ts';
+import { KvmDoorbells, KvmThreads, type ThreadedVcpu } from './threads.ts';
 
 /** Options of {@link KvmHypervisor}. */
 export interface KvmOptions {
   /** The device; default `/dev/kvm`. */
   readonly device?: string;
+  /**
+   * The interface that guests are shown beside the processor: none, KVM's own (kvmclock) or Hyper-V's (reference time,
+   * relaxed timing). {@link KvmHypervisor.supportedCpuid} then has its leaves, from 0x40000000, and its MSRs stay in the
+   * kernel. Default none.
+   */
+  readonly paravirtual?: 'none' | 'kvm' | 'hyperv';
 }
 
 /** What the kernel must offer, with the names that api.rst gives. */
@@ -54,14 +68,16 @@ const WASM_PAGE = 65536;
 const MOST_SLOTS = 64;
 const MOST_VCPUS = 255;
 const MOST_CPUID = 256;
+/** Exits of one instruction: the pieces of a 64-byte store on two pages, and the rows of a string instruction. */
+const MOST_FRAGMENTS = 64;
 /** Longest budget that a timer is set for, ns. */
 const LONGEST_NS = 1e12;
 
 /**
- * The engine for Linux hosts with hardware virtualization. Runs vCPUs on the calling thread; interrupt controllers and
- * timers are those of @hyve/vmm.
+ * The engine for Linux hosts with hardware virtualization. Runs vCPUs on the calling thread with the interrupt controllers
+ * and timers of @hyve/vmm; or, with local APICs of the kernel's (`VmOptions.interrupts`), each on a thread of its own.
  *
- * Not modelled: exits on PAUSE (KVM reports none); virtual time; more than one thread.
+ * Not modelled: exits on PAUSE (KVM reports none); virtual time.
  * @example
  * const { usable, reason } = probeKvm();
  * const engine = usable ? new KvmHypervisor() : null;
@@ -71,11 +87,14 @@ export class KvmHypervisor implements Hypervisor {
   private readonly native: Native;
   private readonly system: SystemHandle;
   private cpuid: readonly CpuidEntry[] | null = null;
+  private fixedHz: number | null | undefined = undefined;
+  private readonly paravirtual: 'none' | 'kvm' | 'hyperv';
 
   /** @throws HyveError `ENGINE_UNAVAILABLE` without the addon, the device, or what it must offer */
   constructor(options: KvmOptions = {}) {
     const device = options.device ?? '/dev/kvm';
     this.native = loadNative();
+    this.paravirtual = options.paravirtual ?? 'none';
     try {
       this.system = this.native.open(device);
     } catch (e) {
@@ -90,26 +109,84 @@ export class KvmHypervisor implements Hypervisor {
 
   supportedCpuid(): readonly CpuidEntry[] {
     if (this.cpuid !== null) return this.cpuid;
+    const all = this.rows(false);
+    const own = (r: CpuidEntry): boolean => r.leaf >= FIRST_HYPERVISOR_LEAF && r.leaf <= LAST_HYPERVISOR_LEAF;
+    if (this.paravirtual === 'kvm') this.cpuid = all;
+    else {
+      const processor = all.filter((r) => !own(r));
+      this.cpuid = this.paravirtual === 'none' ? processor : [...processor, ...hypervRows(this.rows(true))];
+    }
+    return this.cpuid;
+  }
+
+  private rows(hyperv: boolean): CpuidEntry[] {
+    if (hyperv && this.native.checkExtension(this.system, K.CAP_SYS_HYPERV_CPUID) <= 0)
+      throw new HyveError('ENGINE_UNAVAILABLE', "this kernel's KVM lacks KVM_CAP_SYS_HYPERV_CPUID");
     const words = new Uint32Array(MOST_CPUID * K.CPUID_WORDS);
-    const n = this.native.supportedCpuid(this.system, words);
+    const n = this.native.supportedCpuid(this.system, words, hyperv);
     const rows: CpuidEntry[] = [];
     for (let i = 0; i < n; i++) {
       const [leaf = 0, index = 0, flags = 0, eax = 0, ebx = 0, ecx = 0, edx = 0] = words.subarray(i * K.CPUID_WORDS);
       const subleaf = flags & K.CPUID_FLAG_INDEX ? { subleaf: index } : {};
       rows.push({ leaf, ...subleaf, eax, ebx, ecx, edx });
     }
-    this.cpuid = rows;
     return rows;
   }
 
+  get interruptKinds(): readonly EngineInterruptKind[] {
+    const kinds: EngineInterruptKind[] = [];
+    if (this.native.checkExtension(this.system, K.CAP_SPLIT_IRQCHIP) > 0) kinds.push('local');
+    if (this.native.checkExtension(this.system, K.CAP_IRQCHIP) > 0) kinds.push('all');
+    return kinds;
+  }
+
+  get fixedTscHz(): number | null {
+    if (this.fixedHz !== undefined) return this.fixedHz;
+    this.fixedHz = null;
+    if (this.native.checkExtension(this.system, K.CAP_TSC_CONTROL) > 0) return null;
+    const vm = this.native.createVm(this.system);
+    const khz = new Uint32Array(1);
+    const r = this.native.get(this.native.createVcpu(this.system, vm, 0), K.PART_TSC_KHZ, new Uint8Array(khz.buffer));
+    this.native.closeVm(vm);
+    if (r >= 0 && khz[0] !== 0) this.fixedHz = (khz[0] as number) * 1000;
+    return this.fixedHz;
+  }
+
   createVm(options: VmOptions): Vm {
-    return new KvmVm(this.native, this.system, options);
+    const kinds = this.interruptKinds;
+    if (options.interrupts !== undefined && !kinds.includes(options.interrupts.kind))
+      throw new HyveError(
+        'ENGINE_UNAVAILABLE',
+        `this kernel's KVM has no interrupt controllers (${options.interrupts.kind})`,
+      );
+    const extra = this.paravirtual === 'kvm' ? K.KVM_MSRS : this.paravirtual === 'hyperv' ? K.HYPERV_MSRS : [];
+    return new KvmVm(this.native, this.system, options, extra);
   }
 
   /** Lets go of the device. VMs that exist go on; no more can be made. */
   close(): void {
     this.native.closeSystem(this.system);
   }
+}
+
+const FIRST_HYPERVISOR_LEAF = 0x40000000;
+const LAST_HYPERVISOR_LEAF = 0x4fffffff;
+/** Hyper-V privileges kept (TLFS, leaf 0x40000003 EAX): reference counter, APIC MSRs, hypercall page, vCPU index, reference TSC, frequencies. */
+const HYPERV_PRIVILEGES = (1 << 1) | (1 << 4) | (1 << 5) | (1 << 6) | (1 << 9) | (1 << 11);
+/** Its recommendations kept (0x40000004 EAX): relaxed timing. */
+const HYPERV_RELAXED = 1 << 5;
+
+/** What the kernel offers of Hyper-V, less what needs its synthetic interrupt controller or nested virtualization. */
+function hypervRows(all: readonly CpuidEntry[]): CpuidEntry[] {
+  const rows: CpuidEntry[] = [];
+  for (const r of all) {
+    if (r.leaf === 0x40000000) rows.push({ ...r, eax: 0x40000005 });
+    else if (r.leaf === 0x40000003)
+      rows.push({ ...r, eax: r.eax & HYPERV_PRIVILEGES, ebx: 0, ecx: 0, edx: r.edx & (1 << 8) });
+    else if (r.leaf === 0x40000004) rows.push({ ...r, eax: HYPERV_RELAXED, ebx: 0xffffffff, ecx: 0, edx: 0 });
+    else if (r.leaf > 0x40000000 && r.leaf <= 0x40000005) rows.push(r);
+  }
+  return rows;
 }
 
 /** Counters of a VM, by what {@link KvmVm.counters} calls them. */
@@ -124,6 +201,8 @@ class Counts {
   nmis = 0;
   timeouts = 0;
   signals = 0;
+  eois = 0;
+  externals = 0;
   /** Of the guest's time stamp counter. */
   tscKhz = 0;
 }
@@ -134,16 +213,21 @@ class KvmVm implements Vm {
   readonly vcpus: readonly Vcpu[];
   private readonly native: Native;
   private readonly handle: VmHandle;
+  readonly interrupts?: EngineInterrupts;
+  readonly threads?: VcpuThreads;
+  readonly doorbells?: DoorbellHost;
+  readonly dirtyLog: DirtyLog;
   private readonly own: KvmVcpu[] = [];
   private readonly counts = new Counts();
+  private readonly running: KvmThreads | null = null;
 
-  constructor(native: Native, system: SystemHandle, o: VmOptions) {
+  constructor(native: Native, system: SystemHandle, o: VmOptions, extraMsrs: readonly number[]) {
     this.native = native;
     if (!Number.isInteger(o.vcpus) || o.vcpus < 1 || o.vcpus > MOST_VCPUS)
       throw new HyveError('VM_VCPUS', `${o.vcpus} vCPUs: KVM has 1 to ${MOST_VCPUS}`);
     if ('nsPerInstruction' in o.clock)
       throw new HyveError('ENGINE_UNAVAILABLE', 'KVM cannot count instructions: virtual time needs the software CPU');
-    const { memory, bytes } = allocate(o);
+    const { memory, bytes } = allocate(o, native);
     this.memory = memory;
     try {
       this.handle = native.createVm(system);
@@ -159,7 +243,13 @@ class KvmVm implements Vm {
         ),
         'MSR exits',
       );
-      this.need(native.keepMsrs(this.handle, Uint32Array.from(K.ENGINE_MSRS)), 'the MSR filter');
+      const kind = o.interrupts?.kind ?? null;
+      if (kind === 'local') this.need(native.enableCap(this.handle, K.CAP_SPLIT_IRQCHIP, 24), 'KVM_CAP_SPLIT_IRQCHIP');
+      else if (kind === 'all') this.need(native.createIrqchip(this.handle), 'KVM_CREATE_IRQCHIP');
+      const kept = [...K.ENGINE_MSRS, ...(kind === null ? [] : K.APIC_MSRS), ...extraMsrs];
+      this.need(native.keepMsrs(this.handle, Uint32Array.from(kept)), 'the MSR filter');
+      const boot = (): VcpuHandle => (this.own[0] as KvmVcpu).handle;
+      const interrupts = kind === null ? null : new KvmInterrupts(native, this.handle, kind, boot);
       memory.regions.forEach((r, slot) => {
         const n = native.setMemory(
           this.handle,
@@ -170,8 +260,17 @@ class KvmVm implements Vm {
         if (n < 0) throw new HyveError('VM_MEMORY', `KVM does not take ${r.name} at 0x${r.base.toString(16)} (${-n})`);
       });
       for (let i = 0; i < o.vcpus; i++) {
-        const handle = native.createVcpu(system, this.handle, i);
-        this.own.push(new KvmVcpu(native, handle, i, o, this.memory, this.counts));
+        const handle = native.createVcpu(system, this.handle, o.interrupts?.apicId(i) ?? i);
+        this.own.push(new KvmVcpu(native, handle, i, o, this.memory, this.counts, interrupts));
+      }
+      this.dirtyLog = new KvmDirtyLog(native, this.handle, memory.regions);
+      if (interrupts !== null) {
+        this.interrupts = interrupts;
+        const bells = new KvmDoorbells(native, this.handle);
+        const byId = new Map(this.own.map((v, i) => [o.interrupts?.apicId(i) ?? i, v]));
+        this.running = new KvmThreads(native, this.handle, byId, bells);
+        this.threads = this.running;
+        this.doorbells = bells;
       }
     } catch (e) {
       this.close();
@@ -186,35 +285,91 @@ class KvmVm implements Vm {
   }
 
   counters(): Readonly<Record<string, number>> {
-    return { ...this.counts };
+    const t = this.running;
+    return t === null ? { ...this.counts } : { ...this.counts, wakeUps: t.wakeUps, doorbells: t.rung };
   }
 
   close(): void {
-    for (const v of this.own) v.close();
+    this.running?.close();
+    // First all of them: threads end side by side, and nothing may be freed while one runs.
     this.native.closeVm(this.handle);
+    for (const v of this.own) v.close();
   }
 }
 
+/** KVM_GET_DIRTY_LOG. */
+class KvmDirtyLog implements DirtyLog {
+  private readonly native: Native;
+  private readonly vm: VmHandle;
+  private readonly regions: readonly BackedRegion[];
+
+  constructor(native: Native, vm: VmHandle, regions: readonly BackedRegion[]) {
+    this.native = native;
+    this.vm = vm;
+    this.regions = regions;
+  }
+
+  enable(on: boolean): void {
+    this.regions.forEach((r, slot) => {
+      const e = r.kind === 'rom' ? 0 : this.native.logDirty(this.vm, slot, on);
+      if (e < 0) throw new HyveError('KVM', `logging the pages of ${r.name} failed with error ${-e}`);
+    });
+  }
+
+  take(index: number, out: Uint32Array): number {
+    const r = this.regions[index];
+    const pages = r === undefined ? 0 : r.size / 4096;
+    if (r === undefined || out.length * 32 < pages)
+      throw new HyveError('KVM', `no log of region ${index} in ${out.length} words`);
+    if (r.kind === 'rom') return 0;
+    const words = new Uint32Array(2 * Math.ceil(pages / 64));
+    const e = this.native.dirtyLog(this.vm, index, new Uint8Array(words.buffer), pages);
+    if (e < 0) throw new HyveError('KVM', `reading the log of ${r.name} failed with error ${-e}`);
+    out.set(words.subarray(0, Math.ceil(pages / 32)));
+    let n = 0;
+    for (let w of words) for (; w !== 0; w &= w - 1) n++;
+    return n;
+  }
+}
+
+/** Pages that one entry of the second-level tables can map, if guest and host agree on their start. */
+const LARGE_PAGE = 0x200000;
+
 /** Lays the regions out in one shared WebAssembly memory, whose pages are the kernel's too. */
-function allocate(o: VmOptions): {
+function allocate(
+  o: VmOptions,
+  native: Native,
+): {
   memory: RegionMemory & { readonly regions: readonly BackedRegion[] };
   bytes: Uint8Array;
 } {
-  const regions: BackedRegion[] = [];
+  if (o.memory.length > MOST_SLOTS)
+    throw new HyveError('VM_MEMORY', `${o.memory.length} memory regions: at most ${MOST_SLOTS}`);
   let size = 0;
+  let slack = 0;
   for (const r of o.memory) {
-    regions.push({ ...r, offset: size });
     size += r.size;
+    // Room to move: nobody touches it.
+    if (r.size >= LARGE_PAGE) slack += LARGE_PAGE;
   }
-  if (regions.length > MOST_SLOTS)
-    throw new HyveError('VM_MEMORY', `${regions.length} memory regions: at most ${MOST_SLOTS}`);
   if (!Number.isSafeInteger(size) || size <= 0) throw new HyveError('VM_MEMORY', `${size} bytes of guest memory`);
-  const pages = Math.ceil(size / WASM_PAGE);
+  const pages = Math.ceil((size + slack) / WASM_PAGE);
   let buffer: ArrayBufferLike;
   try {
     buffer = sharedMemory(pages);
   } catch (e) {
-    throw new HyveError('VM_MEMORY', `the host cannot give ${Math.ceil(pages / 16)} MiB of memory`, e);
+    throw new HyveError('VM_MEMORY', `the host cannot give ${Math.ceil(size / 2 ** 20)} MiB of memory`, e);
+  }
+  const misaligned = slack === 0 ? 0 : native.misalignment(new Uint8Array(buffer));
+  const regions: BackedRegion[] = [];
+  let offset = 0;
+  for (const r of o.memory) {
+    if (r.size >= LARGE_PAGE) {
+      const off = (misaligned + offset - (r.base % LARGE_PAGE)) % LARGE_PAGE;
+      offset += off > 0 ? LARGE_PAGE - off : -off;
+    }
+    regions.push({ ...r, offset });
+    offset += r.size;
   }
   try {
     return { memory: new RegionMemory(buffer, regions), bytes: new Uint8Array(buffer) };
@@ -235,10 +390,13 @@ function sharedMemory(pages: number): ArrayBufferLike {
 const ENGINE_MSRS: ReadonlySet<number> = new Set(K.ENGINE_MSRS);
 
 /** One virtual CPU of KVM. */
-class KvmVcpu implements Vcpu {
+class KvmVcpu implements Vcpu, ThreadedVcpu {
   readonly index: number;
+  /** @internal */
+  readonly handle: VcpuHandle;
   private readonly native: Native;
-  private readonly handle: VcpuHandle;
+  /** Null: the board has the local APICs. */
+  private readonly interrupts: KvmInterrupts | null;
   private readonly bus: VcpuBus;
   private readonly memory: GuestMemory;
   private readonly counts: Counts;
@@ -265,8 +423,19 @@ class KvmVcpu implements Vcpu {
   private given = false;
   /** Whether it may hold an NMI that it has not delivered. */
   private nmiLatched = false;
+  /** Of the last debug exit. */
+  private dr6 = 0;
 
-  constructor(native: Native, handle: VcpuHandle, index: number, o: VmOptions, memory: GuestMemory, counts: Counts) {
+  constructor(
+    native: Native,
+    handle: VcpuHandle,
+    index: number,
+    o: VmOptions,
+    memory: GuestMemory,
+    counts: Counts,
+    interrupts: KvmInterrupts | null,
+  ) {
+    this.interrupts = interrupts;
     this.native = native;
     this.handle = handle;
     this.index = index;
@@ -306,11 +475,33 @@ class KvmVcpu implements Vcpu {
   }
 
   get halted(): boolean {
-    return this.isHalted;
+    return this.interrupts === null ? this.isHalted : this.activity() === 'halted';
   }
 
   get waitingForSipi(): boolean {
-    return this.waitsForSipi;
+    return this.interrupts === null ? this.waitsForSipi : this.activity() === 'wait-for-sipi';
+  }
+
+  private activity(): VcpuStateV1['activity'] {
+    if (this.interrupts === null) return this.waitsForSipi ? 'wait-for-sipi' : this.isHalted ? 'halted' : 'running';
+    switch (this.open ? this.state.mpState() : K.MP_RUNNABLE) {
+      case K.MP_UNINITIALIZED:
+      case K.MP_INIT_RECEIVED:
+        return 'wait-for-sipi';
+      case K.MP_HALTED:
+        return 'halted';
+      default:
+        return 'running';
+    }
+  }
+
+  setDebug(request: DebugRequest | null): void {
+    this.mustBeOpen();
+    this.state.setGuestDebug(request);
+  }
+
+  get debugStatus(): number {
+    return this.dr6;
   }
 
   retired(): number {
@@ -366,8 +557,8 @@ class KvmVcpu implements Vcpu {
   }
 
   private restart(kind: 'power-on' | 'init'): void {
-    this.setState(resetState(this.state.get({ activity: 'running' }), kind, this.signature));
-    this.waitsForSipi = this.index !== 0;
+    const fresh = resetState(this.state.get({ activity: 'running' }), kind, this.signature);
+    this.setState(this.index === 0 ? fresh : { ...fresh, activity: 'wait-for-sipi' });
     this.windowWanted = false;
   }
 
@@ -381,12 +572,13 @@ class KvmVcpu implements Vcpu {
   getState(): VcpuStateV1 {
     this.mustBeOpen();
     if (this.given) {
-      // Not part of a state: it is delivered when the vCPU goes on.
+      // Delivered when the vCPU goes on, here or wherever the state goes.
       this.given = false;
       const vector = this.state.takeBackInterrupt();
       if (vector >= 0) this.pendingVector = vector;
     }
-    return this.state.get({ activity: this.waitsForSipi ? 'wait-for-sipi' : this.isHalted ? 'halted' : 'running' });
+    const injected = this.pendingVector < 0 ? {} : { injected: this.pendingVector };
+    return this.state.get({ activity: this.activity(), ...injected });
   }
 
   setState(s: VcpuStateV1): void {
@@ -394,8 +586,12 @@ class KvmVcpu implements Vcpu {
     this.state.set(s);
     this.waitsForSipi = s.activity === 'wait-for-sipi';
     this.isHalted = s.activity === 'halted';
+    if (this.interrupts !== null) {
+      const wait = s.activity === 'wait-for-sipi' ? K.MP_UNINITIALIZED : K.MP_RUNNABLE;
+      this.state.setMpState(s.activity === 'halted' ? K.MP_HALTED : wait);
+    }
     this.shutdown = false;
-    this.pendingVector = -1;
+    this.pendingVector = s.injected ?? -1;
     this.given = false;
     this.nmiLatched = s.nmiPending;
     this.ready = (s.rflags & 0x200n) !== 0n && !s.interruptShadow;
@@ -420,10 +616,10 @@ class KvmVcpu implements Vcpu {
 
   run(budgetNs: number): VmExit {
     if (!this.open) return this.leave(Exit.Error, 'the VM is closed');
-    if (this.waitsForSipi) return this.leave(Exit.Halt);
+    if (this.waitsForSipi && this.interrupts === null) return this.leave(Exit.Halt);
     if (this.shutdown) return this.leave(Exit.Shutdown);
     if (this.pendingVector >= 0) this.isHalted = false;
-    if (this.isHalted) return this.leave(Exit.Halt);
+    if (this.isHalted && this.interrupts === null) return this.leave(Exit.Halt);
     if (this.kicked) {
       this.kicked = false;
       return this.leave(Exit.Kicked);
@@ -450,17 +646,18 @@ class KvmVcpu implements Vcpu {
   }
 
   private loop(budgetNs: number): VmExit {
-    const { native, handle, bus, u8, u32, counts } = this;
+    const { native, handle, bus, u8, counts } = this;
+    const ownApic = this.interrupts === null;
     let arm = budgetNs;
     for (;;) {
-      const cr8 = bus.readCr8() & 15;
-      u8[K.RUN_CR8] = cr8;
+      const cr8 = ownApic ? bus.readCr8() & 15 : 0;
+      if (ownApic) u8[K.RUN_CR8] = cr8;
       u8[K.RUN_REQUEST_INTERRUPT_WINDOW] = this.windowWanted ? 1 : 0;
       const r = native.run(handle, arm);
       arm = 0;
       this.ready = u8[K.RUN_READY_FOR_INTERRUPT] !== 0 && u8[K.RUN_IF_FLAG] !== 0;
       const after = (u8[K.RUN_CR8] as number) & 15;
-      if (after !== cr8) bus.writeCr8(after);
+      if (ownApic && after !== cr8) bus.writeCr8(after);
       if (r !== 0) {
         if (r === -K.EINTR) {
           if (u8[K.RUN_IMMEDIATE_EXIT] !== 0) {
@@ -469,7 +666,8 @@ class KvmVcpu implements Vcpu {
               return this.leave(Exit.Kicked);
             }
             counts.timeouts++;
-            return this.leave(Exit.Budget);
+            // The kernel waits for interrupts itself where it has the local APIC.
+            return this.leave(ownApic || this.activity() === 'running' ? Exit.Budget : Exit.Halt);
           }
           counts.signals++;
           continue;
@@ -478,48 +676,103 @@ class KvmVcpu implements Vcpu {
         if (r === -K.EBUSY) throw new HyveError('VCPU_BUSY', 'run() was called from inside another run()');
         return this.leave(Exit.Error, `KVM_RUN failed with error ${-r} ${this.where()}`);
       }
-      counts.exits++;
-      switch (u32[K.RUN_EXIT_REASON >> 2]) {
-        case K.EXIT_IO:
-          counts.io++;
-          this.io();
-          break;
-        case K.EXIT_MMIO:
-          counts.mmio++;
-          this.mmio();
-          break;
-        case K.EXIT_X86_RDMSR:
-          counts.msrs++;
-          this.rdmsr();
-          break;
-        case K.EXIT_X86_WRMSR:
-          counts.msrs++;
-          this.wrmsr();
-          break;
-        case K.EXIT_SET_TPR: // writeCr8 has been called above
-        case K.EXIT_INTR:
-          break;
-        case K.EXIT_HLT:
-          counts.halts++;
-          // KVM leaves this to whoever has the local APIC.
-          if (this.nmiDue()) break;
-          this.isHalted = true;
-          return this.leave(Exit.Halt);
-        case K.EXIT_IRQ_WINDOW_OPEN:
-          counts.irqWindows++;
-          if (!this.windowWanted || !this.ready) break;
-          this.windowWanted = false;
-          return this.leave(Exit.IrqWindow);
-        case K.EXIT_SHUTDOWN:
-          this.shutdown = true;
-          return this.leave(Exit.Shutdown);
-        case K.EXIT_DEBUG:
-          return this.leave(Exit.Debug);
-        default:
-          return this.leave(Exit.Error, this.explain());
-      }
+      const end = this.dispatch();
+      if (end !== null) return end;
       if (!this.open) return this.leave(Exit.Error, 'the VM was closed while it ran');
     }
+  }
+
+  /** Answers the exit in the run page: null, or what ends the run. */
+  private dispatch(): VmExit | null {
+    const { u8, u32, counts } = this;
+    counts.exits++;
+    switch (u32[K.RUN_EXIT_REASON >> 2]) {
+      case K.EXIT_IO:
+        counts.io++;
+        this.io();
+        return null;
+      case K.EXIT_MMIO:
+        counts.mmio++;
+        this.mmio();
+        return null;
+      case K.EXIT_X86_RDMSR:
+        counts.msrs++;
+        this.rdmsr();
+        return null;
+      case K.EXIT_X86_WRMSR:
+        counts.msrs++;
+        this.wrmsr();
+        return null;
+      case K.EXIT_IOAPIC_EOI:
+        counts.eois++;
+        this.interrupts?.eoi(u8[K.EOI_VECTOR] as number);
+        return null;
+      case K.EXIT_SET_TPR: // the caller has told the bus
+      case K.EXIT_INTR:
+        return null;
+      case K.EXIT_HLT:
+        counts.halts++;
+        // KVM leaves this to whoever has the local APIC.
+        if (this.nmiDue()) return null;
+        this.isHalted = true;
+        return this.leave(Exit.Halt);
+      case K.EXIT_IRQ_WINDOW_OPEN:
+        counts.irqWindows++;
+        if (!this.windowWanted || !this.ready) return null;
+        this.windowWanted = false;
+        return this.leave(Exit.IrqWindow);
+      case K.EXIT_SHUTDOWN:
+        this.shutdown = true;
+        return this.leave(Exit.Shutdown);
+      case K.EXIT_DEBUG:
+        this.dr6 = u32[K.DEBUG_DR6 >> 2] as number;
+        return this.leave(Exit.Debug);
+      default:
+        return this.leave(Exit.Error, this.explain());
+    }
+  }
+
+  // --- With a thread of its own -------------------------------------------------------------------------------------
+
+  startThread(): void {
+    const r = this.native.startThread(this.handle);
+    if (r < 0)
+      throw new HyveError('ENGINE_UNAVAILABLE', `the host gives no thread for vCPU ${this.index} (error ${-r})`);
+  }
+
+  resume(): void {
+    if (this.open && !this.shutdown) this.native.resume(this.handle);
+  }
+
+  answer(): VmExit | null {
+    if (!this.open) return null;
+    const r = this.native.result(this.handle);
+    try {
+      if (r === 0) return this.dispatch();
+      if (r === K.TURN_EXTERNAL) this.giveExternal();
+      else if (r !== K.TURN_STOPPED) return this.leave(Exit.Error, `KVM_RUN failed with error ${-r} ${this.where()}`);
+      return null;
+    } catch (e) {
+      return this.leave(Exit.Error, `vCPU ${this.index}: ${textOf(e)}`);
+    }
+  }
+
+  settle(): VmExit | null {
+    for (let i = 0; i < MOST_FRAGMENTS && this.open; i++) {
+      this.u8[K.RUN_IMMEDIATE_EXIT] = 1;
+      const r = this.native.run(this.handle, 0);
+      if (r !== 0) return null;
+      const end = this.dispatch();
+      if (end !== null) return end;
+    }
+    return null;
+  }
+
+  private giveExternal(): void {
+    const vector = this.interrupts?.takeExternal() ?? K.EXTERNAL_NONE;
+    if (vector === K.EXTERNAL_NONE) return;
+    this.native.interrupt(this.handle, vector);
+    this.counts.externals++;
   }
 
   // --- Exits that are calls -----------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ export interface Native {
   closeSystem(system: SystemHandle): void;
   checkExtension(system: SystemHandle, cap: number): number;
   /** Fills in rows of ten words; gives how many. */
-  supportedCpuid(system: SystemHandle, rows: Uint32Array): number;
+  supportedCpuid(system: SystemHandle, rows: Uint32Array, hyperv: boolean): number;
   createVm(system: SystemHandle): VmHandle;
   /** Its vCPUs are closed with it. */
   closeVm(vm: VmHandle): void;
@@ -44,6 +44,41 @@ export interface Native {
   /** Part of the state; `bytes` has exactly its size. */
   get(vcpu: VcpuHandle, part: number, bytes: Uint8Array): number;
   set(vcpu: VcpuHandle, part: number, bytes: Uint8Array): number;
+  /** All controllers and the PIT; before the first vCPU. */
+  createIrqchip(vm: VmHandle): number;
+  irqLine(vm: VmHandle, gsi: number, asserted: boolean): number;
+  /** 1: somebody took it. */
+  signalMsi(vm: VmHandle, address: number, data: number): number;
+  /** Rows of four words: gsi, address high, address low, data. */
+  setRoutes(vm: VmHandle, rows: Uint32Array): number;
+  /** A file descriptor, the VM's own, that raises a gsi when it is written to. */
+  irqEvent(vm: VmHandle, gsi: number): number;
+  /** Writes of `width` bytes there ring bell `n`, 0–255, and do not leave the guest. */
+  addBell(vm: VmHandle, n: number, port: boolean, address: number, width: number, any: boolean, value: number): number;
+  removeBell(vm: VmHandle, n: number): number;
+  logDirty(vm: VmHandle, slot: number, on: boolean): number;
+  /** A bit for each of the slot's `pages`, in whole 64-bit words. */
+  dirtyLog(vm: VmHandle, slot: number, bits: Uint8Array, pages: number): number;
+  /** kvmclock's time. */
+  setClock(vm: VmHandle, ns: number): number;
+  /** Bytes past a multiple of 2 MiB. */
+  misalignment(bytes: Uint8Array): number;
+  /** Once per VM. The callback is told that {@link Native.next} has something, again after that gave -1. */
+  listen(vm: VmHandle, callback: () => void): void;
+  /** A vCPU's id whose turn is over, 256 + the number of a bell that rang, or -1 after looking for `ns`. */
+  next(vm: VmHandle, ns: number): number;
+  /** Ends the guest's turns; waits for at most `ns`. */
+  stopThreads(vm: VmHandle, ns: number): number;
+  /** From here on the vCPU's turns are its own thread's. */
+  startThread(vcpu: VcpuHandle): number;
+  /** The guest's turn. Until it is over most functions give EBUSY. */
+  resume(vcpu: VcpuHandle): number;
+  /** How it ended: 0 (an exit), an error, or a TURN_ value. */
+  result(vcpu: VcpuHandle): number;
+  /** Ends a turn soon. */
+  stop(vcpu: VcpuHandle): void;
+  /** Whether turns are to end by TURN_EXTERNAL when an interrupt can be taken. */
+  external(vcpu: VcpuHandle, asserted: boolean): void;
 }
 
 /** Added to a slot's number in {@link Native.setMemory}. */

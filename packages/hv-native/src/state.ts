@@ -1,5 +1,5 @@
 // A vCPU's state between core's VcpuStateV1 and KVM's structures. For set-up, saving and debuggers; bigint is fine here.
-import { HyveError, type SegmentState, type VcpuStateV1 } from '@hyve/core';
+import { type DebugRequest, HyveError, type SegmentState, type VcpuStateV1 } from '@hyve/core';
 import * as K from './bits.ts';
 import type { Native, VcpuHandle } from './native.ts';
 
@@ -13,7 +13,7 @@ const XSAVE_HEADER = 512;
 const XSAVE_LEGACY = 576;
 
 /** The parts that the kernel does not keep without a local APIC of its own. */
-export type Kept = Pick<VcpuStateV1, 'activity'>;
+export type Kept = Pick<VcpuStateV1, 'activity' | 'injected'>;
 
 /** Reads and writes states of one vCPU. */
 export class StateAccess {
@@ -85,6 +85,33 @@ export class StateAccess {
     return e.getUint8(K.EVENTS_NMI_MASKED) !== 0 ? 'blocked' : 'due';
   }
 
+  /** KVM_MP_STATE_, where the kernel has the local APIC. */
+  mpState(): number {
+    const p = part(4);
+    return this.take(K.PART_MP_STATE, p, 'the state of a processor').getUint32(0, true);
+  }
+
+  /** Sets it. */
+  setMpState(state: number): void {
+    const p = part(4);
+    p.view.setUint32(0, state, true);
+    this.put(K.PART_MP_STATE, p, `processor state ${state}`);
+  }
+
+  /** The kernel's debugger registers. @throws HyveError `VCPU_DEBUG` */
+  setGuestDebug(request: DebugRequest | null): void {
+    const p = part(K.SIZE_GUEST_DEBUG);
+    if (request !== null) {
+      const { control, registers } = debugRegisters(request);
+      p.view.setUint32(0, control, true);
+      registers.forEach((v, i) => {
+        p.view.setBigUint64(K.DEBUG_REGISTERS + 8 * i, v, true);
+      });
+    }
+    const r = this.native.set(this.vcpu, K.PART_GUEST_DEBUG, p.bytes);
+    if (r < 0) throw new HyveError('VCPU_DEBUG', `KVM does not take these breakpoints (error ${-r})`);
+  }
+
   /** Takes back an interrupt that was given to the kernel and not delivered: its vector, or -1. */
   takeBackInterrupt(): number {
     const e = this.take(K.PART_EVENTS, this.events, 'events');
@@ -112,7 +139,7 @@ export class StateAccess {
     if (r !== this.msrs.length) throw new HyveError('KVM', `reading MSRs of a vCPU gave ${r} of ${this.msrs.length}`);
     const mask = xcr0.getUint32(0, true) > 0 ? xcr0.getBigUint64(16, true) : 1n;
     return {
-      v: 1,
+      v: 2,
       gpr: K.REGS_ORDER.map((n) => regs.getBigUint64(8 * n, true)),
       rip: regs.getBigUint64(K.REGS_RIP, true),
       rflags: regs.getBigUint64(K.REGS_RFLAGS, true),
@@ -132,6 +159,7 @@ export class StateAccess {
       interruptShadow: events.getUint8(K.EVENTS_INTERRUPT_SHADOW) !== 0,
       nmiBlocked: events.getUint8(K.EVENTS_NMI_MASKED) !== 0,
       nmiPending: (events.getUint8(K.EVENTS_NMI_PENDING) | events.getUint8(K.EVENTS_NMI_INJECTED)) !== 0,
+      ...(kept.injected === undefined ? {} : { injected: kept.injected }),
     };
   }
 
@@ -253,8 +281,9 @@ export function resetState(now: VcpuStateV1, kind: 'power-on' | 'init', signatur
     { selector: 0, base: 0n, limit: 0xffff, attr: 0x8b },
   );
   const cache = 0x60000000n;
+  const { injected: _gone, ...rest } = now;
   const fresh: VcpuStateV1 = {
-    ...now,
+    ...rest,
     gpr,
     rip: 0xfff0n,
     rflags: 2n,
@@ -282,12 +311,34 @@ export function resetState(now: VcpuStateV1, kind: 'power-on' | 'init', signatur
   return { ...fresh, xcr0: 1n, xsave, msrs: now.msrs.map(([i]) => [i, i === K.MSR_PAT ? K.PAT_RESET : 0n]) };
 }
 
+/** DR7's fields, SDM vol. 3B §18.2.4. */
+const DR7_TYPE = { execute: 0, write: 1, access: 3 } as const;
+const DR7_LENGTH = { 1: 0, 2: 1, 4: 3, 8: 2 } as const;
+
+function debugRegisters(request: DebugRequest): { control: number; registers: bigint[] } {
+  const registers = [0n, 0n, 0n, 0n, 0n, 0n, 0xffff0ff0n, 0x400n];
+  const { breakpoints, step } = request;
+  if (breakpoints.length > 4) throw new HyveError('VCPU_DEBUG', `${breakpoints.length} breakpoints: at most 4`);
+  breakpoints.forEach((b, i) => {
+    const length = DR7_LENGTH[b.size];
+    if (length === undefined || b.address % BigInt(b.size) !== 0n || (b.on === 'execute' && b.size !== 1))
+      throw new HyveError('VCPU_DEBUG', `no breakpoint on ${b.on} of ${b.size} bytes at 0x${hex(b.address)}`);
+    registers[i] = u64(b.address);
+    registers[7] = (registers[7] as bigint) | BigInt((2 << (2 * i)) | (1 << 9));
+    registers[7] |= BigInt(DR7_TYPE[b.on] | (length << 2)) << BigInt(16 + 4 * i);
+  });
+  const hardware = breakpoints.length > 0 ? K.DEBUG_HARDWARE : 0;
+  return { control: K.DEBUG_ENABLE | hardware | (step ? K.DEBUG_SINGLE_STEP : 0), registers };
+}
+
 /** Throws for states that the processor cannot be in, which not every KVM notices. */
 function check(s: VcpuStateV1): void {
   const bad = (why: string): never => {
     throw new HyveError('VCPU_STATE', `a vCPU cannot be in this state: ${why}`);
   };
-  if (s.v !== 1) bad(`version ${s.v}, expected 1`);
+  if (s.v !== 1 && s.v !== 2) bad(`version ${s.v as number}, expected 1 or 2`);
+  if (s.injected !== undefined && !(Number.isInteger(s.injected) && s.injected >= 0 && s.injected <= 255))
+    bad(`interrupt ${s.injected} injected`);
   if (s.gpr.length !== 16) bad(`${s.gpr.length} general registers, expected 16`);
   if (s.segments.length !== 8) bad(`${s.segments.length} segments, expected 8`);
   if (s.dr.length !== 6) bad(`${s.dr.length} debug registers, expected 6`);

@@ -24,6 +24,7 @@ const EMULATED: Readonly<Record<string, string>> = {
   'x87 and SSE state is in getState, and comes back by setState': `${EMULATOR} FWAIT and most of x87`,
   'long mode: an access over a page boundary faults on the page that is missing, and changes nothing': `${EMULATOR} stores that take back their first half`,
   'long mode: #GP and #SS for non-canonical addresses, #UD, #DE, #AC off, and 64-bit frames': `${EMULATOR} INT3`,
+  'debugger: stops after a store to a watched address': `${EMULATOR} breakpoints on data`,
   'long mode: SYSCALL, SYSRET and SWAPGS; these MSRs stay in the engine': `${EMULATOR} SYSCALL's mask of flags`,
 };
 
@@ -60,7 +61,7 @@ if (noKvm !== null) {
     {
       describe,
       it: (name, body) =>
-        /\(known gap: /.test(name) ? it.skip(name.replace('known gap: ', 'needs '), () => {}) : it(name, body),
+        /\(known gap: /.test(name) ? it.skip(name.replace('known gap: ', 'needs '), () => {}) : it(name, body, 30_000),
     },
     { knownGaps: gaps },
   );

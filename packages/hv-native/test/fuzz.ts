@@ -71,7 +71,7 @@ const SHAPES: Readonly<Record<keyof Native, string>> = {
   open: 'path',
   closeSystem: 'system',
   checkExtension: 'system number',
-  supportedCpuid: 'system words',
+  supportedCpuid: 'system words flag',
   createVm: 'system',
   closeVm: 'vm',
   enableCap: 'vm number number',
@@ -86,6 +86,25 @@ const SHAPES: Readonly<Record<keyof Native, string>> = {
   nmi: 'vcpu',
   get: 'vcpu part bytes',
   set: 'vcpu part bytes',
+  createIrqchip: 'vm',
+  irqLine: 'vm number flag',
+  signalMsi: 'vm msi number',
+  setRoutes: 'vm words',
+  irqEvent: 'vm number',
+  addBell: 'vm number flag page number flag number',
+  removeBell: 'vm number',
+  logDirty: 'vm number flag',
+  dirtyLog: 'vm number bytes number',
+  setClock: 'vm number',
+  misalignment: 'memory',
+  listen: 'vm function',
+  next: 'vm number',
+  stopThreads: 'vm number',
+  startThread: 'vcpu',
+  resume: 'vcpu',
+  result: 'vcpu',
+  stop: 'vcpu',
+  external: 'vcpu flag',
 };
 
 function shaped(kind: string): unknown {
@@ -99,8 +118,14 @@ function shaped(kind: string): unknown {
       return handles[newest + 2];
     case 'path':
       return '/dev/null';
+    case 'flag':
+      return random(2) === 0;
+    case 'function':
+      return () => {};
+    case 'msi':
+      return 0xfee00000 + random(0x100000);
     case 'part':
-      return random(12);
+      return random(14);
     case 'page':
       return 4096 * random(64);
     case 'words':

@@ -167,7 +167,8 @@ describe.skipIf(noKvm !== null)(`KvmHypervisor${NEED}`, () => {
       { gpr: [] },
       { segments: [] },
       { xsave: new Uint8Array(100) },
-      { v: 2 as 1 },
+      { v: 3 as 2 },
+      { injected: 256 },
     ])
       expect(() => vcpu.setState({ ...s, ...wrong })).toThrow(expect.objectContaining({ code: 'VCPU_STATE' }));
     vcpu.setState(s);

@@ -1,5 +1,13 @@
 // A small KVM guest for tests: 1 MiB of RAM, real mode at 0x8000, a bus that notes accesses.
-import { type ExitReason, type Hypervisor, TimerQueue, type Vcpu, type VcpuBus, type Vm } from '@hyve/core';
+import {
+  type EngineInterruptKind,
+  type ExitReason,
+  type Hypervisor,
+  TimerQueue,
+  type Vcpu,
+  type VcpuBus,
+  type Vm,
+} from '@hyve/core';
 
 /** Where programs start. */
 export const CODE = 0x8000;
@@ -9,14 +17,14 @@ export class Rig {
   readonly vm: Vm;
   readonly vcpu: Vcpu;
   readonly log: string[] = [];
-  onWrite: () => void = () => {};
+  onWrite: (port: number, value: number) => void = () => {};
 
-  constructor(engine: Hypervisor, code: readonly number[], vcpus = 1) {
+  constructor(engine: Hypervisor, code: readonly number[], vcpus = 1, interrupts: EngineInterruptKind | null = null) {
     const bus: VcpuBus = {
       ioRead: () => 0,
       ioWrite: (port, width, value) => {
         this.log.push(`out ${port.toString(16)}/${width} ${value.toString(16)}`);
-        this.onWrite();
+        this.onWrite(port, value);
       },
       mmioRead: () => 0,
       mmioWrite: (addr, width, value) =>
@@ -33,6 +41,7 @@ export class Rig {
       cpuid: () => engine.supportedCpuid(),
       clock: new TimerQueue(() => performance.now() * 1e6),
       tscHz: 2e9,
+      ...(interrupts === null ? {} : { interrupts: { kind: interrupts, apicId: (i: number) => i } }),
     });
     this.vcpu = this.vm.vcpus[0] as Vcpu;
     this.vm.memory.load(CODE, Uint8Array.from(code));

@@ -42,6 +42,8 @@ struct VmHandle {
   System* system;
   // Guest memory is JavaScript's; it stays while the kernel may reach it.
   napi_ref memory[MOST_SLOTS];
+  // Tells JavaScript of what the exchange has; null while nobody listens.
+  napi_threadsafe_function listener;
 };
 
 struct VcpuHandle {
@@ -97,11 +99,11 @@ napi_value number(napi_env env, double v) {
   return napi_create_double(env, v, &out) == napi_ok ? out : fail(env, "ERR_NAPI", "no number");
 }
 
-// Up to four arguments; absent ones are undefined.
+// Up to seven arguments; absent ones are undefined.
 struct Arguments {
-  napi_value at[4] = {nullptr, nullptr, nullptr, nullptr};
+  napi_value at[7] = {};
   Arguments(napi_env env, napi_callback_info info) {
-    size_t n = 4;
+    size_t n = 7;
     if (napi_get_cb_info(env, info, &n, at, nullptr, nullptr) != napi_ok) n = 0;
     (void)n;
   }
@@ -163,6 +165,12 @@ bool word(napi_env env, napi_value v, uint32_t* out, const char* what) {
   if (!whole(env, v, 4294967295.0, &d, what)) return false;
   *out = static_cast<uint32_t>(d);
   return true;
+}
+
+bool flag(napi_env env, napi_value v, bool* out, const char* what) {
+  if (v != nullptr && napi_get_value_bool(env, v, out) == napi_ok) return true;
+  bad(env, what);
+  return false;
 }
 
 bool array(napi_env env, napi_value v, napi_typedarray_type wanted, void** data, size_t* count, const char* what) {
@@ -232,7 +240,7 @@ napi_value checkExtension(napi_env env, napi_callback_info info) {
   return number(env, system->checkExtension(cap));
 }
 
-// supportedCpuid(system, Uint32Array): rows
+// supportedCpuid(system, Uint32Array, hyperv): rows
 napi_value supportedCpuid(napi_env env, napi_callback_info info) {
   Arguments a(env, info);
   System* system = openSystem(env, a.at[0]);
@@ -241,7 +249,9 @@ napi_value supportedCpuid(napi_env env, napi_callback_info info) {
   if (system == nullptr || !array(env, a.at[1], napi_uint32_array, &data, &count, "supportedCpuid: expected a Uint32Array"))
     return nullptr;
   const size_t rows = count / 10 > 256 ? 256 : count / 10;
-  const int r = system->supportedCpuid(static_cast<uint32_t*>(data), static_cast<uint32_t>(rows));
+  bool hyperv = false;
+  if (!flag(env, a.at[2], &hyperv, "supportedCpuid: expected a boolean")) return nullptr;
+  const int r = system->supportedCpuid(static_cast<uint32_t*>(data), static_cast<uint32_t>(rows), hyperv);
   return r < 0 ? failErrno(env, "KVM_GET_SUPPORTED_CPUID", r) : number(env, r);
 }
 
@@ -254,11 +264,26 @@ void dropMemory(napi_env env, VmHandle* h) {
   }
 }
 
+// Before the environment goes: threads of the VM must not call into it.
+void leaveVm(void* data) {
+  auto* h = static_cast<VmHandle*>(data);
+  h->vm->close();
+  // Node has its own end of it to close, later.
+  h->listener = nullptr;
+}
+
+void shutVm(napi_env env, VmHandle* h) {
+  if (h->vm->close()) dropMemory(env, h);
+  if (h->listener == nullptr) return;
+  napi_remove_env_cleanup_hook(env, leaveVm, h);
+  napi_release_threadsafe_function(h->listener, napi_tsfn_abort);
+  h->listener = nullptr;
+}
+
 void finalizeVm(napi_env env, void* data, void*) {
   auto* h = static_cast<VmHandle*>(data);
   // Nobody can run it any more, and its memory goes with the handle.
-  h->vm->close();
-  dropMemory(env, h);
+  shutVm(env, h);
   h->vm->release();
   h->system->release();
   delete h;
@@ -287,9 +312,7 @@ napi_value createVm(napi_env env, napi_callback_info info) {
 napi_value closeVm(napi_env env, napi_callback_info info) {
   Arguments a(env, info);
   auto* h = handle<VmHandle>(env, a.at[0], VM_TAG, "expected a VM handle");
-  if (h == nullptr) return nullptr;
-  h->vm->close();
-  dropMemory(env, h);
+  if (h != nullptr) shutVm(env, h);
   return nullptr;
 }
 
@@ -349,7 +372,213 @@ napi_value keepMsrs(napi_env env, napi_callback_info info) {
   return number(env, h->vm->keepMsrs(static_cast<uint32_t*>(data), count));
 }
 
+// createIrqchip(vm): number
+napi_value createIrqchip(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  VmHandle* h = openVm(env, a.at[0]);
+  return h == nullptr ? nullptr : number(env, h->vm->createIrqchip());
+}
+
+// irqLine(vm, gsi, asserted): number
+napi_value irqLine(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  VmHandle* h = openVm(env, a.at[0]);
+  uint32_t gsi = 0;
+  bool asserted = false;
+  if (h == nullptr || !word(env, a.at[1], &gsi, "irqLine: expected a number") ||
+      !flag(env, a.at[2], &asserted, "irqLine: expected a boolean"))
+    return nullptr;
+  return number(env, h->vm->irqLine(gsi, asserted));
+}
+
+// signalMsi(vm, address, data): number
+napi_value signalMsi(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  VmHandle* h = openVm(env, a.at[0]);
+  double address = 0;
+  uint32_t data = 0;
+  if (h == nullptr || !whole(env, a.at[1], MAX_SAFE, &address, "signalMsi: expected an address") ||
+      !word(env, a.at[2], &data, "signalMsi: expected a number"))
+    return nullptr;
+  return number(env, h->vm->signalMsi(static_cast<uint64_t>(address), data));
+}
+
+// setRoutes(vm, Uint32Array): number
+napi_value setRoutes(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  VmHandle* h = openVm(env, a.at[0]);
+  void* data = nullptr;
+  size_t count = 0;
+  if (h == nullptr || !array(env, a.at[1], napi_uint32_array, &data, &count, "setRoutes: expected a Uint32Array"))
+    return nullptr;
+  return number(env, h->vm->setRoutes(static_cast<uint32_t*>(data), count / 4));
+}
+
+// irqEvent(vm, gsi): a file descriptor, or a negative errno
+napi_value irqEvent(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  VmHandle* h = openVm(env, a.at[0]);
+  uint32_t gsi = 0;
+  if (h == nullptr || !word(env, a.at[1], &gsi, "irqEvent: expected a number")) return nullptr;
+  return number(env, h->vm->irqEvent(gsi));
+}
+
+// addBell(vm, n, port, address, width, any, value): number
+napi_value addBell(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  VmHandle* h = openVm(env, a.at[0]);
+  uint32_t n = 0, width = 0;
+  bool port = false, any = false;
+  double address = 0, value = 0;
+  if (h == nullptr || !word(env, a.at[1], &n, "addBell: expected a number") ||
+      !flag(env, a.at[2], &port, "addBell: expected a boolean") ||
+      !whole(env, a.at[3], MAX_SAFE, &address, "addBell: expected an address") ||
+      !word(env, a.at[4], &width, "addBell: expected a width") || !flag(env, a.at[5], &any, "addBell: expected a boolean") ||
+      !whole(env, a.at[6], MAX_SAFE, &value, "addBell: expected a value"))
+    return nullptr;
+  return number(env, h->vm->addBell(n, port, static_cast<uint64_t>(address), width, any, static_cast<uint64_t>(value)));
+}
+
+// removeBell(vm, n): number
+napi_value removeBell(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  VmHandle* h = openVm(env, a.at[0]);
+  uint32_t n = 0;
+  if (h == nullptr || !word(env, a.at[1], &n, "removeBell: expected a number")) return nullptr;
+  return number(env, h->vm->removeBell(n));
+}
+
+// logDirty(vm, slot, on): number
+napi_value logDirty(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  VmHandle* h = openVm(env, a.at[0]);
+  uint32_t slot = 0;
+  bool on = false;
+  if (h == nullptr || !word(env, a.at[1], &slot, "logDirty: expected a slot") ||
+      !flag(env, a.at[2], &on, "logDirty: expected a boolean"))
+    return nullptr;
+  return number(env, h->vm->logDirty(slot, on));
+}
+
+// dirtyLog(vm, slot, Uint8Array, pages): number
+napi_value dirtyLog(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  VmHandle* h = openVm(env, a.at[0]);
+  uint32_t slot = 0, pages = 0;
+  void* data = nullptr;
+  size_t size = 0;
+  if (h == nullptr || !word(env, a.at[1], &slot, "dirtyLog: expected a slot") ||
+      !array(env, a.at[2], napi_uint8_array, &data, &size, "dirtyLog: expected a Uint8Array") ||
+      !word(env, a.at[3], &pages, "dirtyLog: expected a number"))
+    return nullptr;
+  return number(env, h->vm->dirtyLog(slot, static_cast<uint8_t*>(data), pages, size));
+}
+
+// setClock(vm, ns): number
+napi_value setClock(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  VmHandle* h = openVm(env, a.at[0]);
+  double ns = 0;
+  if (h == nullptr || !whole(env, a.at[1], MAX_SAFE, &ns, "setClock: expected nanoseconds")) return nullptr;
+  return number(env, h->vm->setClock(static_cast<uint64_t>(ns)));
+}
+
+// misalignment(Uint8Array): how far its first byte is past a multiple of 2 MiB
+napi_value misalignment(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  void* data = nullptr;
+  size_t size = 0;
+  if (!array(env, a.at[0], napi_uint8_array, &data, &size, "misalignment: expected a Uint8Array")) return nullptr;
+  return number(env, static_cast<double>(reinterpret_cast<uintptr_t>(data) & 0x1fffff));
+}
+
+// --- Threads -------------------------------------------------------------------------------------------------------------
+
+void wakeListener(void* f) {
+  // Full or closing: nobody is left to be told.
+  napi_call_threadsafe_function(static_cast<napi_threadsafe_function>(f), nullptr, napi_tsfn_nonblocking);
+}
+
+// listen(vm, callback): the callback is told that next() has something, until next() gives -1
+napi_value listen(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  VmHandle* h = openVm(env, a.at[0]);
+  napi_valuetype type;
+  if (h == nullptr) return nullptr;
+  if (a.at[1] == nullptr || napi_typeof(env, a.at[1], &type) != napi_ok || type != napi_function)
+    return bad(env, "listen: expected a function");
+  if (h->listener != nullptr) return bad(env, "listen: somebody listens already");
+  napi_value name = nullptr;
+  if (napi_create_string_utf8(env, "hyve-vm", NAPI_AUTO_LENGTH, &name) != napi_ok ||
+      napi_create_threadsafe_function(env, a.at[1], nullptr, name, 0, 1, nullptr, nullptr, nullptr, nullptr,
+                                      &h->listener) != napi_ok) {
+    h->listener = nullptr;
+    return fail(env, "ERR_NAPI", "no listener");
+  }
+  // A machine that nobody waits for keeps no process alive.
+  napi_unref_threadsafe_function(env, h->listener);
+  napi_add_env_cleanup_hook(env, leaveVm, h);
+  h->vm->exchange().listen(wakeListener, h->listener);
+  return nullptr;
+}
+
+// next(vm, ns): a vCPU's id, 256 + a doorbell's number, or -1
+napi_value next(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  VmHandle* h = openVm(env, a.at[0]);
+  double ns = 0;
+  if (h == nullptr || !whole(env, a.at[1], 1e6, &ns, "next: expected nanoseconds, at most a million")) return nullptr;
+  return number(env, h->vm->exchange().next(static_cast<int64_t>(ns)));
+}
+
+// stopThreads(vm, ns): number
+napi_value stopThreads(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  VmHandle* h = openVm(env, a.at[0]);
+  double ns = 0;
+  if (h == nullptr || !whole(env, a.at[1], 1e10, &ns, "stopThreads: expected nanoseconds")) return nullptr;
+  return number(env, h->vm->stopThreads(static_cast<int64_t>(ns)));
+}
+
 // --- Vcpu ----------------------------------------------------------------------------------------------------------------
+
+// startThread(vcpu): number
+napi_value startThread(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  Vcpu* vcpu = openVcpu(env, a.at[0]);
+  return vcpu == nullptr ? nullptr : number(env, vcpu->startThread());
+}
+
+// resume(vcpu): number
+napi_value resume(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  Vcpu* vcpu = openVcpu(env, a.at[0]);
+  return vcpu == nullptr ? nullptr : number(env, vcpu->resume());
+}
+
+// result(vcpu): number
+napi_value turnResult(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  Vcpu* vcpu = openVcpu(env, a.at[0]);
+  return vcpu == nullptr ? nullptr : number(env, vcpu->outcome());
+}
+
+// stop(vcpu)
+napi_value stopVcpu(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  Vcpu* vcpu = openVcpu(env, a.at[0]);
+  if (vcpu != nullptr) vcpu->stop();
+  return nullptr;
+}
+
+// external(vcpu, asserted)
+napi_value external(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  Vcpu* vcpu = openVcpu(env, a.at[0]);
+  bool asserted = false;
+  if (vcpu != nullptr && flag(env, a.at[1], &asserted, "external: expected a boolean")) vcpu->external(asserted);
+  return nullptr;
+}
 
 void finalizeVcpu(napi_env env, void* data, void*) {
   auto* h = static_cast<VcpuHandle*>(data);
@@ -494,6 +723,25 @@ napi_value init(napi_env env, napi_value exports) {
       {"nmi", nmi},
       {"get", getPart},
       {"set", setPart},
+      {"createIrqchip", createIrqchip},
+      {"irqLine", irqLine},
+      {"signalMsi", signalMsi},
+      {"setRoutes", setRoutes},
+      {"irqEvent", irqEvent},
+      {"addBell", addBell},
+      {"removeBell", removeBell},
+      {"logDirty", logDirty},
+      {"dirtyLog", dirtyLog},
+      {"setClock", setClock},
+      {"misalignment", misalignment},
+      {"listen", listen},
+      {"next", next},
+      {"stopThreads", stopThreads},
+      {"startThread", startThread},
+      {"resume", resume},
+      {"result", turnResult},
+      {"stop", stopVcpu},
+      {"external", external},
   };
   for (const auto& f : functions) {
     napi_value fn = nullptr;

@@ -7,6 +7,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "exchange.h"
+
 namespace hyve {
 
 // Counts owners; the last one to let go deletes.
@@ -47,7 +49,8 @@ class System final : public Shared {
   void close();
   int checkExtension(uint32_t cap) const;
   // Rows of ten words: function, index, flags, EAX, EBX, ECX, EDX, three of padding. Gives how many, at most `rows`.
-  int supportedCpuid(uint32_t* words, uint32_t rows) const;
+  // `hyperv`: the leaves of Hyper-V's interface that the kernel can show instead of its own.
+  int supportedCpuid(uint32_t* words, uint32_t rows, bool hyperv) const;
   int fd() const { return fd_; }
 
  private:
@@ -63,27 +66,81 @@ class Vm final : public Shared {
  public:
   static int create(System* system, Vm** out);
   bool closed() const { return fd_ < 0; }
-  // Lets go of the VM and of its vCPUs.
-  void close();
+  // Lets go of the VM and of its vCPUs. False, now and later: the kernel keeps a thread, which may still use the memory.
+  bool close();
   int enableCap(uint32_t cap, uint64_t arg);
   // The bytes stay the caller's, who keeps them until the VM is closed.
   int setMemory(uint32_t slot, uint32_t flags, uint64_t base, uint64_t size, void* host);
+  // Switches the log of a slot's written pages.
+  int logDirty(uint32_t slot, bool on);
   // Guest accesses to all other MSRs leave the engine.
   int keepMsrs(const uint32_t* indices, size_t count);
+  // All controllers and the PIT in the kernel. Before the first vCPU, as enableCap(KVM_CAP_SPLIT_IRQCHIP).
+  int createIrqchip();
+  // Pin `gsi` of the kernel's controllers.
+  int irqLine(uint32_t gsi, bool asserted);
+  // Sends a message; 1: somebody took it, 0: nobody.
+  int signalMsi(uint64_t address, uint32_t data);
+  // Rows of four words: gsi, address high, address low, data. Replaces all routes.
+  int setRoutes(const uint32_t* rows, size_t count);
+  // A file descriptor that raises `gsi` when it is written to; the VM's own. Edges only.
+  int irqEvent(uint32_t gsi);
+  // Writes of `width` bytes at `address` (with `value`, unless any is meant) ring bell `n` on the exchange and do not leave
+  // the guest. `width` 0: of any width.
+  int addBell(uint32_t n, bool port, uint64_t address, uint32_t width, bool any, uint64_t value);
+  int removeBell(uint32_t n);
+  // Pages of a slot written since the last call, a bit each. `bytes` in whole 64-bit words.
+  int dirtyLog(uint32_t slot, uint8_t* bytes, size_t pages, size_t size);
+  int setClock(uint64_t ns);
+  Exchange& exchange() { return exchange_; }
+  // Asks every vCPU's thread for its turn and waits, at most `ns`; -ETIMEDOUT if one did not come back.
+  int stopThreads(int64_t ns);
   int fd() const { return fd_; }
 
  private:
   friend class Vcpu;
-  explicit Vm(int fd) : fd_(fd) {}
-  ~Vm() override { close(); }
+  struct Bell {
+    int fd;
+    bool port;
+    bool any;
+    uint32_t width;
+    uint64_t address;
+    uint64_t value;
+  };
+  explicit Vm(int fd);
+  ~Vm() override;
+  static void* bellMain(void* vm);
+  int startBells();
+  void stopBells();
+  int bellRequest(const Bell& bell, bool remove);
   int fd_;
+  bool stuck_ = false;
   Vcpu* first_ = nullptr;
+  Exchange exchange_;
+  // Under the exchange's mutex.
+  Bell bells_[Exchange::BELLS];
+  int epoll_ = -1;
+  int bellStop_ = -1;
+  pthread_t bellThread_{};
+  int irqEvents_[Exchange::BELLS];
+  struct Slot {
+    uint32_t flags;
+    uint64_t base;
+    uint64_t size;
+    void* host;
+  };
+  Slot slots_[64] = {};
 };
 
 // Parts of a vCPU's state; the bytes are the kernel's structures.
-enum class Part : uint32_t { Regs, Sregs, Xsave, Xcrs, DebugRegs, Events, Msrs, Cpuid, Translate, TscKhz, GuestDebug, Count };
+enum class Part : uint32_t { Regs, Sregs, Xsave, Xcrs, DebugRegs, Events, Msrs, Cpuid, Translate, TscKhz, GuestDebug, MpState, Lapic, Count };
 
-// One virtual CPU. Used on one thread at a time.
+// What Vcpu::outcome() gives for a stop that was asked for, and when an interrupt of the 8259 can be given.
+constexpr int STOPPED = -4;     // EINTR
+constexpr int EXTERNAL = -512;  // no error number of the kernel's that reaches programs
+
+// One virtual CPU. Used on one thread at a time: with a thread of its own, by that thread in the guest's turn and by the
+// owner in the host's. Functions called out of turn give -EBUSY.
 class Vcpu final : public Shared {
  public:
   static int create(System* system, Vm* vm, uint32_t id, Vcpu** out);
@@ -100,15 +157,42 @@ class Vcpu final : public Shared {
   static bool fits(Part part, const uint8_t* bytes, size_t size);
   int get(Part part, uint8_t* bytes, size_t size);
   int set(Part part, const uint8_t* bytes, size_t size);
+  // Makes the vCPU's own thread; it waits for resume().
+  int startThread();
+  // Gives the guest its turn. It ends by an exit, posted to the exchange under `id`.
+  int resume();
+  // How the guest's last turn ended: 0 (an exit of KVM's), an error, STOPPED or EXTERNAL.
+  int outcome() const { return result_; }
+  // The 8259's interrupt line: while it is up, turns end by EXTERNAL as soon as interrupt() would be taken.
+  void external(bool asserted);
+  // Ends the guest's turn soon. Any thread.
+  void stop();
 
  private:
   friend class Vm;
+  static void* threadMain(void* vcpu);
+  int enter();
+  void kickThread();
+  // Waits until the thread has ended; false if it does not within the time.
+  bool endThread(int64_t ns);
   Vcpu(int fd, RunPage* page, Vm* vm);
   ~Vcpu() override;
   int fd_;
   RunPage* page_;
   Vm* vm_;
   Vcpu* next_ = nullptr;
+  uint32_t id_ = 0;
+  pthread_t thread_{};
+  std::atomic<int> tid_{0};
+  std::atomic<bool> stop_{false};
+  std::atomic<bool> external_{false};
+  Signal changed_;
+  // Under the exchange's mutex. guest_ is also read by the owner, who alone sets it.
+  bool threaded_ = false;
+  std::atomic<bool> guest_{false};
+  bool quit_ = false;
+  bool ended_ = false;
+  int result_ = 0;
 };
 
 }  // namespace hyve
