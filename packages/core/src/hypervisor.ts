@@ -336,8 +336,8 @@ export interface Vm {
   /** The engine's interrupt controllers, where {@link VmOptions.interrupts} asked for them. */
   readonly interrupts?: EngineInterrupts;
   /** Runs the vCPUs beside this thread; then {@link Vcpu.run} is not called. Where there are {@link Vm.interrupts}. */
-  readonly threads?: VcpuThreads;
-  /** Stores that need no exit. Comes with {@link Vm.threads}. */
+  readonly engineThreads?: VcpuThreads;
+  /** Stores that need no exit. Comes with {@link Vm.engineThreads}. */
   readonly doorbells?: DoorbellHost;
   /** Log of written pages, where the engine keeps one. Stores of devices are not in it. */
   readonly dirtyLog?: DirtyLog;

@@ -214,7 +214,7 @@ class KvmVm implements Vm {
   private readonly native: Native;
   private readonly handle: VmHandle;
   readonly interrupts?: EngineInterrupts;
-  readonly threads?: VcpuThreads;
+  readonly engineThreads?: VcpuThreads;
   readonly doorbells?: DoorbellHost;
   readonly dirtyLog: DirtyLog;
   private readonly own: KvmVcpu[] = [];
@@ -269,7 +269,7 @@ class KvmVm implements Vm {
         const bells = new KvmDoorbells(native, this.handle);
         const byId = new Map(this.own.map((v, i) => [o.interrupts?.apicId(i) ?? i, v]));
         this.running = new KvmThreads(native, this.handle, byId, bells);
-        this.threads = this.running;
+        this.engineThreads = this.running;
         this.doorbells = bells;
       }
     } catch (e) {

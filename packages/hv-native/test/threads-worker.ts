@@ -5,7 +5,7 @@ import { KvmHypervisor } from '../src/index.ts';
 import { Rig } from './rig.ts';
 
 const rig = new Rig(new KvmHypervisor(), [0xe6, 0x80, 0xeb, 0xfc], 2, 'local');
-rig.vm.threads?.start(() => {});
+rig.vm.engineThreads?.start(() => {});
 const timer = setInterval(() => {
   if (rig.log.length < 20) return;
   if (parentPort !== null) parentPort.postMessage('running');

@@ -51,7 +51,7 @@ describe.skipIf(noKvm !== null)(`vCPUs on threads${NEED}`, () => {
     return rig;
   };
   const start = (rig: Rig): void => {
-    rig.vm.threads?.start((vcpu, exit: VmExit) => void ends.push([vcpu, exit.reason, exit.detail]));
+    rig.vm.engineThreads?.start((vcpu, exit: VmExit) => void ends.push([vcpu, exit.reason, exit.detail]));
   };
   /** Real-mode vector with a handler at 0x7000 + 16 × slot that writes `byte` to port 0x99. */
   const handler = (rig: Rig, vector: number, byte: number): void => {
@@ -66,7 +66,7 @@ describe.skipIf(noKvm !== null)(`vCPUs on threads${NEED}`, () => {
     rig.start(rig.vm.vcpus[1] as Vcpu);
     start(rig);
     await until(() => rig.log.length > 400, '400 writes');
-    expect(rig.vm.threads?.pause()).toBe(true);
+    expect(rig.vm.engineThreads?.pause()).toBe(true);
     const n = rig.log.length;
     await new Promise((r) => setTimeout(r, 20));
     expect(rig.log.length).toBe(n);
@@ -74,7 +74,7 @@ describe.skipIf(noKvm !== null)(`vCPUs on threads${NEED}`, () => {
     const seen = new Map<string, number>();
     for (const l of rig.log.slice(0, 200)) seen.set(l, (seen.get(l) ?? 0) + 1);
     expect(Math.max(...seen.values())).toBeLessThanOrEqual(2);
-    rig.vm.threads?.resume();
+    rig.vm.engineThreads?.resume();
     await until(() => rig.log.length > n, 'more writes');
     expect(ends).toEqual([]);
   });
@@ -86,7 +86,7 @@ describe.skipIf(noKvm !== null)(`vCPUs on threads${NEED}`, () => {
     const before = rig.vm.counters()['wakeUps'] as number;
     await new Promise((r) => setTimeout(r, 100));
     expect(rig.vm.counters()['wakeUps']).toBe(before);
-    expect(rig.vm.threads?.pause()).toBe(true);
+    expect(rig.vm.engineThreads?.pause()).toBe(true);
     expect(rig.vcpu.halted).toBe(true);
     expect(rig.vcpu.getState().activity).toBe('halted');
   });
@@ -118,10 +118,10 @@ describe.skipIf(noKvm !== null)(`vCPUs on threads${NEED}`, () => {
     expect(rig.log).toEqual(['out 70/1 1']);
     expect(rung).toBeLessThanOrEqual(1000);
     expect(rig.vm.counters()['io']).toBe(1);
-    expect(rig.vm.threads?.pause()).toBe(true);
+    expect(rig.vm.engineThreads?.pause()).toBe(true);
     down?.();
     rig.start(rig.vcpu);
-    rig.vm.threads?.resume();
+    rig.vm.engineThreads?.resume();
     await until(() => rig.log.length >= 1002, 'plain writes after the bell is down');
   });
 
@@ -161,7 +161,7 @@ describe.skipIf(noKvm !== null)(`vCPUs on threads${NEED}`, () => {
     const rig = make(COUNT);
     start(rig);
     await until(() => rig.log.length > 100, '100 writes');
-    rig.vm.threads?.pause();
+    rig.vm.engineThreads?.pause();
     const last = Number(rig.log.at(-1)?.split(' ')[2]?.replace(/^/, '0x'));
     const other = make(COUNT);
     other.vcpu.setState(rig.vcpu.getState());
