@@ -1,6 +1,6 @@
 // Figures of a running guest, taken from outside: `node apps/xhyve-cli/bench/measure.ts [drift|idle|serial|echo|memory …]`.
 // Wants a quiet machine. Results go to docs/measurements.md by hand, with the machine they are from.
-import { readFileSync } from 'node:fs';
+import { closeSync, openSync, readFileSync, readSync } from 'node:fs';
 import { bootArgs, Guest, image } from '../test/guest.ts';
 
 const found = await image('debian-cloud');
@@ -75,10 +75,39 @@ async function echo(g: Guest): Promise<void> {
   console.log(`echo median ${ms[50]?.toFixed(2)} ms, 95 % ${ms[95]?.toFixed(2)} ms, worst ${ms[99]?.toFixed(2)} ms`);
 }
 
+const MIB = 2 ** 20;
+/** As the image's manifest has it: what -m says. */
+const GUEST_BYTES = 512 * MIB;
+
+/** Bytes of a range of a process's memory that are in RAM or swap, from its page map (8 bytes a page, bits 63 and 62). */
+function present(pid: number, from: number, to: number): number {
+  const fd = openSync(`/proc/${pid}/pagemap`, 'r');
+  const bytes = Buffer.alloc(((to - from) / 4096) * 8);
+  readSync(fd, bytes, 0, bytes.length, (from / 4096) * 8);
+  closeSync(fd);
+  let pages = 0;
+  for (let i = 7; i < bytes.length; i += 8) if (((bytes[i] as number) & 0xc0) !== 0) pages++;
+  return pages * 4096;
+}
+
+/** What the process has, what the guest has touched of its memory, and the difference, which is what Hyve itself takes. */
 async function memory(g: Guest): Promise<void> {
-  const rss = /VmRSS:\s+(\d+) kB/u.exec(readFileSync(`/proc/${g.pid}/status`, 'utf8'))?.[1];
-  const guest = await g.run('grep -E "MemTotal|MemFree" /proc/meminfo');
-  console.log(`resident ${(Number(rss) / 1024).toFixed(0)} MiB; ${guest.replaceAll(/\s+/gu, ' ')}`);
+  const rss = 1024 * Number(/VmRSS:\s+(\d+) kB/u.exec(readFileSync(`/proc/${g.pid}/status`, 'utf8'))?.[1]);
+  // Guest memory is the last piece of the software CPU's linear memory, the smallest mapping that can hold it.
+  const linear = readFileSync(`/proc/${g.pid}/maps`, 'utf8')
+    .split('\n')
+    .map((l) => /^([0-9a-f]+)-([0-9a-f]+) rw/u.exec(l))
+    .filter((m) => m !== null)
+    .map((m) => ({ from: Number.parseInt(m[1] as string, 16), to: Number.parseInt(m[2] as string, 16) }))
+    .filter((m) => m.to - m.from > GUEST_BYTES)
+    .sort((a, b) => a.to - a.from - (b.to - b.from))[0];
+  if (linear === undefined) throw new Error('no mapping that could hold the guest');
+  const touched = present(g.pid, linear.to - GUEST_BYTES, linear.to);
+  const records = present(g.pid, linear.from, linear.to - GUEST_BYTES);
+  const mib = (bytes: number): string => (bytes / MIB).toFixed(0);
+  console.log(
+    `resident ${mib(rss)} MiB; the guest touched ${mib(touched)}; difference ${mib(rss - touched)}, ${mib(records)} of it records and TLBs`,
+  );
 }
 
 const wanted = process.argv.slice(2);

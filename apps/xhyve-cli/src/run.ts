@@ -2,6 +2,7 @@
 // file sees it through a few interfaces, so that tests bring their own.
 import { closeSync, openSync, readFileSync, unlinkSync, writeSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
+import { flushCompileCache } from 'node:module';
 import { totalmem } from 'node:os';
 import { openCharBackend } from '@hyve/char-backends';
 import { type CharBackend, type Hypervisor, isHyveError, type Logger } from '@hyve/core';
@@ -36,6 +37,8 @@ export interface Board {
 /** Loads the board. */
 export async function loadBoard(): Promise<Board> {
   const { boardSupport, createPc } = await import('@hyve/pc');
+  // bin/xhyve.js keeps compiled code between runs; a run that is killed should leave it too.
+  flushCompileCache();
   return { createPc, support: boardSupport };
 }
 

@@ -262,6 +262,8 @@ export interface InterpExports {
 export const TABLE_SLOTS = 65536;
 /** Slots that one block may need at most. */
 const HANDLER_RESERVE = 256;
+/** Modules with handlers that are made before the common ones are: what starts a kernel is more than that, a test less. */
+const FLUSHES_BEFORE_COMMON = 16;
 /** First slot for translated regions. */
 export const JIT_FIRST_SLOT = 8192;
 
@@ -376,12 +378,15 @@ export class Interpreter {
   /** Handlers made so far, for statistics. */
   handlersMade = 0;
   private pending: string[] = [];
-  private encodedImports: Uint8Array | null = null;
+  private readonly commonKeys: readonly string[];
+  /** Calls of {@link Interpreter.flushPending} with something to do, until the common handlers were made. */
+  private flushes = 0;
 
   /**
    * @param threshold runs after which a block is reported as hot
    * @param inlineKeys handler keys to put into the main loop
    * @param helpers emits further functions (softfloat) into the main module
+   * @param commonKeys handler keys to compile together once the guest turns out to be more than a few instructions
    */
   constructor(
     L: Layout,
@@ -391,8 +396,10 @@ export class Interpreter {
     threshold: number,
     inlineKeys: readonly string[],
     helpers: HelperEmitter,
+    commonKeys: readonly string[] = [],
   ) {
     this.semantics = semantics;
+    this.commonKeys = commonKeys;
     this.threshold = threshold;
     this.memory = memory;
     this.shared = L.threads > 1;
@@ -512,7 +519,7 @@ export class Interpreter {
     const functions: Record<string, unknown> = {};
     for (const name of this.names) {
       const s = this.sigs.get(name) as { params: number[]; result: number };
-      refs[name] = m.import('x', name, s.params as never, s.result as never);
+      refs[name] = m.importOnUse('x', name, s.params as never, s.result as never);
       functions[name] = this.instanceExports[`x_${name}`];
     }
     const get = (name: string): FnRef => {
@@ -530,8 +537,6 @@ export class Interpreter {
       shared: this.shared,
       fn: get,
     };
-    if (this.encodedImports === null) this.encodedImports = m.importBytes();
-    m.reuseImports(this.encodedImports);
     const importObject = {
       env: { memory: this.memory, table: this.exports.table },
       x: functions as WebAssembly.ModuleImports,
@@ -542,6 +547,7 @@ export class Interpreter {
   /** Compiles the handlers asked for since the last call; do this before records that use them run. */
   flushPending(): void {
     if (this.pending.length === 0) return;
+    if (++this.flushes === FLUSHES_BEFORE_COMMON) for (const key of this.commonKeys) this.handler(key);
     const keys = this.pending;
     this.pending = [];
     const { m, env, importObject } = this.satellite();

@@ -24,6 +24,7 @@ import {
 import { Decoder, Insn, Kind, OP } from '@hyve/x86';
 import { CpuAccess, GUEST_FAULT, type MemoryPort } from './access.ts';
 import { BlockCache, MAX_INSNS } from './blocks.ts';
+import { COMMON_KEYS } from './common-keys.ts';
 import { FEATURES, SIGNATURE, supportedCpuid } from './features.ts';
 import { HostDebug } from './host-debug.ts';
 import { INLINE_KEYS } from './inline-keys.ts';
@@ -221,6 +222,7 @@ export class SoftVm implements Vm {
       threshold === 0 ? -1 : threshold,
       cpu.inlineKeys ?? INLINE_KEYS,
       emitHelpers,
+      COMMON_KEYS,
     );
     const x = this.interp.exports;
     const decoder = new Decoder(new Set(FEATURES));

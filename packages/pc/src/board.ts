@@ -270,7 +270,7 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
   };
   const files = await readBootFiles(spec, host);
   const { low, high, regions } = memoryOf(spec);
-  const rom = spec.boot.loader === 'bootrom' ? naming(spec, () => bootRom(files.kernel)) : null;
+  const rom = spec.boot.loader === 'bootrom' ? naming(spec, bootRom, files.kernel) : null;
   if (rom !== null) regions.push(rom.region);
 
   // Time.
@@ -639,7 +639,7 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
     placeBiosVectors(vm.memory);
     startBiosInterrupts(pio);
   }
-  const entry = naming(spec, () => load(files));
+  const entry = naming(spec, load, files);
   (vm.vcpus[0] as Vm['vcpus'][number]).setState(entry.state);
   if (rom === null) for (const l of lapics) l.enterVirtualWire();
   return pc;
@@ -713,7 +713,8 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
     return { images, rsdp };
   }
 
-  // Takes the files as an argument: a machine that runs must not keep what it was loaded from.
+  // Takes the files as an argument, as its callers do: all closures here share what any of them mentions, and a machine
+  // that runs must not keep what it was loaded from.
   function load(files: BootFiles): EntryState {
     const ram = { memory: vm.memory, lowmem: low, highmem: high, e820 };
     switch (spec.boot.loader) {
@@ -730,7 +731,7 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
           ...(tables.rsdp === null ? {} : { rsdp: tables.rsdp }),
         };
         return isElf
-          ? loadVmlinux({ ...handover, vmlinux: files.kernel } as never)
+          ? loadVmlinux({ ...handover, kernel: files.kernel })
           : loadLinux({ ...handover, kernel: files.kernel });
       }
       case 'multiboot':
@@ -747,9 +748,9 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
 }
 
 /** Loaders see bytes; whoever reads their complaint wants to know of which file. */
-function naming<T>(spec: MachineSpec, work: () => T): T {
+function naming<A, T>(spec: MachineSpec, work: (bytes: A) => T, bytes: A): T {
   try {
-    return work();
+    return work(bytes);
   } catch (e) {
     if (!isHyveError(e) || e.code === 'PC_UNSUPPORTED') throw e;
     const b = spec.boot;

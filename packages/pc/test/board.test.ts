@@ -3,7 +3,7 @@ import type { HyveError } from '@hyve/core';
 import { describe, expect, it } from 'vitest';
 import * as api from '../src/index.ts';
 import { boardSupport, createPc, type MachineSpec, type StopReason } from '../src/index.ts';
-import { bzImage, code, code16, host, machine, multiboot, rom, Screen, slot } from './kit.ts';
+import { bzImage, code, code16, elf64, host, machine, multiboot, rom, Screen, slot } from './kit.ts';
 
 async function outcome(
   spec: MachineSpec,
@@ -28,6 +28,10 @@ describe('a guest that prints over COM1 and powers off through ACPI', () => {
   it('starts as a bzImage', async () => {
     const boot = { loader: 'kexec', kernel: 'guest', initrd: null, cmdline: 'quiet' } as const;
     expect(await outcome(machine({ boot }), bzImage(done))).toEqual(expected);
+  });
+  it('starts as an uncompressed ELF kernel', async () => {
+    const boot = { loader: 'kexec', kernel: 'guest', initrd: null, cmdline: 'quiet' } as const;
+    expect(await outcome(machine({ boot }), elf64(done))).toEqual(expected);
   });
   it('starts from the reset vector of a boot ROM', async () => {
     const boot = { loader: 'bootrom', code: 'guest', vars: null } as const;

@@ -160,6 +160,32 @@ export function bzImage(code: readonly number[]): Uint8Array {
   return b;
 }
 
+/** An uncompressed 64-bit ELF kernel whose code, the same in 32- and 64-bit mode, runs at 1 MiB. */
+export function elf64(code: readonly number[]): Uint8Array {
+  const start = 0x100000;
+  const b = new Uint8Array(0x78 + code.length);
+  const v = new DataView(b.buffer);
+  b.set([0x7f, 0x45, 0x4c, 0x46, 2, 1, 1], 0);
+  v.setUint16(16, 2, true); // ET_EXEC
+  v.setUint16(18, 62, true); // EM_X86_64
+  v.setUint32(20, 1, true);
+  v.setUint32(24, start, true);
+  v.setUint32(32, 64, true); // program headers
+  v.setUint16(52, 64, true);
+  v.setUint16(54, 56, true);
+  v.setUint16(56, 1, true);
+  v.setUint32(64, 1, true); // PT_LOAD
+  v.setUint32(68, 5, true);
+  v.setUint32(72, 0x78, true);
+  v.setUint32(80, start, true);
+  v.setUint32(88, start, true);
+  v.setUint32(96, code.length, true);
+  v.setUint32(104, code.length, true);
+  v.setUint32(112, 0x1000, true);
+  b.set(code, 0x78);
+  return b;
+}
+
 /** A ROM of 64 KiB whose 16-bit code runs at F000:0000. */
 export function rom(code: readonly number[]): Uint8Array {
   const b = new Uint8Array(65536).fill(0xf4);

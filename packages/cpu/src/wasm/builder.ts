@@ -754,14 +754,55 @@ export function callIndirect(type: number, result: Ty | 0, index: Node, ...args:
   return new Node(K_CALLIND, result, type, index, null, null, 0, 0, args);
 }
 
+/** An import that gets its index when the first call of it is built. */
+class ImportOnUse implements FnRef {
+  readonly result: Ty | 0;
+  readonly type: number;
+  private at = -1;
+  private readonly take: () => number;
+
+  constructor(type: number, result: Ty | 0, take: () => number) {
+    this.type = type;
+    this.result = result;
+    this.take = take;
+  }
+
+  get index(): number {
+    if (this.at < 0) this.at = this.take();
+    return this.at;
+  }
+}
+
+/** A function of a module whose imports are still being taken: it can be exported, not called by index. */
+class FnAfterImports implements FnRef {
+  readonly result: Ty | 0;
+  readonly type: number;
+  private readonly ordinal: number;
+  private readonly before: () => number;
+
+  constructor(type: number, result: Ty | 0, ordinal: number, before: () => number) {
+    this.type = type;
+    this.result = result;
+    this.ordinal = ordinal;
+    this.before = before;
+  }
+
+  get index(): number {
+    return this.before() + this.ordinal;
+  }
+}
+
 /** Builds a module: imports first, then functions. */
 export class Module {
   private readonly types: string[] = [];
   private readonly typeBytes: [readonly Ty[], readonly Ty[]][] = [];
   private readonly imports: { module: string; name: string; type: number }[] = [];
   private readonly fns: Fn[] = [];
-  private readonly exports: { name: string; index: number }[] = [];
+  private readonly exports: { name: string; ref: FnRef }[] = [];
   private declared = 0;
+  /** Whether there are imports that count only once they are used. */
+  private onUse = false;
+  private finishing = false;
   private elements: readonly FnRef[] | null = null;
   private tableImport: { min: number } | null = null;
   private readonly memory: { min: number; max: number; shared: boolean };
@@ -791,18 +832,38 @@ export class Module {
     return { index: this.declared++, result, type };
   }
 
+  /**
+   * Offers a function: it is imported if a call of it is built. V8 keeps some 200 bytes for every import of every module. In
+   * a module with such imports, functions of its own have no index until the end: they can be exported, not called.
+   */
+  importOnUse(module: string, name: string, params: readonly Ty[], result: Ty | 0): FnRef {
+    if (this.fns.length > 0) throw new Error('imports come first');
+    this.onUse = true;
+    const type = this.type(params, result);
+    return new ImportOnUse(type, result, () => {
+      this.imports.push({ module, name, type });
+      return this.declared++;
+    });
+  }
+
   /** Declares a function; fill its body any time before {@link Module.finish}. */
   fn(params: readonly Ty[], result: Ty | 0, exportName?: string): Fn {
-    const ref = { index: this.declared++, result, type: this.type(params, result) };
+    const type = this.type(params, result);
+    const ref: FnRef = this.onUse
+      ? new FnAfterImports(type, result, this.fns.length, () => {
+          if (!this.finishing) throw new Error('a function of a module with imports on use has no index yet');
+          return this.imports.length;
+        })
+      : { index: this.declared++, result, type };
     const f = new Fn(ref, params);
     this.fns.push(f);
-    if (exportName !== undefined) this.exports.push({ name: exportName, index: ref.index });
+    if (exportName !== undefined) this.exports.push({ name: exportName, ref });
     return f;
   }
 
   /** Exports a function under another name, imported ones too. */
   exportFn(name: string, ref: FnRef): void {
-    this.exports.push({ name, index: ref.index });
+    this.exports.push({ name, ref });
   }
 
   /** Parameter types of a function type. */
@@ -819,22 +880,6 @@ export class Module {
   importTable(min: number): void {
     this.tableImport = { min };
   }
-
-  /**
-   * The import section as it stands, to be given to {@link Module.reuseImports} of modules with the same imports: their
-   * names need not be encoded again.
-   */
-  importBytes(): Uint8Array {
-    const s = new Bytes();
-    this.writeImports(s);
-    return s.buf.slice(0, s.len);
-  }
-
-  /** Takes the import section from an earlier module whose imports, types and table were declared alike. */
-  reuseImports(bytes: Uint8Array): void {
-    this.encodedImports = bytes;
-  }
-  private encodedImports: Uint8Array | null = null;
 
   private writeImports(s: Bytes): void {
     s.u32(this.imports.length + 1 + (this.tableImport === null ? 0 : 1));
@@ -862,6 +907,7 @@ export class Module {
 
   /** The module's bytes. */
   finish(): Uint8Array<ArrayBuffer> {
+    this.finishing = true;
     const w = new Bytes();
     for (const b of [0, 0x61, 0x73, 0x6d, 1, 0, 0, 0]) w.u8(b);
     const section = (id: number, body: (s: Bytes) => void): void => {
@@ -882,8 +928,7 @@ export class Module {
       }
     });
     section(2, (s) => {
-      if (this.encodedImports !== null) s.bytes(this.encodedImports);
-      else this.writeImports(s);
+      this.writeImports(s);
     });
     section(3, (s) => {
       s.u32(this.fns.length);
@@ -904,7 +949,7 @@ export class Module {
       for (const e of this.exports) {
         s.str(e.name);
         s.u8(0);
-        s.u32(e.index);
+        s.u32(e.ref.index);
       }
       if (this.elements !== null) {
         s.str('table');
