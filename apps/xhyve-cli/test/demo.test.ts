@@ -7,7 +7,7 @@ import { SOFT_ONLY } from './helpers.ts';
 
 const image: PulledImage = {
   cached: true,
-  paths: { kernel: '/c/k', initrd: '/c/i', code: null, vars: null, iso: null },
+  paths: { kernel: '/c/k', initrd: '/c/i', code: null, vars: null, iso: null, disk: null },
   manifest: {
     v: 1,
     name: 'debian-cloud',

@@ -389,6 +389,23 @@ describe('cache', () => {
     expect((await pullEntry(entry(new Error('no network')), { cacheDir })).cached).toBe(true);
     expect(readdirSync(cacheDir).sort()).toEqual(['fake.json', 'sha256']);
   });
+  it('keeps a file that is on disk already', async () => {
+    const cacheDir = temporary();
+    const make = async (c: { work: string }) => {
+      writeFileSync(join(c.work, 'd'), 'a disk');
+      return {
+        about: { version: '1', cmdline: 'c', memory: '64M', sources: [], notes: [] },
+        files: [
+          { role: 'kernel' as const, name: 'k', data: bytes('k') },
+          { role: 'disk' as const, name: 'd', data: join(c.work, 'd') },
+        ],
+      };
+    };
+    const found = await pullEntry({ name: 'fake', about: '', origin: '', make }, { cacheDir });
+    expect(found.paths.disk).toBe(join(cacheDir, 'sha256', sha256(bytes('a disk'))));
+    expect(found.manifest.files[1]).toMatchObject({ role: 'disk', size: 6 });
+    expect(bootLine(found)).toContain(` -s 3,virtio-blk,${found.paths.disk},snapshot=on,format=qcow2 `);
+  });
   it('leaves nothing half-made behind, and the old image in place', async () => {
     const cacheDir = temporary();
     await expect(pullEntry(entry(new Error('cut after 3 of 9 bytes')), { cacheDir })).rejects.toThrow(
@@ -431,6 +448,7 @@ describe('catalogue', () => {
       'debian-cloud',
       'debian-full',
       'debian-i386',
+      'debian-disk',
       'debian-netboot',
       'debian-netboot-i386',
       'memtest86',

@@ -9,7 +9,7 @@ import { runError } from '../errors.ts';
 
 /** A file of an image. */
 export interface ImageFile {
-  /** What it is for: `kernel`, `initrd`, `code`, `vars`, `iso`. */
+  /** What it is for: `kernel`, `initrd`, `code`, `vars`, `iso`, `disk`. */
   readonly role: ImageRole;
   /** Its name where it came from. */
   readonly name: string;
@@ -20,7 +20,7 @@ export interface ImageFile {
 }
 
 /** Roles of image files. */
-export type ImageRole = 'kernel' | 'initrd' | 'code' | 'vars' | 'iso';
+export type ImageRole = 'kernel' | 'initrd' | 'code' | 'vars' | 'iso' | 'disk';
 
 /** Where a file of an image came from. */
 export interface ImageSource {
@@ -58,8 +58,8 @@ export interface NewFile {
   readonly role: ImageRole;
   /** Its name where it came from. */
   readonly name: string;
-  /** Content. */
-  readonly data: Uint8Array;
+  /** Content, or the path of a file inside the work directory that holds it. */
+  readonly data: Uint8Array | string;
 }
 
 const WORK_PREFIX = '.work-';
@@ -151,11 +151,12 @@ export class ImageCache {
     const before = await this.read(about.name);
     const kept: ImageFile[] = [];
     for (const f of files) {
-      const sha = sha256(f.data);
-      const temporary = join(work, `keep-${sha}`);
-      await writeWhole(temporary, f.data);
+      const sha = typeof f.data === 'string' ? await sha256File(f.data) : sha256(f.data);
+      const temporary = typeof f.data === 'string' ? f.data : join(work, `keep-${sha}`);
+      if (typeof f.data !== 'string') await writeWhole(temporary, f.data);
+      const { size } = await stat(temporary);
       await rename(temporary, this.pathOf(sha));
-      kept.push({ role: f.role, name: f.name, sha256: sha, size: f.data.length });
+      kept.push({ role: f.role, name: f.name, sha256: sha, size });
     }
     const manifest: ImageManifest = { v: 1, ...about, files: kept };
     const temporary = join(work, 'manifest');

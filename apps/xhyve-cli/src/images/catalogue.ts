@@ -1,9 +1,14 @@
 // The guests that `xhyve pull` knows: where each comes from and how it is put together.
+import { join } from 'node:path';
+import { openBlock } from '@hyve/block-backends';
+import { createDisk } from '@hyve/block-backends/disk';
 import { runError } from '../errors.ts';
 import { Apt, type FetchedPackage } from './apt.ts';
 import { decompress, readDeb, readTar, type TarFile } from './archive.ts';
 import type { ImageManifest, ImageSource, NewFile } from './cache.ts';
 import { sha256 } from './cache.ts';
+import { debianRoot } from './debian-root.ts';
+import { writeExt4 } from './ext4.ts';
 import { download } from './http.ts';
 import { buildInitrd, type InitrdFile, WANTED_MODULES } from './initrd.ts';
 import { builtinNames, closure, type ModuleFile, moduleInfo, nameOfPath } from './modules.ts';
@@ -46,6 +51,18 @@ export interface CatalogueEntry {
 /** Version of what {@link buildInitrd} makes. */
 const INITRD_RECIPE = 3;
 
+/** Version of what {@link debianDisk} makes. */
+const DISK_RECIPE = 10 * INITRD_RECIPE + 1;
+
+/** What the system on the disk is made of, besides what every Debian has. */
+const DISK_PACKAGES: readonly string[] = [
+  '?essential',
+  ...['apt', 'systemd-sysv', 'libpam-systemd', 'udev', 'dbus', 'kmod', 'login', 'passwd', 'e2fsprogs'],
+  ...['iproute2', 'iputils-ping', 'netbase', 'procps', 'less', 'nano', 'pciutils'],
+];
+const DISK_SIZE = 4 * 2 ** 30;
+const DISK_LABEL = 'debian';
+
 /** Every guest, in the order `xhyve images` prints them. */
 export const CATALOGUE: readonly CatalogueEntry[] = [
   {
@@ -68,6 +85,13 @@ export const CATALOGUE: readonly CatalogueEntry[] = [
     origin: 'Debian packages',
     recipe: INITRD_RECIPE,
     make: (c) => debianKernel(c, 'i386', 'linux-image-686-pae', /^linux-image-\d.*-686-pae$/u),
+  },
+  {
+    name: 'debian-disk',
+    about: 'Debian with systemd on a disk; root logs in without a password',
+    origin: 'Debian packages',
+    recipe: DISK_RECIPE,
+    make: debianDisk,
   },
   {
     name: 'debian-netboot',
@@ -184,13 +208,14 @@ async function debianKernel(
  * The initrd of a kernel package.
  * @param files everything below `lib/modules/RELEASE/` of the package
  * @param more drivers besides those every guest gets, and files
+ * @returns the initrd, wanted drivers that the kernel lacks, and the others with their indexes by path below `lib/modules/`
  */
 export async function debianInitrd(
   release: string,
   files: readonly TarFile[],
   busybox: Uint8Array,
   more: { readonly modules?: readonly string[]; readonly extra?: readonly InitrdFile[] } = {},
-): Promise<{ initrd: Uint8Array; absent: readonly string[] }> {
+): Promise<{ initrd: Uint8Array; absent: readonly string[]; modules: Map<string, Uint8Array> }> {
   const prefix = new RegExp(`^(?:usr/)?lib/modules/${release.replaceAll(/[.+]/gu, '\\$&')}/`, 'u');
   const packed = new Map<string, { path: string; data: Uint8Array }>();
   const indexes = new Map<string, Uint8Array>();
@@ -225,7 +250,72 @@ export async function debianInitrd(
     indexes,
     extra: more.extra ?? [],
   });
-  return { initrd, absent };
+  const below = new Map([...indexes].map(([name, data]) => [`${release}/${name}`, data]));
+  for (const m of modules) below.set(`${release}/${m.path}`, m.data);
+  return { initrd, absent, modules: below };
+}
+
+/** A kernel, our initrd that hands over to the disk, and the disk: a qcow2 image that is an ext4 file system as a whole. */
+async function debianDisk(c: RecipeContext): Promise<RecipeResult> {
+  const apt = await Apt.open({ dir: c.work, architecture: 'amd64', onProgress: c.onProgress, signal: c.signal });
+  const linuxName = await apt.dependency('linux-image-amd64', /^linux-image-\d.*-amd64$/u);
+  const names = await apt.closure(DISK_PACKAGES);
+  const [linux, busyboxPackage, ...packages] = (await apt.fetchAll([linuxName, 'busybox-static', ...names])) as [
+    FetchedPackage,
+    FetchedPackage,
+    ...FetchedPackage[],
+  ];
+  const busybox = (await unpack(c, busyboxPackage, (p) => /^(usr\/)?bin\/busybox$/u.test(p)))[0];
+  const files = await unpack(c, linux, (p) => /^boot\/vmlinuz-|^(usr\/)?lib\/modules\//u.test(p));
+  const kernel = files.find((f) => f.path.startsWith('boot/vmlinuz-'));
+  if (kernel === undefined || busybox === undefined) throw runError(`no kernel in ${linux.name}, or no busybox`);
+  const release = kernel.path.slice('boot/vmlinuz-'.length);
+  const { initrd, modules } = await debianInitrd(release, files, busybox.data);
+  const total = packages.reduce((sum, p) => sum + p.data.length, 0);
+  const root = await debianRoot({
+    packages,
+    modules,
+    hostname: 'debian',
+    label: DISK_LABEL,
+    onPackage: (what, done) => c.onProgress({ phase: 'unpack', what, done, total }),
+  });
+  if (c.signal?.aborted === true) throw runError('interrupted');
+  c.onProgress({ phase: 'assemble', what: 'disk', done: 0, total: null });
+  const disk = join(c.work, 'disk.qcow2');
+  await createDisk(disk, { format: 'qcow2', size: DISK_SIZE });
+  const image = await openBlock(`${disk},format=qcow2`);
+  try {
+    // Equal packages, equal disk: the file system's name comes from theirs.
+    const uuid = Buffer.from(sha256(Buffer.from(packages.map((p) => p.sha256).join())), 'hex').subarray(0, 16);
+    uuid[6] = ((uuid[6] as number) & 0x0f) | 0x50;
+    uuid[8] = ((uuid[8] as number) & 0x3f) | 0x80;
+    await writeExt4(root, {
+      size: DISK_SIZE,
+      label: DISK_LABEL,
+      uuid,
+      write: async (offset, data) => {
+        const status = await image.write(offset, [data]);
+        if (status !== 'ok') throw runError(`writing ${disk}: ${status}`);
+      },
+    });
+    if ((await image.flush()) !== 'ok') throw runError(`writing ${disk} failed`);
+  } finally {
+    await image.close();
+  }
+  return {
+    about: {
+      version: `${packages.find((p) => p.name === 'base-files')?.version ?? '?'}, Linux ${release}`,
+      cmdline: `console=ttyS0 root=LABEL=${DISK_LABEL} rw`,
+      memory: '512M',
+      sources: [linux, busyboxPackage, ...packages].map(source),
+      notes: ['its packages are unpacked, not configured: `dpkg --configure -a` in the guest does that'],
+    },
+    files: [
+      { role: 'kernel', name: `vmlinuz-${release}`, data: kernel.data },
+      { role: 'initrd', name: `initrd-${release}.cpio`, data: initrd },
+      { role: 'disk', name: 'debian.qcow2', data: disk },
+    ],
+  };
 }
 
 async function debianInstaller(c: RecipeContext, arch: 'amd64' | 'i386'): Promise<RecipeResult> {

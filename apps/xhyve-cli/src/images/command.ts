@@ -26,9 +26,11 @@ function quoted(word: string): string {
 
 /** A command line that boots the image, or null when it is no guest on its own. */
 export function bootLine(image: PulledImage): string | null {
-  const { kernel, initrd, code, vars } = image.paths;
+  const { kernel, initrd, code, vars, disk } = image.paths;
   const { cmdline, memory } = image.manifest;
-  const base = `xhyve -m ${memory} -s 0,hostbridge -s 31,lpc -l com1,stdio`;
+  // The cache's copy stays as it is: what the guest writes goes to an overlay.
+  const slot = disk === null ? '' : ` -s ${quoted(`3,virtio-blk,${disk},snapshot=on,format=qcow2`)}`;
+  const base = `xhyve -m ${memory} -s 0,hostbridge${slot} -s 31,lpc -l com1,stdio`;
   if (kernel !== null) {
     const fields = ['kexec', kernel, initrd ?? '', cmdline ?? ''].join(',').replace(/,+$/u, '');
     return `${base} -f ${quoted(fields)}`;
@@ -64,6 +66,11 @@ export async function pullCommand(
   for (const n of image.manifest.notes) host.print(`  note: ${n}`);
   const line = bootLine(image);
   if (line !== null) host.print(`\nBoot it with:\n  ${line}`);
+  const { disk } = image.paths;
+  if (disk !== null)
+    host.print(
+      `\nWhat it writes is forgotten. To keep it, make a disk of your own and name that instead:\n  xhyve disk create -f qcow2 -b ${quoted(disk)} -F qcow2 ${o.name}.qcow2`,
+    );
   return 0;
 }
 

@@ -81,6 +81,7 @@ function pulled(cache: ImageCache, manifest: ImageManifest, cached: boolean): Pu
       code: path('code'),
       vars: path('vars'),
       iso: path('iso'),
+      disk: path('disk'),
     },
     cached,
   };
