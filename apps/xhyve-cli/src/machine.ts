@@ -99,6 +99,7 @@ export function resolveMachine(run: RunInvocation, support: BoardSupport): Machi
     pciEnableBars: c.has('pci.enable_bars') ? c.bool('pci.enable_bars', true) : null,
     keyboardLayout: c.get('keyboard.layout') ?? null,
     engine: choice(c, 'engine', ['auto', 'soft', 'kvm'] as const, 'auto'),
+    vcpuThreads: choice(c, 'vcpu_threads', ['auto', 'on', 'off'] as const, 'off'),
     pidfile: c.get('pidfile') ?? null,
   };
   checkSupport(spec, c, support);

@@ -9,6 +9,7 @@ import { type CharBackend, type Hypervisor, isHyveError, type Logger } from '@hy
 import type { BoardSupport, CharRequest, MachineSpec, PcHost, StopReason } from '@hyve/pc';
 import { errorLine, exitStatusOf, runError } from './errors.ts';
 import { formatBytes } from './sizes.ts';
+import { nodeThreads } from './threads.ts';
 
 /** A machine that is built and has not run yet: what this program uses of `@hyve/pc`'s Pc. */
 export interface RunnablePc {
@@ -328,6 +329,7 @@ export async function runMachine(spec: MachineSpec, options: RunOptions): Promis
     if (choice.note !== '') io.note(`xhyve: ${choice.note}`);
     const pc = await options.board.createPc(choice.spec, {
       engines: choice.engines,
+      threads: nodeThreads(),
       openChar,
       openDisk: async ({ conf, extras }) => {
         const { openBlock, parseBlockSpec } = await import('@hyve/block-backends');

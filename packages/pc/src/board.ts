@@ -17,6 +17,7 @@ import {
   TimerQueue,
   type UnclaimedAccess,
   type Vm,
+  type VmShare,
 } from '@hyve/core';
 import { SoftCpu } from '@hyve/cpu';
 import { buildAcpi, buildE820, buildMpTable, buildSmbios, type TableImage } from '@hyve/firmware-tables';
@@ -52,9 +53,11 @@ import { claimPic, Pic8259 } from '@hyve/vmm/pic';
 import { claimPit, Pit8254 } from '@hyve/vmm/pit';
 import { claimPmTimer, PmTimer } from '@hyve/vmm/pmtimer';
 import { claimRtc, Rtc } from '@hyve/vmm/rtc';
+import { Switchboard } from '@hyve/vmm/threads';
 import { placeBiosVectors, startBiosInterrupts } from './bios.ts';
 import { hostScheduler } from './scheduler.ts';
 import type { BoardSupport, MachineSpec, PciSlotSpec } from './spec.ts';
+import { type ThreadHost, VcpuThreads, withBell } from './threads.ts';
 import { heldDisk, patientConsole, repeatableEntropy, repeatableWords } from './virtual.ts';
 
 /** A character device that the board asks its host for. */
@@ -104,6 +107,8 @@ export interface PcHost {
   };
   /** The host's event loop; default setTimeout and MessageChannel, as browsers and Node have them. */
   readonly scheduler?: HostScheduler;
+  /** Threads for vCPUs; absent: all take turns on this one. */
+  readonly threads?: ThreadHost;
   /** Engines to choose from, by name; default the software CPU alone. */
   readonly engines?: Readonly<Record<string, () => Hypervisor>>;
 }
@@ -139,6 +144,8 @@ const ECAM_BASE = 0xe0000000;
 const ECAM_SIZE = 0x10000000;
 const SCI_IRQ = 9;
 const TSC_HZ = 2_000_000_000;
+/** Most vCPUs with threads of their own. */
+const MAX_THREADS = 31;
 /** Where the random numbers of a machine on virtual time begin. */
 const CPU_SEED = 1;
 const VIRTIO_SEED = 2;
@@ -158,6 +165,7 @@ export class Pc {
   private readonly owned: readonly BlockBackend[];
   private readonly devices: readonly Device[];
   private readonly exitValue: () => number;
+  private readonly threads: VcpuThreads | null;
 
   /** @internal */
   constructor(o: {
@@ -170,7 +178,9 @@ export class Pc {
     owned: readonly BlockBackend[];
     devices: readonly Device[];
     testExit: () => number;
+    threads: VcpuThreads | null;
   }) {
+    this.threads = o.threads;
     this.vm = o.vm;
     this.loop = o.loop;
     this.keyboard = o.keyboard;
@@ -193,6 +203,7 @@ export class Pc {
   /** Runs until the guest stops. */
   async run(): Promise<StopReason> {
     const end = await this.loop.run();
+    await this.threads?.end();
     this.detail = end.detail;
     if (end.kind === 'triple-fault' && end.detail === '' && end.vcpu >= 0) {
       const { rip, segments } = (this.vm.vcpus[end.vcpu] as Vm['vcpus'][number]).getState();
@@ -216,6 +227,7 @@ export class Pc {
 
   /** Lets go of everything, character back ends too. */
   async close(): Promise<void> {
+    await this.threads?.end();
     for (const d of this.devices) await d.close?.();
     for (const b of this.owned) await b.close();
     await Promise.all(this.chars.map((c) => c.close()));
@@ -230,6 +242,9 @@ export class Pc {
     };
     add('cpu', this.vm.counters());
     add('loop', this.loop.counters());
+    this.threads?.counters.forEach((c, i) => {
+      add(`vcpu${i + 1}`, c);
+    });
     for (const d of this.devices) add(d.name, d.counters?.());
     return out;
   }
@@ -248,7 +263,8 @@ function fanOut(...lines: readonly IrqLine[]): IrqLine {
 }
 
 const utf8 = new (globalThis as unknown as { TextEncoder: new () => { encode(s: string): Uint8Array } }).TextEncoder();
-const monotonicMs = (globalThis as unknown as { performance: { now(): number } }).performance;
+const monotonicMs = (globalThis as unknown as { performance: { now(): number; readonly timeOrigin: number } })
+  .performance;
 
 /** Splits RAM around the PCI window. */
 function memoryOf(spec: MachineSpec): { low: number; high: number; regions: RegionSpec[] } {
@@ -279,6 +295,7 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
       ? new VirtualClock({ nsPerInstruction: 1e9 / spec.clock.instructionsPerSecond })
       : null;
   const start = monotonicMs.now();
+  const cpuCount = spec.cpus.count;
   const clock: RunClock & Clock = virtual ?? new TimerQueue(() => (monotonicMs.now() - start) * 1e6);
   const wallStart = spec.clock.startSeconds === null ? host.wallClock.nowMs() : spec.clock.startSeconds * 1000;
   const localMs = spec.clock.rtc === 'local' ? host.wallClock.offsetMinutes() * 60_000 : 0;
@@ -301,14 +318,29 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
   const physBits = physBitsOf(supported);
   const apics = new ApicBus();
   const x2apic = spec.x2apic ? 'on' : 'offered';
+  const apicIds = Array.from({ length: cpuCount }, (_, i) => apicIdOf(i, topology));
+  const threadHost = threadsFor(spec, host, engine);
+  const switchboard: Switchboard | null =
+    threadHost === null ? null : new Switchboard(Switchboard.allocate(cpuCount), 0, (i) => vm.kick?.(i));
   const lapics: LocalApic[] = [];
   const msrs: MsrPolicy[] = [];
   const vcpuOf = (i: number): Vm['vcpus'][number] => vm.vcpus[i] as Vm['vcpus'][number];
-  for (let i = 0; i < spec.cpus.count; i++) {
+  for (let i = 0; i < cpuCount; i++) {
+    if (switchboard !== null && i > 0) {
+      switchboard.publishReset(i, apicIds[i] as number, spec.x2apic);
+      apics.attachRemote(switchboard.target(i));
+      continue;
+    }
     const lapic = new LocalApic({
       bus: apics,
       index: i,
-      id: apicIdOf(i, topology),
+      id: apicIds[i] as number,
+      ...(switchboard === null
+        ? {}
+        : {
+            onRouting: (r) => switchboard.publishRouting(r),
+            onPriority: (p) => switchboard.publishPriority(p),
+          }),
       clock,
       tscHz: TSC_HZ,
       x2apic,
@@ -336,12 +368,13 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
   };
   const vm: Vm = engine.createVm({
     memory: regions,
-    vcpus: spec.cpus.count,
+    vcpus: cpuCount,
+    ...(switchboard === null ? {} : { threads: true }),
     bus: (i) => vcpuBus({ pio, mmio, lapic: lapics[i] as LocalApic, msrs: msrs[i] as MsrPolicy }),
     cpuid: (i) => buildCpuid({ supported, vcpu: i, topology, tscHz: TSC_HZ, x2apic }),
     clock,
     tscHz: TSC_HZ,
-    exitOnPause: spec.pauseExit || spec.cpus.count > 1,
+    exitOnPause: spec.pauseExit || (threadHost === null ? cpuCount > 1 : cpuCount > threadHost.cores),
   });
   const pic = new Pic8259({ onIntr: (v) => apics.setExtInt(v) });
   const ioapic = new IoApic({ bus: apics });
@@ -596,7 +629,7 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
   if (spec.fwcfg.kind === 'qemu') {
     const fwCfg = new FwCfg({
       cpus: spec.cpus.count,
-      maxCpus: Math.max(...lapics.map((l) => l.id)) + 1,
+      maxCpus: Math.max(...apicIds) + 1,
       ramBytes: spec.memoryBytes,
       files: files.fwcfg,
     });
@@ -621,16 +654,70 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
   pci.assign();
   setElcr(pic, router.levelIrqs | (1 << SCI_IRQ));
 
-  const runLoop = new RunLoop({
+  const scheduler = host.scheduler ?? hostScheduler();
+  const wake = (): void => loop?.wake();
+  const runLoop: RunLoop = new RunLoop({
     vcpus: vm.vcpus,
     apics,
     clock,
     pic,
-    host: host.scheduler ?? hostScheduler(),
+    host: switchboard === null ? scheduler : withBell(scheduler, switchboard, wake),
     log: host.log,
+    ...(switchboard === null
+      ? {}
+      : {
+          poll: () => threads?.poll(),
+          peersStuck: () => switchboard.othersStuck(),
+          onPause: () => switchboard.sleep(0.02),
+        }),
   });
   loop = runLoop;
-  const pc = new Pc({ vm, loop: runLoop, keyboard, mouse, pm, chars, owned, devices, testExit: () => testExit });
+  const threads =
+    switchboard === null || threadHost === null
+      ? null
+      : new VcpuThreads({
+          host: threadHost,
+          board: switchboard,
+          lapic: lapics[0] as LocalApic,
+          loop: runLoop,
+          log: host.log,
+          devices: {
+            ioRead: (a, w) => pio.read(a, w),
+            ioWrite: (a, w, v) => pio.write(a, w, v),
+            mmioRead: (a, w) => mmio.read(a, w),
+            mmioWrite: (a, w, v) => mmio.write(a, w, v),
+            acknowledgePic: () => pic.acknowledge(),
+            eoi: (v) => apics.eoi(v),
+          },
+          plan: (i) => ({
+            share: (vm.share as () => VmShare)(),
+            index: i,
+            words: switchboard.words,
+            cpuid: buildCpuid({ supported, vcpu: i, topology, tscHz: TSC_HZ, x2apic }),
+            apicIds,
+            x2apic,
+            virtualWire: rom === null,
+            physBits,
+            tscHz: TSC_HZ,
+            timeOrigin: monotonicMs.timeOrigin,
+            startMs: start,
+            vendor: cpuVendor(supported),
+            ignoreUnknownMsrs: !spec.strictMsr,
+            crowded: spec.pauseExit || cpuCount > threadHost.cores,
+          }),
+        });
+  const pc = new Pc({
+    vm,
+    loop: runLoop,
+    keyboard,
+    mouse,
+    pm,
+    chars,
+    owned,
+    devices,
+    testExit: () => testExit,
+    threads,
+  });
   // Tables and the guest itself.
   const e820 = buildE820({ lowmem: low, highmem: high, ecam: { base: ECAM_BASE, size: ECAM_SIZE } });
   const tables = rom === null ? buildTables() : { images: [], rsdp: null };
@@ -642,11 +729,12 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
   const entry = naming(spec, load, files);
   (vm.vcpus[0] as Vm['vcpus'][number]).setState(entry.state);
   if (rom === null) for (const l of lapics) l.enterVirtualWire();
+  threads?.start();
   return pc;
 
   function buildTables(): { images: TableImage[]; rsdp: number | null } {
     const images: TableImage[] = [];
-    const cpuIds = lapics.map((l) => l.id);
+    const cpuIds = apicIds;
     const routes = pci.routing();
     const leaf1 = buildCpuid({ supported, vcpu: 0, topology, tscHz: TSC_HZ, x2apic }).find((r) => r.leaf === 1);
     const signature = { cpuSignature: leaf1?.eax ?? 0, cpuFeatures: leaf1?.edx ?? 0 };
@@ -849,6 +937,26 @@ function smbiosStrings(spec: MachineSpec): Record<string, Record<string, string>
     out[table] = group;
   }
   return out;
+}
+
+/** Where vCPUs get threads of their own: the host's, or null for all on this one. */
+function threadsFor(spec: MachineSpec, host: PcHost, engine: Hypervisor): ThreadHost | null {
+  const wish = spec.vcpuThreads ?? 'off';
+  if (wish === 'off' || spec.cpus.count < 2) return null;
+  const t = host.threads;
+  const why =
+    t === undefined
+      ? 'this host has none'
+      : spec.clock.mode === 'virtual'
+        ? 'virtual time needs all vCPUs on one'
+        : engine.attach === undefined
+          ? `engine ${engine.name} cannot`
+          : spec.cpus.count > MAX_THREADS
+            ? `at most ${MAX_THREADS} vCPUs can have their own`
+            : '';
+  if (t !== undefined && why === '') return wish === 'on' || t.cores > 1 ? t : null;
+  if (wish === 'on') throw new HyveError('PC_THREADS', `threads for vCPUs: ${why}`);
+  return null;
 }
 
 function pickEngine(spec: MachineSpec, host: PcHost): Hypervisor {

@@ -37,3 +37,4 @@ export {
   VIRTUAL_INSTRUCTIONS_PER_SECOND,
   VIRTUAL_START_SECONDS,
 } from './spec.ts';
+export type { ThreadHost, VcpuWorker } from './threads.ts';

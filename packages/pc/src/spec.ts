@@ -223,6 +223,11 @@ export interface MachineSpec {
   readonly keyboardLayout: string | null;
   /** Which engine runs the vCPUs; `auto` takes the best there is. */
   readonly engine: EngineName;
+  /**
+   * Whether vCPUs from 1 on get threads of their own: `auto` (the default) where the host has processors for them and time
+   * is real.
+   */
+  readonly vcpuThreads?: 'auto' | 'on' | 'off';
   /** Host path of the pid file the front end keeps while the machine runs (-F), or null. */
   readonly pidfile: string | null;
 }

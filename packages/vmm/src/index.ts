@@ -22,5 +22,5 @@ export {
   type SliceResult,
   type WakeSignal,
 } from './run-loop.ts';
-export { type VcpuBusOptions, vcpuBus } from './vcpu-bus.ts';
+export { type Accesses, type VcpuBusOptions, vcpuBus } from './vcpu-bus.ts';
 export { type InstructionCounter, VirtualClock } from './virtual-clock.ts';

@@ -66,6 +66,12 @@ export interface RunLoopOptions {
   readonly vcpus: readonly Vcpu[];
   /** The fabric that holds their local APICs, one for each vCPU. */
   readonly apics: ApicBus;
+  /** Looks what other threads want; called before each slice. May do anything that devices may. */
+  readonly poll?: () => void;
+  /** With vCPUs on other threads: whether none of those can ever run again by itself. */
+  readonly peersStuck?: () => boolean;
+  /** A vCPU spins (PAUSE); the slice is over. */
+  readonly onPause?: () => void;
   /** Guest time. */
   readonly clock: RunClock;
   /** The 8259 pair, if there is one. */
@@ -111,11 +117,18 @@ const SHORTEST_SLICE_NS = 1000;
  * With one thread an interrupt for another vCPU, raised by the one that runs, ends the running slice: the other goes
  * next. Nothing is allocated per slice.
  *
- * Not modelled: real parallelism; SMM.
+ * vCPUs that run at the same time have a loop each, on threads of their own: see @hyve/vmm/threads.
+ *
+ * Not modelled: SMM.
  */
 export class RunLoop {
   private readonly vcpus: readonly Vcpu[];
   private readonly lapics: readonly LocalApic[];
+  /** Index of the first vCPU here among all of the VM. */
+  private readonly firstIndex: number;
+  private readonly poll: (() => void) | null;
+  private readonly peersStuck: (() => boolean) | null;
+  private readonly onPause: (() => void) | null;
   private readonly clock: RunClock;
   private readonly virtual: boolean;
   private readonly pic: ExtIntSource | null;
@@ -158,10 +171,14 @@ export class RunLoop {
 
   /** @throws HyveError `RUN_LOOP` unless there is one local APIC for each vCPU */
   constructor(o: RunLoopOptions) {
-    if (o.vcpus.length === 0 || o.vcpus.length !== o.apics.lapics.length)
-      throw new HyveError('RUN_LOOP', `${o.vcpus.length} vCPUs with ${o.apics.lapics.length} local APICs`);
-    this.vcpus = o.vcpus;
     this.lapics = o.apics.lapics;
+    if (o.vcpus.length === 0 || o.vcpus.length !== this.lapics.length)
+      throw new HyveError('RUN_LOOP', `${o.vcpus.length} vCPUs with ${this.lapics.length} local APICs`);
+    this.vcpus = o.vcpus;
+    this.firstIndex = (this.lapics[0] as LocalApic).index;
+    this.poll = o.poll ?? null;
+    this.peersStuck = o.peersStuck ?? null;
+    this.onPause = o.onPause ?? null;
     this.clock = o.clock;
     this.virtual = o.clock.skipTo !== undefined;
     this.pic = o.pic ?? null;
@@ -177,7 +194,7 @@ export class RunLoop {
     this.turn = o.vcpus.length - 1;
     this.result = { kind: 'busy', idleUntilNs: 0, outcome: null };
     this.signal = { woken: false, onWake: null };
-    o.apics.onAttention = (i) => this.attention(i);
+    o.apics.onAttention = (i) => this.attention(i - this.firstIndex);
     o.clock.onEarlier = () => this.earlier();
   }
 
@@ -239,7 +256,8 @@ export class RunLoop {
 
   /** The first outcome counts. */
   private end(kind: OutcomeKind, detail: string): void {
-    if (this.outcome === null) this.outcome = { kind, vcpu: this.running, detail };
+    if (this.outcome === null)
+      this.outcome = { kind, vcpu: this.running < 0 ? -1 : this.running + this.firstIndex, detail };
     this.interrupt();
   }
 
@@ -317,6 +335,14 @@ export class RunLoop {
   /** Fires due timers and gives one vCPU a turn. Synchronous; never throws. */
   runSlice(): SliceResult {
     if (this.outcome !== null) return this.give('ended', 0);
+    if (this.poll !== null) {
+      try {
+        this.poll();
+      } catch (e) {
+        this.broken('a device', e);
+      }
+      if (this.outcome !== null) return this.give('ended', 0);
+    }
     if (this.pausedFlag) return this.give('paused', 0);
     if (this.virtual && this.holds > 0) return this.give('idle', Number.POSITIVE_INFINITY);
     const clock = this.clock;
@@ -406,7 +432,7 @@ export class RunLoop {
   }
 
   private allIdle(): SliceResult {
-    if (this.stuck()) {
+    if (this.stuck && (this.peersStuck === null || this.peersStuck())) {
       this.end('halt', 'all vCPUs halted with interrupts off');
       return this.give('ended', 0);
     }
@@ -420,8 +446,8 @@ export class RunLoop {
     return this.give('idle', at);
   }
 
-  /** Whether no vCPU can ever run again: each waits for a SIPI that nobody can send, or halted with IF clear. */
-  private stuck(): boolean {
+  /** Whether no vCPU here can ever run again by itself: each waits for a SIPI that nobody can send, or halted with IF clear. */
+  get stuck(): boolean {
     for (let i = 0; i < this.vcpus.length; i++) {
       const v = this.vcpus[i] as Vcpu;
       if (!v.waitingForSipi && (!v.halted || v.canInject())) return false;
@@ -463,7 +489,9 @@ export class RunLoop {
       case Exit.Kicked:
       case Exit.Halt:
       case Exit.IrqWindow:
+        return;
       case Exit.Pause: // the turn is over; whoever it waits for comes first
+        this.onPause?.();
         return;
       case Exit.Shutdown:
         this.endBy(i, 'triple-fault', '');
@@ -477,8 +505,14 @@ export class RunLoop {
     }
   }
 
-  private endBy(vcpu: number, kind: OutcomeKind, detail: string): void {
-    if (this.outcome === null) this.outcome = { kind, vcpu, detail };
+  private endBy(slot: number, kind: OutcomeKind, detail: string): void {
+    if (this.outcome === null) this.outcome = { kind, vcpu: slot < 0 ? slot : slot + this.firstIndex, detail };
+  }
+
+  /** Ends the run as a loop on another thread has ended. */
+  adopt(outcome: Outcome): void {
+    if (this.outcome === null) this.outcome = outcome;
+    this.interrupt();
   }
 
   /** Injects the highest interrupt, the local APIC's before the 8259's, or asks to hear when that is possible. */

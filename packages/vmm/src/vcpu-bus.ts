@@ -3,12 +3,15 @@ import type { IoBus, MsrValue, PhysAddr, VcpuBus, Width } from '@hyve/core';
 import type { LocalApic } from './lapic/lapic.ts';
 import type { MsrPolicy } from './msr.ts';
 
+/** The part of a bus that a vCPU uses. */
+export type Accesses = Pick<IoBus, 'read' | 'write'>;
+
 /** Options of {@link vcpuBus}. */
 export interface VcpuBusOptions {
   /** The port bus. */
-  readonly pio: IoBus;
+  readonly pio: Accesses;
   /** The memory bus, for what is neither RAM nor this vCPU's APIC page. */
-  readonly mmio: IoBus;
+  readonly mmio: Accesses;
   /** This vCPU's local APIC. */
   readonly lapic: LocalApic;
   /** This vCPU's MSRs. */
@@ -16,8 +19,8 @@ export interface VcpuBusOptions {
 }
 
 class Wiring implements VcpuBus {
-  private readonly pio: IoBus;
-  private readonly mmio: IoBus;
+  private readonly pio: Accesses;
+  private readonly mmio: Accesses;
   private readonly lapic: LocalApic;
   private readonly msrs: MsrPolicy;
 

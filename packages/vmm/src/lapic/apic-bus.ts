@@ -31,6 +31,22 @@ export interface EoiListener {
   eoi(vector: number): void;
 }
 
+/** A local APIC as senders see it: {@link LocalApic}, or the stand-in for one that lives on another thread. */
+export interface ApicTarget {
+  /** vCPU index. */
+  readonly index: number;
+  /** Whether it takes fixed interrupts. */
+  readonly softwareEnabled: boolean;
+  /** See LocalApic. */
+  matches(dest: number, logical: boolean, wide: boolean): boolean;
+  /** See LocalApic. */
+  receive(mode: number, vector: number, level: boolean): boolean;
+  /** See LocalApic. */
+  setLint(n: 0 | 1, asserted: boolean): void;
+  /** See LocalApic. */
+  arbitrationPriority(): number;
+}
+
 /**
  * Connects all local APICs of one VM. Also the VM's {@link MsiSink}.
  *
@@ -46,18 +62,26 @@ export interface EoiListener {
  * bus.send(0xfee00000, 0x4041); // MSI: fixed, vector 0x41, to APIC 0
  */
 export class ApicBus implements MsiSink {
-  /** The local APICs by vCPU index. */
+  /** The local APICs of this thread's vCPUs, in order of index. */
   readonly lapics: LocalApic[] = [];
+  /** All local APICs by vCPU index. */
+  private readonly targets: ApicTarget[] = [];
   /** Called when vCPU `index` has something to take: an interrupt above its priority, an NMI, INIT or SIPI. */
   onAttention: ((index: number) => void) | null = null;
   private readonly listeners: EoiListener[] = [];
   private lastLowest = -1;
 
-  /** @internal Registers a local APIC; its constructor calls this. @throws HyveError `APIC_INDEX` */
+  /** @internal Registers a local APIC, in order of index; its constructor calls this. @throws HyveError `APIC_INDEX` */
   attach(lapic: LocalApic): void {
-    if (lapic.index !== this.lapics.length)
-      throw new HyveError('APIC_INDEX', `local APIC ${lapic.index} built when ${this.lapics.length} was next`);
+    this.attachRemote(lapic);
     this.lapics.push(lapic);
+  }
+
+  /** Registers the stand-in for a local APIC of another thread, in order of index. @throws HyveError `APIC_INDEX` */
+  attachRemote(target: ApicTarget): void {
+    if (target.index !== this.targets.length)
+      throw new HyveError('APIC_INDEX', `local APIC ${target.index} built when ${this.targets.length} was next`);
+    this.targets.push(target);
   }
 
   /** Registers an I/O APIC for EOI broadcasts. */
@@ -77,12 +101,12 @@ export class ApicBus implements MsiSink {
 
   /** Drives the INTR wire of the 8259 pair, which ends at LINT0 of every processor. */
   setExtInt(asserted: boolean): void {
-    for (let i = 0; i < this.lapics.length; i++) (this.lapics[i] as LocalApic).setLint(0, asserted);
+    for (let i = 0; i < this.targets.length; i++) (this.targets[i] as ApicTarget).setLint(0, asserted);
   }
 
   /** Drives the NMI wire (SERR#, port 0x61), which ends at LINT1 of every processor. */
   setNmi(asserted: boolean): void {
-    for (let i = 0; i < this.lapics.length; i++) (this.lapics[i] as LocalApic).setLint(1, asserted);
+    for (let i = 0; i < this.targets.length; i++) (this.targets[i] as ApicTarget).setLint(1, asserted);
   }
 
   /** An MSI: a 32-bit store of `data` to 0xFEExxxxx. Anything else is dropped. */
@@ -107,26 +131,26 @@ export class ApicBus implements MsiSink {
    * @returns whether anybody took it
    */
   deliver(dest: number, logical: boolean, wide: boolean, mode: number, vector: number, level: boolean): boolean {
-    const lapics = this.lapics;
+    const targets = this.targets;
     if (mode === DELIVERY_LOWEST) {
       const winner = this.lowest(dest, logical, wide);
       return winner === null ? false : winner.receive(DELIVERY_FIXED, vector, level);
     }
     let taken = false;
-    for (let i = 0; i < lapics.length; i++) {
-      const l = lapics[i] as LocalApic;
+    for (let i = 0; i < targets.length; i++) {
+      const l = targets[i] as ApicTarget;
       if (l.matches(dest, logical, wide) && l.receive(mode, vector, level)) taken = true;
     }
     return taken;
   }
 
   /** Arbitration: the lowest priority wins; among equals, the next after the last winner. */
-  private lowest(dest: number, logical: boolean, wide: boolean): LocalApic | null {
-    const n = this.lapics.length;
-    let best: LocalApic | null = null;
+  private lowest(dest: number, logical: boolean, wide: boolean): ApicTarget | null {
+    const n = this.targets.length;
+    let best: ApicTarget | null = null;
     let bestPriority = 0x100;
     for (let k = 1; k <= n; k++) {
-      const l = this.lapics[(this.lastLowest + k) % n] as LocalApic;
+      const l = this.targets[(this.lastLowest + k) % n] as ApicTarget;
       if (!l.softwareEnabled || !l.matches(dest, logical, wide)) continue;
       const p = l.arbitrationPriority() >> 4;
       if (p < bestPriority) {
@@ -161,8 +185,8 @@ export class ApicBus implements MsiSink {
     }
     // INIT and SIPI to all including self are invalid; they go to the others, which is what senders mean.
     const self = shorthand !== SHORTHAND_OTHERS && (fixed || mode === DELIVERY_NMI);
-    for (let i = 0; i < this.lapics.length; i++) {
-      const l = this.lapics[i] as LocalApic;
+    for (let i = 0; i < this.targets.length; i++) {
+      const l = this.targets[i] as ApicTarget;
       if (l !== source || self) l.receive(mode === DELIVERY_LOWEST ? DELIVERY_FIXED : mode, vector, false);
     }
   }

@@ -1,5 +1,5 @@
 // Local APIC and the interrupt fabric between local APICs.
-export { ApicBus, type EoiListener } from './apic-bus.ts';
+export { ApicBus, type ApicTarget, type EoiListener } from './apic-bus.ts';
 export {
   APIC_TIMER_HZ,
   LocalApic,

@@ -103,6 +103,10 @@ export interface LocalApicOptions {
   readonly timerHz?: number;
   /** Physical address bits, 32–52, for reserved bits of IA32_APIC_BASE. Default 40. */
   readonly physBits?: number;
+  /** Told whenever what decides about destinations may have changed; the record is the APIC's own. */
+  readonly onRouting?: (r: ApicRouting) => void;
+  /** Told the arbitration priority whenever it may have changed. */
+  readonly onPriority?: (priority: number) => void;
 }
 
 /** Saved state; times are relative to the moment of saving. */
@@ -143,6 +147,44 @@ const X2APIC = 2;
 const MAX_OWED_TICKS = 1000;
 /** A periodic timer wakes the host no more often than this; faster ones get their ticks in bunches. ns */
 const MIN_PERIOD_NS = 10_000;
+
+/** Whether a message's destination names the local APIC with these registers, SDM 11.6.2 and 11.12.10. */
+export function destinationNames(
+  mode: number,
+  id: number,
+  xapicId: number,
+  ldr: number,
+  dfr: number,
+  dest: number,
+  logical: boolean,
+  wide: boolean,
+): boolean {
+  if (mode === DISABLED) return false;
+  if (dest === (wide ? 0xffffffff : 0xff)) return true;
+  if (!logical) return dest === (mode === X2APIC ? id : xapicId);
+  if (mode === X2APIC) return dest >>> 16 === ldr >>> 16 && (dest & ldr & 0xffff) !== 0;
+  if (dest > 0xff) return false;
+  const mine = ldr >>> 24;
+  if (dfr >>> 28 === 0xf) return (dest & mine) !== 0;
+  if (dfr >>> 28 !== 0) return false;
+  return (dest >>> 4 === mine >>> 4 || dest >>> 4 === 0xf) && (dest & mine & 0xf) !== 0;
+}
+
+/** What senders on other threads need to know of a local APIC: see {@link LocalApicOptions.onRouting}. */
+export interface ApicRouting {
+  /** 0 off, 1 xAPIC, 2 x2APIC. */
+  mode: number;
+  /** xAPIC id. */
+  xapicId: number;
+  /** Logical destination register. */
+  ldr: number;
+  /** Destination format register. */
+  dfr: number;
+  /** Takes fixed interrupts. */
+  enabled: boolean;
+  /** Bit n: a signal on local pin n would do something. */
+  lintOpen: number;
+}
 
 /** Highest set bit of a 256-bit set, or -1. */
 function highest(set: Uint32Array): number {
@@ -211,6 +253,10 @@ export class LocalApic {
   private deadlineLo = 0;
   private deadlineHi = 0;
 
+  private readonly onRouting: ((r: ApicRouting) => void) | null;
+  private readonly onPriority: ((priority: number) => void) | null;
+  private readonly routing: ApicRouting = { mode: 0, xapicId: 0, ldr: 0, dfr: 0, enabled: false, lintOpen: 0 };
+
   private lint = 0;
   private nmis = 0;
   private initPending = false;
@@ -231,6 +277,8 @@ export class LocalApic {
         'APIC_OPTIONS',
         `local APIC ${o.index}: physBits ${physBits}, timerHz ${this.timerHz}, tscHz ${o.tscHz}; expected 32–52 and positive rates`,
       );
+    this.onRouting = o.onRouting ?? null;
+    this.onPriority = o.onPriority ?? null;
     this.baseHiReserved = ~(2 ** (physBits - 32) - 1) >>> 0;
     const scale = o.tscHz / 1e9;
     const clock = o.clock;
@@ -253,6 +301,25 @@ export class LocalApic {
     this.lostTicks = 0;
     this.xapicId = this.id & 0xff;
     this.clear();
+  }
+
+  private announce(): void {
+    if (this.onRouting === null) return;
+    const r = this.routing;
+    r.mode = this.mode;
+    r.xapicId = this.xapicId;
+    r.ldr = this.ldr;
+    r.dfr = this.dfr;
+    r.enabled = this.softwareEnabled;
+    const open = (n: number): number =>
+      this.mode === DISABLED || ((this.lvt[LVT_LINT0 + n] as number) & LVT_MASKED) === 0 ? 1 << n : 0;
+    r.lintOpen = open(0) | open(1);
+    this.onRouting(r);
+    this.priorityChanged();
+  }
+
+  private priorityChanged(): void {
+    if (this.onPriority !== null) this.onPriority(this.arbitrationPriority());
   }
 
   /** What INIT does to the registers: all but id and IA32_APIC_BASE, SDM 11.4.7.3. */
@@ -281,6 +348,7 @@ export class LocalApic {
   private modeChanged(): void {
     this.mmioBase = this.mode === XAPIC ? this.base : Number.POSITIVE_INFINITY;
     this.ldr = this.mode === X2APIC ? (((this.id >>> 4) << 16) | (1 << (this.id & 15))) >>> 0 : 0;
+    this.announce();
   }
 
   /**
@@ -291,6 +359,7 @@ export class LocalApic {
     this.svr = SVR_ENABLE | 0xff;
     this.lvt[LVT_LINT0] = this.index === 0 ? 0x700 : LVT_MASKED | 0x700;
     this.lvt[LVT_LINT0 + 1] = 0x400;
+    this.announce();
     this.poke();
   }
 
@@ -373,6 +442,7 @@ export class LocalApic {
     this.running = due !== null;
     if (due !== null) this.dueNs = this.clock.now() + due;
     this.owed = r.int('owedTicks', 0, MAX_OWED_TICKS);
+    this.announce();
     this.arm();
   }
 
@@ -397,6 +467,7 @@ export class LocalApic {
       this.irr[w] = (this.irr[w] as number) | bit;
     }
     this.irrTop = highest(this.irr);
+    this.priorityChanged();
     return v;
   }
 
@@ -478,6 +549,7 @@ export class LocalApic {
     if (((this.irr[w] as number) & bit) !== 0) return true;
     this.irr[w] = (this.irr[w] as number) | bit;
     if (vector > this.irrTop) this.irrTop = vector;
+    this.priorityChanged();
     this.poke();
     return true;
   }
@@ -552,15 +624,7 @@ export class LocalApic {
 
   /** Whether a message's destination names this processor, SDM 11.6.2 and 11.12.10. */
   matches(dest: number, logical: boolean, wide: boolean): boolean {
-    if (this.mode === DISABLED) return false;
-    if (dest === (wide ? 0xffffffff : 0xff)) return true;
-    if (!logical) return dest === (this.mode === X2APIC ? this.id : this.xapicId);
-    if (this.mode === X2APIC) return dest >>> 16 === this.ldr >>> 16 && (dest & this.ldr & 0xffff) !== 0;
-    if (dest > 0xff) return false;
-    const ldr = this.ldr >>> 24;
-    if (this.dfr >>> 28 === 0xf) return (dest & ldr) !== 0;
-    if (this.dfr >>> 28 !== 0) return false;
-    return (dest >>> 4 === ldr >>> 4 || dest >>> 4 === 0xf) && (dest & ldr & 0xf) !== 0;
+    return destinationNames(this.mode, this.id, this.xapicId, this.ldr, this.dfr, dest, logical, wide);
   }
 
   /** Whether it is on in IA32_APIC_BASE and in the spurious-vector register, and takes fixed interrupts. */
@@ -599,6 +663,7 @@ export class LocalApic {
   private setTpr(v: number): void {
     const lower = v < this.tpr;
     this.tpr = v;
+    this.priorityChanged();
     if (lower) this.poke();
   }
 
@@ -609,6 +674,7 @@ export class LocalApic {
     const bit = 1 << (v & 31);
     this.isr[w] = (this.isr[w] as number) & ~bit;
     this.isrTop = highest(this.isr);
+    this.priorityChanged();
     if (((this.tmr[w] as number) & bit) !== 0) {
       this.bus.eoi(v);
       this.lintEoi(LVT_LINT0, v);
@@ -865,6 +931,7 @@ export class LocalApic {
     switch (offset) {
       case APIC_ID:
         this.xapicId = v >>> 24;
+        this.announce();
         break;
       case APIC_TPR:
         this.setTpr(v & 0xff);
@@ -874,9 +941,11 @@ export class LocalApic {
         break;
       case APIC_LDR:
         this.ldr = (v & 0xff000000) >>> 0;
+        this.announce();
         break;
       case APIC_DFR:
         this.dfr = (v | 0x0fffffff) >>> 0;
+        this.announce();
         break;
       case APIC_SVR:
         this.writeSvr(v & SVR_WRITABLE);
@@ -916,10 +985,12 @@ export class LocalApic {
   private writeSvr(v: number): void {
     const wasOn = (this.svr & SVR_ENABLE) !== 0;
     this.svr = v;
+    this.announce();
     if ((v & SVR_ENABLE) === 0) {
       // Switching off masks the whole table, SDM 11.4.7.2.
       for (let i = 0; i < this.lvt.length; i++) if (i !== LVT_TIMER) this.lvt[i] = (this.lvt[i] as number) | LVT_MASKED;
       this.setLvtTimer((this.lvt[LVT_TIMER] as number) | LVT_MASKED);
+      this.announce();
     } else if (!wasOn) this.poke();
   }
 
@@ -937,6 +1008,7 @@ export class LocalApic {
     }
     // Remote IRR survives as long as the entry stays level-triggered.
     this.lvt[entry] = v | ((v & LVT_LEVEL) !== 0 ? old & LVT_REMOTE_IRR : 0);
+    this.announce();
     const mode = (v >>> LVT_DELIVERY_SHIFT) & LVT_DELIVERY_MASK;
     const levelMode = mode === DELIVERY_EXTINT || (mode === DELIVERY_FIXED && (v & LVT_LEVEL) !== 0);
     if (levelMode && (this.lint & (1 << (entry - LVT_LINT0))) !== 0) this.lintAsserted(entry);

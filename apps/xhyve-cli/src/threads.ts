@@ -1,0 +1,27 @@
+// Node's worker threads for vCPUs.
+import { availableParallelism } from 'node:os';
+import { Worker } from 'node:worker_threads';
+import type { ThreadHost, VcpuWorker } from '@hyve/pc';
+
+/** Threads of this process. */
+export function nodeThreads(): ThreadHost {
+  return {
+    cores: availableParallelism(),
+    start(name: string): VcpuWorker {
+      const file = import.meta.url.endsWith('.ts') ? './vcpu-worker.ts' : './vcpu-worker.js';
+      const worker = new Worker(new URL(file, import.meta.url), { name });
+      const out: VcpuWorker = {
+        post: (m) => worker.postMessage(m),
+        onMessage: null,
+        onDeath: null,
+        close: async () => {
+          await worker.terminate();
+        },
+      };
+      worker.on('message', (m) => out.onMessage?.(m));
+      worker.on('error', (e) => out.onDeath?.(e instanceof Error ? e.message : String(e)));
+      worker.on('exit', (code) => out.onDeath?.(`exit status ${code}`));
+      return out;
+    },
+  };
+}
