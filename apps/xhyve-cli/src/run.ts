@@ -74,7 +74,7 @@ export async function chooseEngine(spec: MachineSpec, support: BoardSupport): Pr
   // Only the software CPU counts instructions.
   if (spec.engine === 'auto' && spec.clock.mode === 'virtual') return plain;
   const { KvmHypervisor, probeKvm } = await import('@hyve/hv-native');
-  const engines = { kvm: () => new KvmHypervisor() };
+  const engines = { kvm: () => new KvmHypervisor({ paravirtual: spec.paravirtual ?? 'none' }) };
   if (spec.engine === 'kvm') return { spec, engines, note: '' };
   const { usable, reason } = probeKvm();
   if (usable) return { spec: { ...spec, engine: 'kvm' }, engines, note: '' };

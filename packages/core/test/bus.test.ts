@@ -1,5 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import type { DoorbellHost } from '../src/index.ts';
 import { allOnes, Bus, type IoHandler, isHyveError, type Width } from '../src/index.ts';
 
 const WIDTHS: readonly Width[] = [1, 2, 4];
@@ -153,6 +154,53 @@ describe('claims', () => {
       false,
       false,
     ]);
+  });
+});
+
+describe('doorbells', () => {
+  /** A host with room for `most`. */
+  const host = (most = 9) => {
+    const hung = new Map<string, () => void>();
+    const add: DoorbellHost['add'] = (space, addr, width, value, ring) => {
+      if (hung.size >= most) return null;
+      const key = `${space} ${addr.toString(16)}/${width} ${value}`;
+      hung.set(key, ring);
+      return () => void hung.delete(key);
+    };
+    return { hung, add };
+  };
+  const bells = [
+    { offset: 2, width: 2, value: 7 },
+    { offset: 4, width: 4, value: 1, any: true },
+  ] as const;
+
+  it('hang where their claim is, move with it, and ring its handler with their value', () => {
+    const b = bus();
+    const r = new Recorder();
+    const h = host();
+    const claim = b.claim(0x100, 8, r, { name: 'bar', doorbells: bells });
+    b.useDoorbells(h, 'port');
+    expect([...h.hung.keys()]).toEqual(['port 102/2 7', 'port 104/4 null']);
+    for (const ring of h.hung.values()) ring();
+    expect(r.log).toEqual(['w2/2=7', 'w4/4=1']);
+    claim.moveTo(0x200);
+    expect([...h.hung.keys()]).toEqual(['port 202/2 7', 'port 204/4 null']);
+    claim.moveTo(null);
+    expect(h.hung.size).toBe(0);
+    b.claim(0x300, 8, r, { name: 'later', doorbells: bells }).release();
+    expect(h.hung.size).toBe(0);
+  });
+
+  it('are plain registers where there is no room, or no engine', () => {
+    const b = bus();
+    const r = new Recorder();
+    b.claim(0x100, 8, r, { name: 'bar', doorbells: bells });
+    b.write(0x102, 2, 7);
+    const h = host(1);
+    b.useDoorbells(h, 'memory');
+    expect([...h.hung.keys()]).toEqual(['memory 102/2 7']);
+    b.write(0x104, 4, 9);
+    expect(r.log).toEqual(['w2/2=7', 'w4/4=9']);
   });
 });
 

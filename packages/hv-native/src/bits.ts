@@ -169,10 +169,8 @@ export const EXTERNAL_NONE = -1;
 
 /** MSRs of local APICs: they stay in the kernel when those do. (No filter applies to 0x800–0x8FF, those of x2APIC.) */
 export const APIC_MSRS: readonly number[] = [0x1b, 0x6e0];
-/** MSRs of kvmclock and of KVM's other para-virtual features. */
-export const KVM_MSRS: readonly number[] = [
-  0x11, 0x12, 0x4b564d00, 0x4b564d01, 0x4b564d02, 0x4b564d03, 0x4b564d04, 0x4b564d05,
-];
+/** MSRs of kvmclock (both numbers of both) and of stolen time. */
+export const KVM_MSRS: readonly number[] = [0x11, 0x12, 0x4b564d00, 0x4b564d01, 0x4b564d03];
 /** Hyper-V's: guest id, hypercall page, vCPU index, reset, reference counter, reference TSC, frequencies, EOI, ICR, TPR, assist page. */
 export const HYPERV_MSRS: readonly number[] = [
   0x40000000, 0x40000001, 0x40000002, 0x40000003, 0x40000020, 0x40000021, 0x40000022, 0x40000023, 0x40000070,

@@ -111,7 +111,8 @@ export class KvmHypervisor implements Hypervisor {
     if (this.cpuid !== null) return this.cpuid;
     const all = this.rows(false);
     const own = (r: CpuidEntry): boolean => r.leaf >= FIRST_HYPERVISOR_LEAF && r.leaf <= LAST_HYPERVISOR_LEAF;
-    if (this.paravirtual === 'kvm') this.cpuid = all;
+    if (this.paravirtual === 'kvm')
+      this.cpuid = all.map((r) => (r.leaf === 0x40000001 ? { ...r, eax: r.eax & KVM_FEATURES, edx: 0 } : r));
     else {
       const processor = all.filter((r) => !own(r));
       this.cpuid = this.paravirtual === 'none' ? processor : [...processor, ...hypervRows(this.rows(true))];
@@ -171,6 +172,8 @@ export class KvmHypervisor implements Hypervisor {
 
 const FIRST_HYPERVISOR_LEAF = 0x40000000;
 const LAST_HYPERVISOR_LEAF = 0x4fffffff;
+/** KVM's features kept (leaf 0x40000001 EAX): both clocks, no delay after port writes, time stolen, clock stable. */
+const KVM_FEATURES = (1 << 0) | (1 << 1) | (1 << 3) | (1 << 5) | (1 << 24);
 /** Hyper-V privileges kept (TLFS, leaf 0x40000003 EAX): reference counter, APIC MSRs, hypercall page, vCPU index, reference TSC, frequencies. */
 const HYPERV_PRIVILEGES = (1 << 1) | (1 << 4) | (1 << 5) | (1 << 6) | (1 << 9) | (1 << 11);
 /** Its recommendations kept (0x40000004 EAX): relaxed timing. */

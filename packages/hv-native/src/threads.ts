@@ -69,6 +69,8 @@ export class KvmThreads implements VcpuThreads {
   private onExit: ((vcpu: number, exit: VmExit) => void) | null = null;
   private running = false;
   private open = true;
+  /** The one whose exit is being answered: it goes on when that is done. */
+  private answering: ThreadedVcpu | null = null;
   /** Times that the event loop was woken, and exits of doorbells. */
   wakeUps = 0;
   rung = 0;
@@ -97,7 +99,7 @@ export class KvmThreads implements VcpuThreads {
   resume(): void {
     if (this.onExit === null || this.running || !this.open) return;
     this.running = true;
-    for (const v of this.vcpus) v.resume();
+    for (const v of this.vcpus) if (v !== this.answering) v.resume();
   }
 
   pause(): boolean {
@@ -132,7 +134,10 @@ export class KvmThreads implements VcpuThreads {
     }
     const v = this.byId.get(n);
     if (v === undefined) return;
+    const outer = this.answering;
+    this.answering = v;
     const end = v.answer() ?? (this.running ? null : v.settle());
+    this.answering = outer;
     if (!this.open) return;
     if (end !== null) this.onExit?.(v.index, end);
     else if (this.running) v.resume();

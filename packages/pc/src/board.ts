@@ -7,6 +7,7 @@ import {
   type CharBackend,
   type Clock,
   type Device,
+  type EngineInterrupts,
   type EntropySource,
   type Hypervisor,
   HyveError,
@@ -16,6 +17,7 @@ import {
   type RegionSpec,
   TimerQueue,
   type UnclaimedAccess,
+  type VcpuThreads as VcpuThreadsOfEngine,
   type Vm,
   type VmShare,
 } from '@hyve/core';
@@ -38,6 +40,7 @@ import {
   apicIdOf,
   buildCpuid,
   cpuVendor,
+  EngineLoop,
   type HostScheduler,
   MsrPolicy,
   physBitsOf,
@@ -142,6 +145,10 @@ const LOWMEM_LIMIT = 3 * 2 ** 30;
 const GIB4 = 2 ** 32;
 const ECAM_BASE = 0xe0000000;
 const ECAM_SIZE = 0x10000000;
+/** The end of a boot ROM shows below 1 MiB as well: this much, but all of a PC BIOS, which is no larger than the other. */
+const BIOS_SHADOW_END = 0x100000;
+const BIOS_SHADOW = 0x20000;
+const BIOS_LARGEST = 0x40000;
 const SCI_IRQ = 9;
 const TSC_HZ = 2_000_000_000;
 /** Most vCPUs with threads of their own. */
@@ -155,7 +162,7 @@ export class Pc {
   /** Guest memory, vCPUs and engine counters. */
   readonly vm: Vm;
   /** The run loop, for embedders that drive it themselves. */
-  readonly loop: RunLoop;
+  readonly loop: RunLoop | EngineLoop;
   /** The PS/2 keyboard. */
   readonly keyboard: Ps2Keyboard;
   /** The PS/2 mouse. */
@@ -170,7 +177,7 @@ export class Pc {
   /** @internal */
   constructor(o: {
     vm: Vm;
-    loop: RunLoop;
+    loop: RunLoop | EngineLoop;
     keyboard: Ps2Keyboard;
     mouse: Ps2Mouse;
     pm: AcpiPm;
@@ -301,7 +308,7 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
   const localMs = spec.clock.rtc === 'local' ? host.wallClock.offsetMinutes() * 60_000 : 0;
 
   // Buses. A device that ends the machine does so through the loop, which exists only later.
-  let loop: RunLoop | null = null;
+  let loop: RunLoop | EngineLoop | null = null;
   const strict: UnclaimedAccess | null = spec.strictIo
     ? (port, width, value) => {
         const what = value === null ? 'read of' : `write of 0x${value.toString(16)} to`;
@@ -316,10 +323,12 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
   const topology = { sockets: spec.cpus.sockets, cores: spec.cpus.cores, threads: spec.cpus.threads };
   const supported = engine.supportedCpuid();
   const physBits = physBitsOf(supported);
+  const tscHz = engine.fixedTscHz ?? TSC_HZ;
+  const engineApics = hasEngineApics(spec, engine);
   const apics = new ApicBus();
   const x2apic = spec.x2apic ? 'on' : 'offered';
   const apicIds = Array.from({ length: cpuCount }, (_, i) => apicIdOf(i, topology));
-  const threadHost = threadsFor(spec, host, engine);
+  const threadHost = engineApics ? null : threadsFor(spec, host, engine);
   const switchboard: Switchboard | null =
     threadHost === null ? null : new Switchboard(Switchboard.allocate(cpuCount), 0, (i) => vm.kick?.(i));
   const lapics: LocalApic[] = [];
@@ -342,12 +351,12 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
             onPriority: (p) => switchboard.publishPriority(p),
           }),
       clock,
-      tscHz: TSC_HZ,
+      tscHz,
       x2apic,
       physBits,
       tsc: {
         read: () => tscOf(i),
-        nsAt: (tsc) => clock.now() + ((tsc - tscOf(i)) * 1e9) / TSC_HZ,
+        nsAt: (tsc) => clock.now() + ((tsc - tscOf(i)) * 1e9) / tscHz,
       },
     });
     lapics.push(lapic);
@@ -355,7 +364,7 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
       new MsrPolicy({
         lapic,
         vendor: cpuVendor(supported),
-        tscHz: TSC_HZ,
+        tscHz,
         physBits,
         ignoreUnknown: !spec.strictMsr,
         log: host.log,
@@ -364,20 +373,29 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
   }
   const tscOf = (i: number): number => {
     const v = vcpuOf(i) as Vm['vcpus'][number] & { tscNow?(): number };
-    return v.tscNow?.() ?? Math.floor((clock.now() * TSC_HZ) / 1e9);
+    return v.tscNow?.() ?? Math.floor((clock.now() * tscHz) / 1e9);
   };
   const vm: Vm = engine.createVm({
     memory: regions,
     vcpus: cpuCount,
     ...(switchboard === null ? {} : { threads: true }),
     bus: (i) => vcpuBus({ pio, mmio, lapic: lapics[i] as LocalApic, msrs: msrs[i] as MsrPolicy }),
-    cpuid: (i) => buildCpuid({ supported, vcpu: i, topology, tscHz: TSC_HZ, x2apic }),
+    cpuid: (i) => buildCpuid({ supported, vcpu: i, topology, tscHz, x2apic }),
     clock,
-    tscHz: TSC_HZ,
+    tscHz,
     exitOnPause: spec.pauseExit || (threadHost === null ? cpuCount > 1 : cpuCount > threadHost.cores),
+    ...(engineApics ? { interrupts: { kind: 'local', apicId: (i: number) => apicIds[i] as number } } : {}),
   });
-  const pic = new Pic8259({ onIntr: (v) => apics.setExtInt(v) });
-  const ioapic = new IoApic({ bus: apics });
+  // With local APICs of the engine's, the board's own only answer for their place in the MSR policy: nothing reaches them.
+  const fabric: ApicBus | EngineInterrupts = vm.interrupts ?? apics;
+  if (vm.doorbells !== undefined) {
+    pio.useDoorbells(vm.doorbells, 'port');
+    mmio.useDoorbells(vm.doorbells, 'memory');
+  }
+  const pic: Pic8259 = new Pic8259({
+    onIntr: (v) => (fabric === apics ? apics.setExtInt(v) : vm.interrupts?.setExtInt(v, () => pic.acknowledge())),
+  });
+  const ioapic = new IoApic({ bus: fabric });
   claimPic(pio, pic);
   claimIoApic(mmio, ioapic);
   const isa = (irq: number, name: string): IrqLine =>
@@ -401,7 +419,7 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
   claimRtc(pio, rtc);
   const hpet = new Hpet({
     clock,
-    msi: apics,
+    msi: fabric,
     interrupts: ioapic,
     legacy: {
       irq0: isa(0, 'hpet0'),
@@ -444,7 +462,7 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
     pio,
     mmio,
     dma: vm.memory,
-    msi: apics,
+    msi: fabric,
     router,
     log: host.log,
     resetControl: {
@@ -656,30 +674,42 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
 
   const scheduler = host.scheduler ?? hostScheduler();
   const wake = (): void => loop?.wake();
-  const runLoop: RunLoop = new RunLoop({
-    vcpus: vm.vcpus,
-    apics,
-    clock,
-    pic,
-    host: switchboard === null ? scheduler : withBell(scheduler, switchboard, wake),
-    log: host.log,
-    ...(switchboard === null
-      ? {}
-      : {
-          poll: () => threads?.poll(),
-          peersStuck: () => switchboard.othersStuck(),
-          onPause: () => switchboard.sleep(0.02),
-        }),
-  });
+  const turns =
+    vm.engineThreads !== undefined
+      ? null
+      : new RunLoop({
+          vcpus: vm.vcpus,
+          apics,
+          clock,
+          pic,
+          host: switchboard === null ? scheduler : withBell(scheduler, switchboard, wake),
+          log: host.log,
+          ...(switchboard === null
+            ? {}
+            : {
+                poll: () => threads?.poll(),
+                peersStuck: () => switchboard.othersStuck(),
+                onPause: () => switchboard.sleep(0.02),
+              }),
+        });
+  const runLoop =
+    turns ??
+    new EngineLoop({
+      vcpus: vm.vcpus,
+      threads: vm.engineThreads as VcpuThreadsOfEngine,
+      clock,
+      host: scheduler,
+      log: host.log,
+    });
   loop = runLoop;
   const threads =
-    switchboard === null || threadHost === null
+    switchboard === null || threadHost === null || turns === null
       ? null
       : new VcpuThreads({
           host: threadHost,
           board: switchboard,
           lapic: lapics[0] as LocalApic,
-          loop: runLoop,
+          loop: turns,
           log: host.log,
           devices: {
             ioRead: (a, w) => pio.read(a, w),
@@ -693,12 +723,12 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
             share: (vm.share as () => VmShare)(),
             index: i,
             words: switchboard.words,
-            cpuid: buildCpuid({ supported, vcpu: i, topology, tscHz: TSC_HZ, x2apic }),
+            cpuid: buildCpuid({ supported, vcpu: i, topology, tscHz, x2apic }),
             apicIds,
             x2apic,
             virtualWire: rom === null,
             physBits,
-            tscHz: TSC_HZ,
+            tscHz,
             timeOrigin: monotonicMs.timeOrigin,
             startMs: start,
             vendor: cpuVendor(supported),
@@ -736,7 +766,7 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
     const images: TableImage[] = [];
     const cpuIds = apicIds;
     const routes = pci.routing();
-    const leaf1 = buildCpuid({ supported, vcpu: 0, topology, tscHz: TSC_HZ, x2apic }).find((r) => r.leaf === 1);
+    const leaf1 = buildCpuid({ supported, vcpu: 0, topology, tscHz, x2apic }).find((r) => r.leaf === 1);
     const signature = { cpuSignature: leaf1?.eax ?? 0, cpuFeatures: leaf1?.edx ?? 0 };
     const buses = [...new Set(pci.windows().map((w) => w.bus))];
     if (spec.tables.mptable)
@@ -756,7 +786,7 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
           highmem: high,
           ...topology,
           ...signature,
-          cpuMhz: TSC_HZ / 1e6,
+          cpuMhz: Math.round(tscHz / 1e6),
           ...(spec.uuid === null ? {} : { uuid: spec.uuid }),
           ...smbiosStrings(spec),
         }),
@@ -806,10 +836,14 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
   function load(files: BootFiles): EntryState {
     const ram = { memory: vm.memory, lowmem: low, highmem: high, e820 };
     switch (spec.boot.loader) {
-      case 'bootrom':
+      case 'bootrom': {
         if (rom === null) throw new HyveError('PC_UNSUPPORTED', 'no boot ROM');
         vm.memory.load(rom.region.base, files.kernel);
+        // A PC BIOS goes on below 1 MiB, where the chip set shows the end of the ROM too; here it is shadowed from the start.
+        const shadow = files.kernel.length > BIOS_LARGEST ? files.kernel.subarray(-BIOS_SHADOW) : files.kernel;
+        vm.memory.load(BIOS_SHADOW_END - shadow.length, shadow);
         return rom;
+      }
       case 'kexec': {
         const isElf = files.kernel[0] === 0x7f && files.kernel[1] === 0x45;
         const handover = {
@@ -957,6 +991,15 @@ function threadsFor(spec: MachineSpec, host: PcHost, engine: Hypervisor): Thread
   if (t !== undefined && why === '') return wish === 'on' || t.cores > 1 ? t : null;
   if (wish === 'on') throw new HyveError('PC_THREADS', `threads for vCPUs: ${why}`);
   return null;
+}
+
+/** Whether the engine runs the local APICs, and with them the vCPUs. */
+function hasEngineApics(spec: MachineSpec, engine: Hypervisor): boolean {
+  const wish = spec.localApics ?? 'auto';
+  const can = (engine.interruptKinds ?? []).includes('local');
+  if (wish === 'engine' && !can)
+    throw new HyveError('PC_UNSUPPORTED', `engine ${engine.name} has no local APICs of its own here`);
+  return can && (wish === 'engine' || (wish === 'auto' && spec.cpus.count > 1));
 }
 
 function pickEngine(spec: MachineSpec, host: PcHost): Hypervisor {

@@ -168,6 +168,9 @@ const X8_EBX_IBPB_IBRS = (1 << 12) | (1 << 14);
 
 const HYPERVISOR_LEAF = 0x40000000;
 const HYPERVISOR_MAX = 0x40000010;
+const HYPERVISOR_NAME = 'bhyve bhyve ';
+/** Leaf 0x40000001 EAX of Hyper-V's interface: "Hv#1". */
+const HYPERV_INTERFACE = 0x31237648;
 /** Leaves the policy answers itself, up to which the basic range always reaches. */
 const BASIC_MAX = 0x16;
 
@@ -327,12 +330,23 @@ export function buildCpuid(o: CpuidOptions): CpuidEntry[] {
     }
   }
 
+  const frequencies = { ...ZERO, eax: Math.round(o.tscHz / 1000), ebx: Math.round(crystalHz / 1000) };
   if (!(o.hideHypervisor ?? false)) {
-    const name = 'bhyve bhyve ';
-    out(HYPERVISOR_LEAF, { eax: HYPERVISOR_MAX, ebx: chars(name, 0), ecx: chars(name, 4), edx: chars(name, 8) });
-    for (let leaf = HYPERVISOR_LEAF + 1; leaf < HYPERVISOR_MAX; leaf++) out(leaf, ZERO);
-    // Frequencies in kHz where VMware puts them: TSC, APIC timer.
-    out(HYPERVISOR_MAX, { ...ZERO, eax: Math.round(o.tscHz / 1000), ebx: Math.round(crystalHz / 1000) });
+    // An engine that has such leaves was asked to show them: its guests know that interface.
+    const own = o.supported.filter((r) => r.leaf >= HYPERVISOR_LEAF && r.leaf < HYPERVISOR_MAX);
+    const bhyve = {
+      eax: 0,
+      ebx: chars(HYPERVISOR_NAME, 0),
+      ecx: chars(HYPERVISOR_NAME, 4),
+      edx: chars(HYPERVISOR_NAME, 8),
+    };
+    const first = own.find((r) => r.leaf === HYPERVISOR_LEAF) ?? bhyve;
+    // Hyper-V's end with their own; others get the frequencies in kHz where VMware puts them: TSC, APIC timer.
+    const hyperv = own.some((r) => r.leaf === HYPERVISOR_LEAF + 1 && r.eax === HYPERV_INTERFACE);
+    const top = hyperv ? Math.max(...own.map((r) => r.leaf)) : HYPERVISOR_MAX;
+    out(HYPERVISOR_LEAF, { ...first, eax: top });
+    for (let leaf = HYPERVISOR_LEAF + 1; leaf <= top; leaf++)
+      out(leaf, leaf === HYPERVISOR_MAX ? frequencies : (own.find((r) => r.leaf === leaf) ?? ZERO));
   }
 
   for (let leaf = 0x80000000; leaf <= extMax; leaf++) {

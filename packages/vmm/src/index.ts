@@ -10,6 +10,7 @@ export {
   physBitsOf,
   tscRatio,
 } from './cpuid.ts';
+export { EngineLoop, type EngineLoopOptions } from './engine-loop.ts';
 export { MsrPolicy, type MsrPolicyOptions, type MsrPolicyStateV1 } from './msr.ts';
 export {
   type ExtIntSource,

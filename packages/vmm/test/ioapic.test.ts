@@ -243,4 +243,31 @@ describe('I/O APIC', () => {
       { numRuns: 150 },
     );
   });
+
+  it('tells local APICs of another kind about every entry, as it changes and when it is restored', () => {
+    const told: string[] = [];
+    const rig = createRig();
+    const ioapic = new IoApic({
+      bus: {
+        deliver: () => true,
+        addEoiListener: () => {},
+        route: (pin, lo, hi) => void told.push(`${pin} ${lo.toString(16)} ${hi.toString(16)}`),
+      },
+    });
+    claimIoApic(rig.mmio, ioapic);
+    const wr = (i: number, v: number): void => {
+      rig.cpu.write(BASE, 1, i);
+      rig.cpu.write32(BASE + 0x10, v >>> 0);
+    };
+    expect(told.length).toBe(24);
+    told.length = 0;
+    wr(0x10 + 2 * 5 + 1, 0x03000000);
+    wr(0x10 + 2 * 5, 0x8051);
+    expect(told).toEqual(['5 10000 3000000', '5 8051 3000000']);
+    const saved = ioapic.save();
+    ioapic.reset();
+    told.length = 0;
+    ioapic.load(saved);
+    expect([told.length, told[5]]).toEqual([24, '5 8051 3000000']);
+  });
 });

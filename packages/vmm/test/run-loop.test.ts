@@ -84,6 +84,7 @@ const irqs = (c: ScriptedVcpu): string[] => c.log.filter((l) => l.startsWith('ir
 describe('package', () => {
   it('exports what the README lists', () => {
     expect(Object.keys(api).sort()).toEqual([
+      'EngineLoop',
       'MsrPolicy',
       'RunLoop',
       'VirtualClock',

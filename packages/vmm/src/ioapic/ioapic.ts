@@ -42,6 +42,8 @@ export interface IoApicBus {
   deliver(dest: number, logical: boolean, wide: boolean, mode: number, vector: number, level: boolean): boolean;
   /** Registers for EOI broadcasts. */
   addEoiListener(listener: EoiListener): void;
+  /** Told of each redirection entry's words as they change, where local APICs must know whose end to report. */
+  route?(pin: number, lo: number, hi: number): void;
 }
 
 /** Options of {@link IoApic}. */
@@ -101,6 +103,11 @@ export class IoApic implements IoHandler, InterruptController, EoiListener, Devi
     this.id = this.resetId;
     this.lo.fill(RTE_MASKED);
     this.hi.fill(0);
+    this.tell();
+  }
+
+  private tell(): void {
+    for (let pin = 0; pin < PINS; pin++) this.bus.route?.(pin, this.lo[pin] as number, this.hi[pin] as number);
   }
 
   save(): IoApicStateV1 {
@@ -115,6 +122,7 @@ export class IoApic implements IoHandler, InterruptController, EoiListener, Devi
     this.id = r.int('id', 0, ID_MASK);
     this.lo.set(lo);
     this.hi.set(hi);
+    this.tell();
   }
 
   /** A handle on pin 0–23. @throws HyveError `IRQ_PIN` */
@@ -199,12 +207,14 @@ export class IoApic implements IoHandler, InterruptController, EoiListener, Devi
     const pin = (index - IOREDTBL) >> 1;
     if ((index & 1) !== 0) {
       this.hi[pin] = v & RTE_HI_WRITABLE;
+      this.bus.route?.(pin, this.lo[pin] as number, this.hi[pin] as number);
       return;
     }
     let lo = v & RTE_LO_WRITABLE;
     // Linux ends stuck level interrupts on version 0x11 parts by going to edge and back: that clears remote IRR.
     if ((lo & RTE_LEVEL) !== 0) lo |= (this.lo[pin] as number) & RTE_REMOTE_IRR;
     this.lo[pin] = lo;
+    this.bus.route?.(pin, lo, this.hi[pin] as number);
     if ((lo & RTE_LEVEL) !== 0 && (this.pins[pin] as SharedPin).asserted) {
       const mode = (lo >>> RTE_DELIVERY_SHIFT) & 7;
       if (mode === FIXED || mode === LOWEST) this.fire(pin);
