@@ -55,7 +55,7 @@ describe('SeaBIOS', () => {
       if (!existsSync(join(FOLDER, rom))) return ctx.skip(`no ${rom}: install the package seabios`);
       const fault = words.includes('kvm') ? kvmFault() : null;
       if (fault !== null) return ctx.skip(fault);
-      const text = await boot(rom, words, /No bootable device/);
+      const text = await boot(rom, words, /No bootable device\./);
       expect(text).toContain('SeaBIOS (version');
       expect(text).toContain('Booting from Hard Disk...');
       expect(text).toContain('No bootable device.');
