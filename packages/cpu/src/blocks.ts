@@ -54,18 +54,21 @@ const UNIT_NONE = 0;
 const UNIT_X87 = 1;
 const UNIT_SSE = 2;
 const UNIT_AVX = 3;
+/** VEX prefix, general registers: nothing switches it off. */
+const UNIT_VEX = 4;
 /** Integer-register or memory-hint instructions of the SSE sets, which work without OSFXSR. */
 const NOT_VECTOR: ReadonlySet<string> = new Set([
   'PREFETCH', 'PREFETCHW', 'PREFETCHNTA', 'PREFETCHT0', 'PREFETCHT1', 'PREFETCHT2', 'SFENCE', 'LFENCE', 'MFENCE', 'CLFLUSH',
   'MOVNTI', 'PAUSE', 'CRC32', 'POPCNT', 'FXSAVE', 'FXRSTOR', 'MONITOR', 'MWAIT',
 ]); // biome-ignore format: a list
 
-/** Which unit a row uses: x87/MMX (1), SSE (2), AVX (3) or none. */
+/** Which unit a row uses. */
 function unitOfRow(id: number): number {
   const r = ROWS[id];
   if (r === undefined || NOT_VECTOR.has(r.mnemonic)) return UNIT_NONE;
   const vector = r.operands.some((o) => /^[VWUHLX][a-z]/.test(o) && !/^X[bwzvq]$/.test(o));
-  if (r.encoding.vex) return vector ? UNIT_AVX : UNIT_NONE;
+  // VZEROUPPER and VLDMXCSR have no vector operand and are AVX nevertheless.
+  if (r.encoding.vex) return vector || r.mnemonic.startsWith('V') ? UNIT_AVX : UNIT_VEX;
   if (vector) return UNIT_SSE;
   if (r.operands.some((o) => /^[PQN][a-z]/.test(o)) || r.mnemonic === 'EMMS') return UNIT_X87;
   if (r.encoding.map === 0 && r.encoding.opcode >= 0xd8 && r.encoding.opcode <= 0xdf) return UNIT_X87;
@@ -292,7 +295,9 @@ export class BlockCache {
       if (mode & S.MODE_EM) return mmx ? S.EXC_UD : S.EXC_NM;
       return mode & S.MODE_TS ? S.EXC_NM : 0;
     }
-    if (unit === UNIT_AVX) {
+    if (unit >= UNIT_AVX) {
+      if ((mode & S.MODE_VEX) === 0) return S.EXC_UD;
+      if (unit === UNIT_VEX) return 0;
       if ((mode & S.MODE_AVX) === 0) return S.EXC_UD;
     } else if ((mode & S.MODE_EM) !== 0 || (mode & S.MODE_SSE) === 0) return S.EXC_UD;
     return mode & S.MODE_TS ? S.EXC_NM : 0;

@@ -12,6 +12,7 @@ export const SIGNATURE = 0x00030661;
 export const FEATURES: readonly string[] = [
   'fxsr', 'mmx', 'sse', 'sse2', 'sse3', 'ssse3', 'sse4_1', 'sse4_2', 'popcnt', 'cx8', 'cx16', 'clflush', 'clflushopt', 'movbe',
   'rdrand', 'rdseed', 'rdtscp', 'syscall', 'sysenter', 'xsave', 'xsaveopt', 'xsavec', 'fsgsbase', 'invpcid', 'smap',
+  'avx', 'avx2', 'fma', 'f16c', 'bmi1', 'bmi2', 'lzcnt', 'aes', 'pclmulqdq', 'sha', 'adx',
 ]; // biome-ignore format: a list
 
 const str = (s: string, at: number): number =>
@@ -36,8 +37,8 @@ export function supportedCpuid(): CpuidEntry[] {
       leaf: 1,
       eax: SIGNATURE,
       ebx: 8 << 8,
-      // SSE3 SSSE3 CX16 PCID SSE4.1 SSE4.2 x2APIC MOVBE POPCNT TSC-deadline XSAVE OSXSAVE RDRAND hypervisor
-      ecx: bits(0, 9, 13, 17, 19, 20, 21, 22, 23, 24, 26, 30, 31),
+      // SSE3 PCLMULQDQ SSSE3 FMA CX16 PCID SSE4.1 SSE4.2 x2APIC MOVBE POPCNT TSC-deadline AES XSAVE AVX F16C RDRAND hypervisor
+      ecx: bits(0, 1, 9, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 28, 29, 30, 31),
       // FPU VME- DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2
       edx: bits(0, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 19, 23, 24, 25, 26),
     },
@@ -46,13 +47,15 @@ export function supportedCpuid(): CpuidEntry[] {
     { leaf: 4, subleaf: 1, eax: 0x0122, ebx: (7 << 22) | 63, ecx: 63, edx: 0 },
     { leaf: 4, subleaf: 2, eax: 0x0143, ebx: (15 << 22) | 63, ecx: 1023, edx: 0 },
     { leaf: 6, eax: 4, ebx: 0, ecx: 0, edx: 0 },
-    // FSGSBASE TSC_ADJUST SMEP ERMS INVPCID RDSEED SMAP CLFLUSHOPT; UMIP
-    { leaf: 7, subleaf: 0, eax: 0, ebx: bits(0, 1, 7, 9, 10, 18, 20, 23), ecx: bits(2), edx: 0 },
-    { leaf: 0xd, subleaf: 0, eax: 3, ebx: 576, ecx: 576, edx: 0 },
-    { leaf: 0xd, subleaf: 1, eax: 3, ebx: 576, ecx: 0, edx: 0 },
+    // FSGSBASE TSC_ADJUST BMI1 AVX2 SMEP BMI2 ERMS INVPCID RDSEED ADX SMAP CLFLUSHOPT SHA; UMIP
+    { leaf: 7, subleaf: 0, eax: 0, ebx: bits(0, 1, 3, 5, 7, 8, 9, 10, 18, 19, 20, 23, 29), ecx: bits(2), edx: 0 },
+    // x87, SSE and AVX state. XSAVEOPT and XSAVEC; the upper halves of YMM0–YMM15 at 576.
+    { leaf: 0xd, subleaf: 0, eax: 7, ebx: 832, ecx: 832, edx: 0 },
+    { leaf: 0xd, subleaf: 1, eax: 3, ebx: 832, ecx: 0, edx: 0 },
+    { leaf: 0xd, subleaf: 2, eax: 256, ebx: 576, ecx: 0, edx: 0 },
     { leaf: 0x80000000, eax: 0x80000008, ebx: 0, ecx: 0, edx: 0 },
-    // LAHF in 64-bit mode, PREFETCHW; SYSCALL NX 1-GiB pages RDTSCP long mode
-    { leaf: 0x80000001, eax: 0, ebx: 0, ecx: bits(0, 8), edx: bits(11, 20, 26, 27, 29) },
+    // LAHF in 64-bit mode, LZCNT, PREFETCHW; SYSCALL NX 1-GiB pages RDTSCP long mode
+    { leaf: 0x80000001, eax: 0, ebx: 0, ecx: bits(0, 5, 8), edx: bits(11, 20, 26, 27, 29) },
     brand(0),
     brand(1),
     brand(2),

@@ -561,6 +561,7 @@ export class SoftVcpu implements Vcpu {
     if (cr0 & 8) mode |= S.MODE_TS;
     if (cr0 & 4) mode |= S.MODE_EM;
     if (cr4 & (1 << 9)) mode |= S.MODE_SSE;
+    if (a.protectedMode && !a.v86) mode |= S.MODE_VEX;
     if (cr4 & (1 << 18) && (a.get(S.XCR0) & 6) === 6) mode |= S.MODE_AVX;
     a.set(S.MODE, mode);
     // Breakpoints on data and alignment checks need every access to take the slow path.

@@ -190,6 +190,8 @@ export const MODE_EM: number = 1 << 5;
 export const MODE_SSE: number = 1 << 6;
 /** CR4.OSXSAVE and XCR0 has SSE and AVX: AVX is on. */
 export const MODE_AVX: number = 1 << 7;
+/** Protected mode and not virtual-8086: VEX prefixes are there, SDM vol. 2 §2.8. */
+export const MODE_VEX: number = 1 << 9;
 /** CS limit is 4 GiB - 1 or the mode is 64-bit: no fetch limit checks. */
 export const MODE_CSFULL: number = 1 << 8;
 

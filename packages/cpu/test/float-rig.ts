@@ -147,6 +147,7 @@ export interface Regs {
   data?: Uint8Array;
   cr0?: bigint;
   cr4?: bigint;
+  xcr0?: bigint;
 }
 export interface After {
   /** Vector of the exception, or -1. */
@@ -263,6 +264,7 @@ export class Machine {
       rflags: 2n,
       cr0: before.cr0 ?? 0x31n,
       cr4: before.cr4 ?? 0x600n,
+      xcr0: before.xcr0 ?? 1n,
       xsave,
       activity: 'running',
     });

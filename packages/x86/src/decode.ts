@@ -274,7 +274,8 @@ export class Decoder {
     insn.immLo = 0;
     insn.immHi = 0;
     insn.imm2 = 0;
-    if ((info & INFO_NO_VVVV) !== 0 && vexV !== 0) return this.fail(insn, pos - start, available);
+    // Which row it is may have taken a look at ModRM, which is then part of what must be there.
+    if ((info & INFO_NO_VVVV) !== 0 && vexV !== 0) return this.fail(insn, pos + peeked - start, available);
 
     this.rex = rex;
     this.seg = seg;

@@ -1,6 +1,19 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { Decoder, format, Insn, Kind, type Mode, OP, OP_NAMES, Seg, Status } from '../src/index.ts';
+import {
+  Decoder,
+  encodeRandom,
+  FEATURES,
+  format,
+  Insn,
+  Kind,
+  type Mode,
+  OP,
+  OP_NAMES,
+  ROWS,
+  Seg,
+  Status,
+} from '../src/index.ts';
 import { fromHex, hex } from './random.ts';
 
 const decoder = new Decoder();
@@ -233,6 +246,28 @@ describe('ends', () => {
       expect(decoder.decode(insn, bytes, 0, bytes.length, 64)).toBe(Status.Ok);
       expect(insn.length).toBe(bytes.length);
     }
+  });
+
+  it('asks for more bytes at every cut of any valid encoding', () => {
+    const all = new Decoder(new Set(FEATURES));
+    const one = new Insn();
+    let seed = 1;
+    const random = (): number => {
+      seed = (Math.imul(seed, 0x19660d) + 0x3c6ef35f) >>> 0;
+      return (seed ^ (seed >>> 13)) >>> 0;
+    };
+    const wrong: string[] = [];
+    for (const row of ROWS)
+      for (const mode of [16, 32, 64] as const)
+        for (let i = 0; i < 6; i++) {
+          const bytes = encodeRandom(row, random, { mode });
+          if (bytes === null || all.decode(one, bytes, 0, bytes.length, mode) !== Status.Ok) continue;
+          const { length } = one;
+          for (let n = 0; n < length; n++)
+            if (all.decode(one, bytes, 0, n, mode) !== Status.NeedMore) wrong.push(`${mode}: ${hex(bytes)} cut to ${n}`);
+        }
+    expect(wrong).toEqual([]);
+    expect(decode('c5 cf 10', 64, all)).toBe(Status.NeedMore); // VMOVSS, or #UD: ModRM tells
   });
 
   it('allows 15 bytes and no more (#GP), whatever the padding', () => {
