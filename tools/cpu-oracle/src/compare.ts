@@ -133,7 +133,7 @@ export function compare(p: Program, native: Uint8Array, soft: Uint8Array, all = 
       }
     }
   }
-  if (p.steps.some((x) => ROWS[x.row]?.encoding.vex)) {
+  {
     for (let i = 0; i < (p.mode === 64 ? 16 : 8); i++) {
       const at = L.REC.ymmh + i * 16;
       const value = (v: DataView): bigint => u64(v, at) | (u64(v, at + 8) << 64n);

@@ -65,7 +65,7 @@ const IMPLICIT_WRITES: Readonly<Record<string, number>> = {
   CMPXCHG16B: AX | DX, MOVS: CX | SI | DI, CMPS: CX | SI | DI, STOS: CX | DI, SCAS: CX | DI, LODS: AX | CX | SI,
   INS: CX | DI, OUTS: CX | SI, LOOP: CX, LOOPE: CX, LOOPNE: CX, LAHF: AX, XLAT: AX, AAA: AX, AAS: AX, AAM: AX, AAD: AX,
   DAA: AX, DAS: AX, SALC: AX, POPA: 0xff, ENTER: BP, LEAVE: BP, PCMPESTRI: CX, PCMPISTRI: CX, VPCMPESTRI: CX,
-  VPCMPISTRI: CX, RDTSC: AX | DX, RDMSR: AX | DX, XGETBV: AX | DX, IN: AX, FNSTSW: 0,
+  VPCMPISTRI: CX, RDTSC: AX | DX, RDTSCP: AX | CX | DX, CPUID: AX | CX | DX | BX, RDMSR: AX | DX, XGETBV: AX | DX, IN: AX, FNSTSW: 0,
 }; // biome-ignore format: a list
 /** Operations whose second operand is written too. */
 const WRITES_SECOND: ReadonlySet<string> = new Set(['XCHG', 'XADD', 'MULX']);
@@ -83,7 +83,15 @@ const TRANSCENDENTAL: ReadonlySet<string> = new Set([
   'F2XM1', 'FYL2X', 'FYL2XP1', 'FPTAN', 'FPATAN', 'FSIN', 'FCOS', 'FSINCOS',
 ]); // biome-ignore format: a list
 /** Instructions that store much: which end is touched first is up to the processor. */
-const LARGE: ReadonlySet<string> = new Set(['FXSAVE', 'FXRSTOR', 'FNSAVE', 'FNSTENV', 'FRSTOR', 'FLDENV']);
+const LARGE: ReadonlySet<string> = new Set([
+  'FXSAVE', 'FXRSTOR', 'FNSAVE', 'FNSTENV', 'FRSTOR', 'FLDENV', 'XSAVE', 'XSAVEOPT', 'XSAVEC', 'XRSTOR',
+]); // biome-ignore format: a list
+/** Those of the XSAVE family, whose components EDX:EAX picks. */
+const BY_COMPONENT: ReadonlySet<string> = new Set(['XSAVE', 'XSAVEOPT', 'XSAVEC', 'XRSTOR']);
+/** Those that read an image, which is made for them. */
+const IMAGE_READERS: ReadonlySet<string> = new Set(['FXRSTOR', 'FRSTOR', 'FLDENV', 'XRSTOR']);
+/** Clocks, random numbers and identities: what comes out is not compared, only that something does, and where. */
+const UNPREDICTABLE: ReadonlySet<string> = new Set(['RDTSC', 'RDTSCP', 'CPUID', 'RDRAND', 'RDSEED', 'XGETBV']);
 const STRING_OPS: ReadonlySet<string> = new Set(['MOVS', 'CMPS', 'STOS', 'SCAS', 'LODS', 'INS', 'OUTS']);
 const BIT_OPS: ReadonlySet<string> = new Set(['BT', 'BTS', 'BTR', 'BTC']);
 
@@ -149,6 +157,10 @@ export class Generator {
   private ignored: number[] = [];
   private faultAddress = true;
   private floating = false;
+  /** No instruction may follow: it would read what is not compared. */
+  private last = false;
+  /** Vector registers with settled values, 32 bytes each. */
+  private readonly vectors: Map<number, Uint8Array> = new Map();
   /** Bytes of the record that are settled. */
   private readonly kept: Set<number> = new Set();
   private fixups: { at: number; size: number; next: number }[] = [];
@@ -233,6 +245,8 @@ export class Generator {
     this.ignored = [];
     this.faultAddress = true;
     this.floating = false;
+    this.last = false;
+    this.vectors.clear();
     this.kept.clear();
     this.fillMemory();
     this.placeStack();
@@ -269,7 +283,7 @@ export class Generator {
       length += step.bytes.length;
       steps.push(step);
       // What follows would read results that are not compared.
-      if (this.approximate !== '' || !this.faultAddress) break;
+      if (this.approximate !== '' || !this.faultAddress || this.last) break;
     }
     if (steps.length === 0) return null;
     if (atEnd) {
@@ -366,9 +380,21 @@ export class Generator {
   }
 
   private fillFloating(): void {
+    const { record } = this;
+    this.floatingImage(record, this.view, L.REC.fx);
+    for (let i = 0; i < 16; i++) {
+      const from = this.random.int(2048) * 16;
+      record.set(this.pool.subarray(from, from + 16), L.REC.ymmh + i * 16);
+    }
+    for (const [n, v] of this.vectors) {
+      record.set(v.subarray(0, 16), L.REC.fx + 160 + n * 16);
+      record.set(v.subarray(16), L.REC.ymmh + n * 16);
+    }
+  }
+
+  /** Makes an FXSAVE image. */
+  private floatingImage(record: Uint8Array, view: DataView, fx: number): void {
     const r = this.random;
-    const { record, view } = this;
-    const fx = L.REC.fx;
     record.fill(0, fx, fx + 512);
     const masks = r.chance(75) ? 0x3f : r.int(64);
     view.setUint16(fx, 0x40 | masks | (r.pick([0, 2, 3, 3, 3]) << 8) | (r.int(4) << 10), true);
@@ -396,10 +422,6 @@ export class Generator {
       const from = r.int(2048) * 16;
       record.set(this.pool.subarray(from, from + 16), fx + 160 + i * 16);
     }
-    for (let i = 0; i < 16; i++) {
-      const from = r.int(2048) * 16;
-      record.set(this.pool.subarray(from, from + 16), L.REC.ymmh + i * 16);
-    }
   }
 
   /** Tries to add one instruction of a row at `offset`. */
@@ -421,6 +443,7 @@ export class Generator {
     const name = OP_NAMES[insn.op] as string;
     const reads = insn.cc >= 0 ? (ccFlags[insn.cc] as number) : row.flags.read;
     if ((reads & this.undefinedNow) !== 0) return null;
+    this.settled = false;
     const savedState = this.state.slice();
     const savedValue = this.value.slice();
     const savedRsp = this.rsp;
@@ -441,7 +464,7 @@ export class Generator {
     this.clobber(row, name, insn);
     if (ESTIMATES.has(name)) this.approximate = 'estimate';
     else if (TRANSCENDENTAL.has(name)) this.approximate = 'x87';
-    if (LARGE.has(name)) this.faultAddress = false;
+    if (LARGE.has(name) && !this.settled) this.faultAddress = false;
     if (family(row) !== 'int') this.floating = true;
     return {
       bytes,
@@ -450,6 +473,9 @@ export class Generator {
       memory: insn.kind0 === Kind.Mem || insn.kind1 === Kind.Mem || insn.kind2 === Kind.Mem,
     };
   }
+
+  /** The large operand lies whole in pages that are there. */
+  private settled = false;
 
   private lose(mask: number): void {
     for (let i = 0; i < 16; i++) {
@@ -752,12 +778,14 @@ export class Generator {
         return true;
       }
     }
+    if (UNPREDICTABLE.has(name)) return this.placeUnpredictable(name, insn);
     // A memory operand.
     const sizes = [insn.size0, insn.size1, insn.size2];
     const kinds = [insn.kind0, insn.kind1, insn.kind2];
     const which = kinds.indexOf(Kind.Mem);
     if (which < 0) return true;
-    if (insn.vsib !== 0) return false;
+    if (insn.vsib !== 0) return this.placeGather(row, insn, offset, high);
+    if (BY_COMPONENT.has(name) || IMAGE_READERS.has(name)) return this.placeImage(name, insn, bytes, next, high);
     if (insn.base === 4 && this.state[4] !== FIXED) return false;
     const size = Math.max(1, sizes[which] as number);
     const natural = size === 512 ? 16 : (size & (size - 1)) === 0 ? size : 4;
@@ -788,6 +816,134 @@ export class Generator {
       this.store(ea, 2, BigInt(0x40 | (r.chance(75) ? 0x3f : r.int(64)) | (r.pick([0, 2, 3]) << 8) | (r.int(4) << 10)));
     else if (name === 'CMPXCHG16B' || name === 'CMPXCHG8B') this.fillOperand(ea, size);
     else if (r.chance(85)) this.fillOperand(ea, size);
+    return true;
+  }
+
+  /** Leaves out of the comparison what nobody can foretell. */
+  private placeUnpredictable(name: string, insn: Insn): boolean {
+    const r = this.random;
+    const skip = (n: number, bytes: number): void => {
+      this.ignored.push(L.GPR_AT[n] as number, bytes);
+    };
+    this.last = true;
+    if (name === 'RDRAND' || name === 'RDSEED') {
+      skip(insn.reg0, insn.opSize);
+      // There may be no number just now.
+      this.undefinedEver |= 1;
+      return true;
+    }
+    if (name === 'XGETBV') {
+      // 1 is another feature.
+      if (!this.free(1)) return false;
+      this.fix(1, r.chance(60) ? 0n : BigInt(2 + r.int(1000)));
+    }
+    skip(0, 4);
+    skip(2, 4);
+    if (name !== 'RDTSC' && name !== 'XGETBV') skip(1, 4);
+    if (name === 'CPUID') skip(3, 4);
+    return true;
+  }
+
+  /** XSAVE, XRSTOR and their like: an operand of up to 832 bytes, aligned, with a sensible image where it is read. */
+  private placeImage(name: string, insn: Insn, bytes: Uint8Array, next: number, high: boolean): boolean {
+    const r = this.random;
+    const rip = insn.ripRelative !== 0;
+    if (rip && this.high && insn.addrSize === 4) return false;
+    if (insn.base === 4 && this.state[4] !== FIXED) return false;
+    const bank = insn.addrSize === 8 && (rip ? this.high : high);
+    const page = insn.addrSize === 2 ? L.DATA_TINY : bank ? L.DATA_HIGH : L.DATA_LOW;
+    let t = BigInt(page + L.DATA_WINDOW + 64 * r.int(4));
+    const roll = r.int(100);
+    this.settled = roll < 88;
+    if (roll >= 96 && insn.addrSize !== 2) t = BigInt(L.NOWHERE + 64 * r.int(4));
+    else if (roll >= 92) t += BigInt(1 + r.int(63));
+    else if (roll >= 88 && insn.addrSize !== 2) t += BigInt(L.TO_READ_ONLY);
+    else if (!BY_COMPONENT.has(name)) t += BigInt(name === 'FXRSTOR' ? 16 * r.int(8) : r.int(64));
+    if (BY_COMPONENT.has(name)) {
+      // Components that both have: x87, SSE, AVX.
+      if (!this.free(0)) return false;
+      this.fix(0, BigInt(r.chance(40) ? 7 : r.int(8)));
+    }
+    const ea = this.solve(insn, bytes, next, t);
+    if (ea < 0n || (this.settled && ea !== t)) return false;
+    if (roll < 92) this.fillImage(name, insn.opSize, ea);
+    if (name.startsWith('XSAVE')) this.ignore('FXSAVE', insn, ea);
+    return true;
+  }
+
+  private fillImage(name: string, opSize: number, ea: bigint): void {
+    const r = this.random;
+    const image = new Uint8Array(576);
+    const v = new DataView(image.buffer);
+    this.floatingImage(image, v, 0);
+    const put = (from: number, length: number): void => {
+      for (let i = 0; i < length; i++) this.keep(ea + BigInt(i), 1, BigInt(image[from + i] as number));
+    };
+    if (name === 'FLDENV' || name === 'FRSTOR') {
+      const wide = opSize !== 2;
+      const env = wide ? 28 : 14;
+      const out = new Uint8Array(108);
+      const o = new DataView(out.buffer);
+      const step = wide ? 4 : 2;
+      o.setUint16(0, v.getUint16(0, true), true);
+      o.setUint16(step, v.getUint16(2, true), true);
+      o.setUint16(2 * step, r.chance(50) ? 0 : r.int(0x10000), true);
+      for (let i = 0; i < 8; i++) out.set(image.subarray(32 + i * 16, 42 + i * 16), env + i * 10);
+      image.set(out);
+      put(0, name === 'FLDENV' ? env : env + 80);
+      return;
+    }
+    if (r.chance(8)) v.setUint32(24, (v.getUint32(24, true) | (1 << (18 + r.int(14)))) >>> 0, true);
+    if (name === 'FXRSTOR') {
+      put(0, 512);
+      return;
+    }
+    const components = r.int(8);
+    v.setUint32(512, components, true);
+    if (name === 'XRSTOR' && r.chance(25)) {
+      v.setUint32(520, r.int(8) | (r.chance(90) ? components : 0), true);
+      v.setUint32(524, 0x80000000, true);
+    }
+    // Reserved bits of the header.
+    if (name === 'XRSTOR' && r.chance(8)) v.setUint8(r.pick([514, 517, 522, 525, 528, 540, 575]), 1 << r.int(8));
+    put(0, 576);
+  }
+
+  /** A gather: base register, index and mask registers such that elements lie in the test pages. */
+  private placeGather(row: Row, insn: Insn, offset: number, high: boolean): boolean {
+    const r = this.random;
+    // The first instruction finds the registers as they were set.
+    if (offset !== 0 || insn.base < 0 || !this.free(insn.base)) return false;
+    const index = (row.operands[1] as string).startsWith('vm32') ? 4 : 8;
+    const element = row.encoding.w === 1 ? 8 : 4;
+    const page = insn.addrSize === 8 && high ? L.DATA_HIGH : L.DATA_LOW;
+    const disp = (BigInt(insn.dispHi) << 32n) | BigInt(insn.dispLo >>> 0);
+    const t = BigInt(page + L.PAGE + r.int(256) - 128);
+    this.fix(insn.base, this.dirty((t - disp) & ((1n << BigInt(insn.addrSize * 8)) - 1n), insn.addrSize));
+    const indices = new Uint8Array(32);
+    const masks = new Uint8Array(32);
+    const iv = new DataView(indices.buffer);
+    const mv = new DataView(masks.buffer);
+    const faults = r.chance(10);
+    if (faults) {
+      // What of the destination and the mask has changed by then, and in which order elements come, is up to the processor.
+      this.faultAddress = false;
+      for (const n of [insn.reg0, insn.reg2])
+        this.ignored.push(L.REC.fx + 160 + n * 16, 16, L.REC.ymmh + n * 16, 16);
+    }
+    for (let i = 0; i < 32; i += index) {
+      let x = BigInt((r.int(640) - 320) >> insn.scale);
+      if (faults && r.chance(30)) x = BigInt.asIntN(32, r.u64());
+      if (index === 4) iv.setInt32(i, Number(x), true);
+      else iv.setBigInt64(i, x, true);
+    }
+    for (let i = 0; i < 32; i += element) {
+      const x = r.u64() >> 1n;
+      mv.setUint8(i + element - 1, r.chance(70) ? 0x80 : 0);
+      mv.setUint8(i, Number(x & 0xffn));
+    }
+    this.vectors.set(insn.index, indices);
+    this.vectors.set(insn.reg2, masks);
     return true;
   }
 

@@ -26,6 +26,8 @@ export interface TestRun {
   readonly vendor?: Vendor;
   /** Ends the machine after this many seconds. Default 60. */
   readonly limitSeconds?: number;
+  /** Executions before a block is translated, as `SoftCpuOptions.threshold`. Default: the processor's own. */
+  readonly threshold?: number;
   /** Sees output as it comes. */
   readonly onOutput?: (text: string) => void;
 }
@@ -123,10 +125,13 @@ class TestEngine implements Hypervisor {
   private readonly vendor: Vendor;
   private readonly buses: VcpuBus[] = [];
 
-  constructor(hide: readonly HiddenFeature[], vendor: Vendor) {
+  constructor(hide: readonly HiddenFeature[], vendor: Vendor, threshold: number | undefined) {
     this.hide = hide;
     this.vendor = vendor;
-    this.inner = new SoftCpu({ hypercall: (vcpu, nr, a0, a1, a2, a3) => this.hypercall(vcpu, nr, a0, a1, a2, a3) });
+    this.inner = new SoftCpu({
+      hypercall: (vcpu, nr, a0, a1, a2, a3) => this.hypercall(vcpu, nr, a0, a1, a2, a3),
+      ...(threshold === undefined ? {} : { threshold }),
+    });
   }
 
   supportedCpuid(): readonly CpuidEntry[] {
@@ -223,7 +228,7 @@ export async function runTest(run: TestRun): Promise<RunEnd> {
     readFile: (path) => readFile(path),
     log: { on: false, debug: () => {}, info: () => {}, warn: () => {} },
     wallClock: { nowMs: () => Date.now(), offsetMinutes: () => 0 },
-    engines: { soft: () => new TestEngine(run.hide ?? [], run.vendor ?? 'intel') },
+    engines: { soft: () => new TestEngine(run.hide ?? [], run.vendor ?? 'intel', run.threshold) },
   };
   const pc = await createPc(specOf(run), host);
   const start = performance.now();

@@ -1,4 +1,4 @@
-// Command line: node src/main.ts [--quick] [--list] [--verbose] [DIR [DIR32]] [NAME…]
+// Command line: node src/main.ts [--quick] [--list] [--verbose] [--threshold N|random] [NAME…]
 import { existsSync } from 'node:fs';
 import { ENTRIES, type Entry } from './list.ts';
 import { type Builds, line, type Outcome, runEntry } from './suite.ts';
@@ -10,6 +10,8 @@ Runs kvm-unit-tests, built elsewhere, on the board in this process, and compares
   --dir32 DIR   .flat files of the i386 build; default $HYVE_KVM_UNIT_TESTS_I386
   --quick       leave out what takes long
   --verbose     show the programs' output
+  --threshold N executions after which the processor translates code; 0 never, "random" another one for each entry
+  --seed N      of the random ones; default 1
   --list        show the entries and what is expected of them
   NAME          run these entries only
 
@@ -22,6 +24,8 @@ interface Options {
   verbose: boolean;
   list: boolean;
   help: boolean;
+  threshold: number | 'random' | null;
+  seed: number;
   names: string[];
 }
 
@@ -33,6 +37,8 @@ function parse(argv: readonly string[], env: Readonly<Record<string, string | un
     verbose: false,
     list: false,
     help: false,
+    threshold: null,
+    seed: 1,
     names: [],
   };
   for (let i = 0; i < argv.length; i++) {
@@ -43,10 +49,27 @@ function parse(argv: readonly string[], env: Readonly<Record<string, string | un
     else if (a === '--verbose') o.verbose = true;
     else if (a === '--list') o.list = true;
     else if (a === '--help') o.help = true;
+    else if (a === '--threshold') o.threshold = thresholdOf(argv[++i]);
+    else if (a === '--seed') o.seed = Number(argv[++i]);
     else if (a.startsWith('-')) throw new Error(`unknown option ${a}`);
     else o.names.push(a);
   }
   return o;
+}
+
+function thresholdOf(text: string | undefined): number | 'random' {
+  if (text === 'random') return text;
+  const n = Number(text);
+  if (!Number.isInteger(n) || n < 0) throw new Error(`--threshold ${text ?? ''}: expected a number or "random"`);
+  return n;
+}
+
+/** Thresholds from 1 to 4096, small ones as often as large ones. */
+function* thresholds(seed: number): Generator<number> {
+  for (let s = seed >>> 0; ; ) {
+    s = (Math.imul(s, 0x19660d) + 0x3c6ef35f) >>> 0;
+    yield Math.floor(2 ** ((s / 2 ** 32) * 12));
+  }
 }
 
 function describe(e: Entry): string {
@@ -76,11 +99,14 @@ async function main(argv: readonly string[]): Promise<number> {
   console.log(
     `${'entry'.padEnd(44)} ${'state'.padEnd(9)} ${'result'.padEnd(8)} ${'p/f/s'.padEnd(10)} ${'time'.padStart(6)}`,
   );
+  const drawn = thresholds(o.seed);
   const outcomes: Outcome[] = [];
   for (const e of chosen) {
-    const r = await runEntry(e, builds, o.verbose ? (t) => process.stdout.write(t) : undefined);
+    const threshold = o.threshold === 'random' ? (drawn.next().value as number) : o.threshold;
+    const show = o.verbose ? (t: string): boolean => process.stdout.write(t) : undefined;
+    const r = await runEntry(e, builds, show, threshold ?? undefined);
     outcomes.push(r);
-    console.log(line(r));
+    console.log(o.threshold === 'random' ? `${line(r)}  (threshold ${threshold})` : line(r));
   }
   const ran = outcomes.filter((r) => r.result !== null);
   const wrong = ran.filter((r) => r.surprises.length > 0);

@@ -76,8 +76,17 @@ export function fileOf(entry: Entry, builds: Builds): string | null {
   return null;
 }
 
-/** Runs one entry. @param onOutput sees the console as it comes */
-export async function runEntry(entry: Entry, builds: Builds, onOutput?: (text: string) => void): Promise<Outcome> {
+/**
+ * Runs one entry.
+ * @param onOutput sees the console as it comes
+ * @param threshold of the processor's translator; default its own
+ */
+export async function runEntry(
+  entry: Entry,
+  builds: Builds,
+  onOutput?: (text: string) => void,
+  threshold?: number,
+): Promise<Outcome> {
   const path = fileOf(entry, builds);
   if (path === null || entry.omit === true) {
     const why = path === null ? `no ${entry.file} of the ${entry.bits === 32 ? 'i386' : 'x86_64'} build` : entry.reason;
@@ -91,6 +100,7 @@ export async function runEntry(entry: Entry, builds: Builds, onOutput?: (text: s
       hide: entry.hide ?? [],
       vendor: entry.vendor ?? 'intel',
       limitSeconds: entry.limit ?? 60,
+      ...(threshold === undefined ? {} : { threshold }),
       ...(onOutput === undefined ? {} : { onOutput }),
     });
     const surprises = compare(entry, end);

@@ -80,10 +80,13 @@ function saveX87(c: SysCtx, wide: boolean): void {
 
 function loadX87(c: SysCtx, wide: boolean): void {
   const cpu = c.cpu;
-  const fsw = rd(c, 2, 2);
+  const fcw = (rd(c, 0, 2) & 0x1f7f) | 0x40;
+  // ES and B are worked out from what is unmasked, whatever the image says.
+  const image = rd(c, 2, 2);
+  const fsw = (image & ~0x8080) | (image & ~fcw & 0x3f ? 0x8080 : 0);
   const top = (fsw >> 11) & 7;
   cpu.set(S.FTOP, top);
-  cpu.set(S.FCW, (rd(c, 0, 2) & 0x1f7f) | 0x40);
+  cpu.set(S.FCW, fcw);
   cpu.set(S.FSW, fsw & ~0x3800);
   cpu.set(S.FTW, rd(c, 4, 1));
   cpu.set(S.FOP, rd(c, 6, 2) & 0x7ff);
