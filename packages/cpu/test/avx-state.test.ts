@@ -1,7 +1,7 @@
 // What switches AVX on and off, its registers' upper halves, and what CPUID says of its state. Intel SDM vol. 1 §13.2,
 // §14.3; vol. 2 §2.4, §2.8.
 import { Exit, TimerQueue, type VcpuBus } from '@hyve/core';
-import { Asm } from '@hyve/x86/asm';
+import type { Asm } from '@hyve/x86/asm';
 import { describe, expect, it } from 'vitest';
 import { SoftCpu } from '../src/index.ts';
 import { DATA, Machine } from './float-rig.ts';

@@ -40,6 +40,24 @@ describe('far JMP and CALL', () => {
     else expect([r.cpu.sel(S.CS), r.rip]).toEqual([sel, off]);
   });
 
+  it('returns from 64-bit to compatibility mode look at all 64 bits of the offset', () => {
+    for (const code of [
+      [0x48, 0xcb], // retfq
+      [0x48, 0xcf], // iretq
+    ]) {
+      for (const [offset, want] of [
+        [0x1234n, JUMP],
+        [0x1_0000_1234n, fault(S.EXC_GP)],
+      ] as const) {
+        const r = new Rig().long(3);
+        [offset, BigInt(SEL.ucode32), 0x202n, BigInt(STACK3), BigInt(SEL.udata32)].forEach((v, i) => {
+          r.w64(r.sp + 8 * i, v);
+        });
+        expect(r.run(...code)).toEqual(want);
+      }
+    }
+  });
+
   it('keeps CPL in CS when a program enters a conforming segment', () => {
     const r = new Rig().protected(3);
     expect(r.run(...jmp(SEL.conf32, 0x20))).toEqual(JUMP);

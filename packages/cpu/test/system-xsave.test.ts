@@ -106,6 +106,23 @@ describe('FXSAVE and FXRSTOR', () => {
     expect(r.run(...FXRSTOR)).toEqual(want);
     expect(fpu(r)).toEqual(before);
   });
+  it('FXRSTOR and XRSTOR work out ES and B from the exceptions that are not masked', () => {
+    for (const load of [FXRSTOR, XRSTOR])
+      for (const [fcw, fsw, want] of [
+        [0x37f, 0x8080, 0],
+        [0x37f, 0x80bf, 0x3f],
+        [0x37e, 0x0001, 0x8081],
+        [0x37b, 0x0004, 0x8084],
+      ] as const) {
+        const r = machine();
+        r.w32(DATA, fcw | (fsw << 16));
+        r.w32(DATA + 24, 0x1f80);
+        r.w32(DATA + 512, 1);
+        request(r, 7);
+        expect(r.run(...load)).toEqual(JUMP);
+        expect(r.cpu.get(S.FSW)).toBe(want);
+      }
+  });
   it('needs 16-byte alignment', () => {
     expect(machine().run(0x0f, 0xae, 0x04, 0x25, 8, 0x60, 0, 0)).toEqual(fault(S.EXC_GP));
   });

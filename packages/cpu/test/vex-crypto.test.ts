@@ -1,4 +1,4 @@
-// Instructions beyond what CPUID offers so far: AES-NI, PCLMULQDQ, SHA, AVX, AVX2, FMA, F16C, BMI. Their handlers run
+// AES-NI, PCLMULQDQ, SHA, AVX, AVX2, FMA, F16C, BMI. Their handlers run
 // directly on register operands.
 
 import { TimerQueue } from '@hyve/core';

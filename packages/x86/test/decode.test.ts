@@ -264,7 +264,8 @@ describe('ends', () => {
           if (bytes === null || all.decode(one, bytes, 0, bytes.length, mode) !== Status.Ok) continue;
           const { length } = one;
           for (let n = 0; n < length; n++)
-            if (all.decode(one, bytes, 0, n, mode) !== Status.NeedMore) wrong.push(`${mode}: ${hex(bytes)} cut to ${n}`);
+            if (all.decode(one, bytes, 0, n, mode) !== Status.NeedMore)
+              wrong.push(`${mode}: ${hex(bytes)} cut to ${n}`);
         }
     expect(wrong).toEqual([]);
     expect(decode('c5 cf 10', 64, all)).toBe(Status.NeedMore); // VMOVSS, or #UD: ModRM tells

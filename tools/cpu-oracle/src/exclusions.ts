@@ -1,15 +1,12 @@
 // What is left out of the comparison, and why. Nothing is skipped silently: every rule has its reason here.
 import { type Insn, Kind, OP_NAMES } from '@hyve/x86';
 
-const identity = 'the result names the processor, which is another one';
-const state = 'changes state that programs after it would see, or depends on what the kernel has set up';
 const emulated = 'Linux catches the #GP of UMIP and emulates the instruction';
 const enters = 'enters the kernel';
 const guest = 'the hypervisor under the host answers it';
 
 /** Operations that are never generated. */
 export const EXCLUDED_OPS: Readonly<Record<string, string>> = {
-  RDPID: identity,
   SYSCALL: enters,
   SYSENTER: enters,
   SGDT: emulated,
@@ -21,19 +18,6 @@ export const EXCLUDED_OPS: Readonly<Record<string, string>> = {
   VMCALL: guest,
   VMMCALL: guest,
   VMFUNC: guest,
-  WRFSBASE: state,
-  WRGSBASE: state,
-  LDS: state,
-  LES: state,
-  LSS: state,
-  LFS: state,
-  LGS: state,
-  IRET: state,
-  RETF: state,
-  CALLF: state,
-  JMPF: state,
-  XSAVES: identity,
-  XRSTORS: identity,
 };
 
 /** A condition under which one instruction is left out. */
@@ -47,6 +31,7 @@ export interface Exclusion {
 }
 
 const BRANCHES: ReadonlySet<string> = new Set(['JCC', 'JMP', 'CALL', 'RET', 'LOOP', 'LOOPE', 'LOOPNE', 'JCXZ']);
+const FAR_POINTERS: ReadonlySet<string> = new Set(['CALLF', 'JMPF', 'LSS', 'LFS', 'LGS']);
 const LEGACY_PREFIX: ReadonlySet<number> = new Set([0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3]);
 
 /** Whether a legacy prefix is among the prefixes of the instruction. */
@@ -82,7 +67,8 @@ export const EXCLUSIONS: readonly Exclusion[] = [
   {
     name: 'VPEXTRD, VPINSRD with VEX.W outside 64-bit mode',
     why: 'AMD raises #UD, Intel ignores W; the software CPU follows Intel',
-    applies: (insn, name, mode, bytes) => mode === 32 && (name === 'VPEXTRD' || name === 'VPINSRD') && vexW(bytes, insn),
+    applies: (insn, name, mode, bytes) =>
+      mode === 32 && (name === 'VPEXTRD' || name === 'VPINSRD') && vexW(bytes, insn),
   },
   {
     name: 'near branch with 66 in 64-bit mode',
@@ -142,9 +128,9 @@ export const EXCLUSIONS: readonly Exclusion[] = [
     applies: (insn, name) => name === 'BSWAP' && insn.opSize === 2,
   },
   {
-    name: 'segment register loads',
-    why: state,
-    applies: (insn, name) => insn.kind0 === Kind.Seg && (name === 'MOV' || name === 'POP'),
+    name: 'far pointers with 64-bit offsets',
+    why: 'AMD ignores REX.W there, Intel does not; the software CPU follows Intel',
+    applies: (insn, name) => FAR_POINTERS.has(name) && insn.opSize === 8,
   },
   {
     name: '0F 0D with a register',

@@ -92,6 +92,8 @@ const BY_COMPONENT: ReadonlySet<string> = new Set(['XSAVE', 'XSAVEOPT', 'XSAVEC'
 const IMAGE_READERS: ReadonlySet<string> = new Set(['FXRSTOR', 'FRSTOR', 'FLDENV', 'XRSTOR']);
 /** Clocks, random numbers and identities: what comes out is not compared, only that something does, and where. */
 const UNPREDICTABLE: ReadonlySet<string> = new Set(['RDTSC', 'RDTSCP', 'CPUID', 'RDRAND', 'RDSEED', 'XGETBV']);
+/** Far transfers, and loads of far pointers. */
+const FAR: ReadonlySet<string> = new Set(['CALLF', 'JMPF', 'RETF', 'IRET', 'LDS', 'LES', 'LSS', 'LFS', 'LGS']);
 const STRING_OPS: ReadonlySet<string> = new Set(['MOVS', 'CMPS', 'STOS', 'SCAS', 'LODS', 'INS', 'OUTS']);
 const BIT_OPS: ReadonlySet<string> = new Set(['BT', 'BTS', 'BTR', 'BTC']);
 
@@ -203,16 +205,19 @@ export class Generator {
     }
   }
 
-  /** Whether no encoding of a row escapes the exclusions. */
-  alwaysExcluded(row: Row): boolean {
+  /** Name of an exclusion, when no encoding of a row escapes the exclusions; else ''. */
+  alwaysExcluded(row: Row): string {
+    let why = '';
     const r = new Random(row.id);
     for (const mode of [32, 64] as const)
       for (let i = 0; i < 200; i++) {
         const bytes = encodeRandom(row, () => r.u32(), { mode });
         if (bytes === null || this.decoder.decode(this.insn, bytes, 0, bytes.length, mode) !== Status.Ok) continue;
-        if (this.insn.row === row.id && excluded(this.insn, mode, bytes) === '') return false;
+        if (this.insn.row !== row.id) continue;
+        why = excluded(this.insn, mode, bytes);
+        if (why === '') return '';
       }
-    return true;
+    return why;
   }
 
   /** Rows that may come up in a mode. */
@@ -504,6 +509,8 @@ export class Generator {
         if (rspKnown) this.rsp += size;
         break;
       case 'RET':
+      case 'RETF':
+      case 'CALLF':
         this.rsp = -1n;
         break;
       case 'PUSHA':
@@ -512,6 +519,10 @@ export class Generator {
       case 'POPA':
         if (rspKnown) this.rsp += 8n * size;
         lost &= ~SP;
+        break;
+      case 'IRET':
+        this.rsp = -1n;
+        lost |= SP;
         break;
       case 'ENTER':
       case 'LEAVE':
@@ -527,7 +538,7 @@ export class Generator {
         this.jumped = true;
         break;
     }
-    if (name === 'CALL') this.jumped = true;
+    if (name === 'CALL' || FAR.has(name)) this.jumped = true;
     if (lost & SP) this.rsp = -1n;
     this.lose(lost);
   }
@@ -617,6 +628,12 @@ export class Generator {
   private keep(a: bigint, size: number, v: bigint): void {
     this.store(a, size, v);
     for (let i = 0; i < size; i++) this.kept.add(this.recordAt(a + BigInt(i)));
+  }
+
+  /** Whether an earlier instruction's value lies there: jumping to that one's target might never end. */
+  private anyKept(a: bigint, size: number): boolean {
+    for (let i = 0; i < size; i++) if (this.kept.has(this.recordAt(a + BigInt(i)))) return true;
+    return false;
   }
 
   /** Puts an interesting value where an operand will be read. */
@@ -779,6 +796,8 @@ export class Generator {
       }
     }
     if (UNPREDICTABLE.has(name)) return this.placeUnpredictable(name, insn);
+    if ((insn.kind0 === Kind.Seg && name !== 'PUSH') || FAR.has(name))
+      return this.placeSegment(name, insn, bytes, next, high);
     // A memory operand.
     const sizes = [insn.size0, insn.size1, insn.size2];
     const kinds = [insn.kind0, insn.kind1, insn.kind2];
@@ -811,11 +830,84 @@ export class Generator {
       this.keep(ea, 4, BigInt(((r.u32() & 0xffff) | bad) >>> 0));
     } else if (name === 'LAR' || name === 'LSL' || name === 'VERR' || name === 'VERW') {
       this.keep(ea, 2, BigInt(r.pick(SELECTORS)));
-    } else if ((name === 'JMP' || name === 'CALL') && r.chance(80)) this.keep(ea, opSize, this.landing(next));
-    else if (name === 'FLDCW')
+    } else if ((name === 'JMP' || name === 'CALL') && r.chance(80)) {
+      if (this.anyKept(ea, opSize)) return false;
+      this.keep(ea, opSize, this.landing(next));
+    } else if (name === 'FLDCW')
       this.store(ea, 2, BigInt(0x40 | (r.chance(75) ? 0x3f : r.int(64)) | (r.pick([0, 2, 3]) << 8) | (r.int(4) << 10)));
     else if (name === 'CMPXCHG16B' || name === 'CMPXCHG8B') this.fillOperand(ea, size);
     else if (r.chance(85)) this.fillOperand(ea, size);
+    return true;
+  }
+
+  /** A selector for CS: mostly the one in use. What follows in the other mode could not be told apart. */
+  private codeSelector(): bigint {
+    const r = this.random;
+    if (r.chance(65)) return BigInt(this.mode === 64 ? L.CS64 : L.CS32);
+    this.last = true;
+    return BigInt(r.pick([L.CS64, L.CS32, r.pick(SELECTORS)]));
+  }
+
+  /** Segment register loads and far transfers. */
+  private placeSegment(name: string, insn: Insn, bytes: Uint8Array, next: number, high: boolean): boolean {
+    const r = this.random;
+    const { opSize } = insn;
+    const size = BigInt(opSize);
+    if (name === 'MOV' && insn.kind1 === Kind.Gpr) {
+      if (!this.free(insn.reg1)) return false;
+      this.fix(insn.reg1, BigInt(r.pick(SELECTORS)) | (r.u64() << 16n));
+      return true;
+    }
+    if (name === 'POP') {
+      if (this.rsp < 0n) return false;
+      this.keep(this.rsp, opSize, BigInt(r.pick(SELECTORS)) | (r.u64() << 16n));
+      return true;
+    }
+    if (name === 'RETF' || name === 'IRET') {
+      if (this.rsp < 0n || !this.plainStack()) return false;
+      // A selector of another privilege level makes some processors read the stack behind the parameters first.
+      if (insn.kind0 === Kind.Imm) {
+        bytes[bytes.length - 1] = 0;
+        bytes[bytes.length - 2] = (bytes[bytes.length - 2] as number) & 0xf8;
+      }
+      this.keep(this.rsp, opSize, this.landing(next));
+      this.keep(this.rsp + size, opSize, this.codeSelector() | (r.u64() << 16n));
+      if (name === 'RETF') return true;
+      this.keep(this.rsp + 2n * size, opSize, BigInt(0x202 | (r.u32() & 0x8d5)));
+      if (this.mode === 64) {
+        this.keep(this.rsp + 3n * size, opSize, this.rsp + BigInt(r.int(8) * 8));
+        this.keep(
+          this.rsp + 4n * size,
+          opSize,
+          BigInt(r.chance(85) ? L.USER_DS : r.pick(SELECTORS)) | (r.u64() << 16n),
+        );
+      }
+      return true;
+    }
+    if (name === 'CALLF' && !this.plainStack()) return false;
+    if (insn.kind0 === Kind.Far) {
+      const target = this.landing(next);
+      const at = bytes.length - 2 - opSize;
+      for (let i = 0; i < opSize; i++) bytes[at + i] = Number((target >> BigInt(8 * i)) & 0xffn);
+      const selector = Number(this.codeSelector());
+      bytes[at + opSize] = selector & 0xff;
+      bytes[at + opSize + 1] = selector >> 8;
+      return true;
+    }
+    if (insn.ripRelative !== 0 && insn.addrSize === 4 && this.high) return false;
+    if (insn.base === 4 && this.state[4] !== FIXED) return false;
+    const bank = insn.addrSize === 8 && (insn.ripRelative !== 0 ? this.high : high);
+    const length = name === 'MOV' ? 2 : opSize + 2;
+    const ea = this.solve(insn, bytes, next, this.target(insn.addrSize, length, 2, bank));
+    if (ea < 0n) return false;
+    if (name === 'MOV') {
+      this.keep(ea, 2, BigInt(r.pick(SELECTORS)));
+      return true;
+    }
+    const jump = name === 'CALLF' || name === 'JMPF';
+    if (jump && this.anyKept(ea, opSize + 2)) return false;
+    if (jump) this.keep(ea, opSize, this.landing(next));
+    this.keep(ea + size, 2, jump ? this.codeSelector() : BigInt(r.pick(SELECTORS)));
     return true;
   }
 
@@ -867,7 +959,10 @@ export class Generator {
     const ea = this.solve(insn, bytes, next, t);
     if (ea < 0n || (this.settled && ea !== t)) return false;
     if (roll < 92) this.fillImage(name, insn.opSize, ea);
-    if (name.startsWith('XSAVE')) this.ignore('FXSAVE', insn, ea);
+    if (name.startsWith('XSAVE')) {
+      this.ignore('FXSAVE', insn, ea);
+      this.last = true;
+    }
     return true;
   }
 
@@ -928,8 +1023,7 @@ export class Generator {
     if (faults) {
       // What of the destination and the mask has changed by then, and in which order elements come, is up to the processor.
       this.faultAddress = false;
-      for (const n of [insn.reg0, insn.reg2])
-        this.ignored.push(L.REC.fx + 160 + n * 16, 16, L.REC.ymmh + n * 16, 16);
+      for (const n of [insn.reg0, insn.reg2]) this.ignored.push(L.REC.fx + 160 + n * 16, 16, L.REC.ymmh + n * 16, 16);
     }
     for (let i = 0; i < 32; i += index) {
       let x = BigInt((r.int(640) - 320) >> insn.scale);

@@ -56,6 +56,7 @@ export const FILE_PAGES = 6;
 // Records: what goes in and what comes out have the same shape.
 //    0  r8–r15 rdi rsi rbp rbx rdx rax rcx rsp rip eflags cs:gs:fs:ss err trapno oldmask cr2     23 × 8 bytes
 //  152  in: address the code goes to       160  in: 64 bytes of code
+//  168  out: selectors of DS ES FS GS       200  out: bases of FS and GS
 //  184  out: signal number                 192  out: si_code
 //  224  FXSAVE image, 512   736  upper halves of YMM0–15, 256   992  data, 1024   2016  end of data, 64   2080  stack, 768
 /** Field offsets of a record. */
@@ -77,8 +78,11 @@ export const REC = {
   cr2: 176,
   codeAt: 152,
   code: 160,
+  selectors: 168,
   signal: 184,
   siCode: 192,
+  fsBase: 200,
+  gsBase: 208,
   fx: 224,
   ymmh: 736,
   data: 992,

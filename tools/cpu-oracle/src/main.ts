@@ -1,11 +1,12 @@
 // Command line: node tools/cpu-oracle/src/main.ts [options]
 //   --count N       instructions to run; default 200000
 //   --seed N        default 1; the same seed runs the same programs
-//   --families a,b  int, x87, mmx, sse, avx; default all but avx
+//   --families a,b  int, x87, mmx, sse, avx; default all
 //   --op NAME       rows of one operation only
 //   --longest N     most instructions per program; default 8
 //   --threshold N   executions before the software CPU translates a block; default 0: interpreter only. With 1 every
-//                   program is run once by the interpreter and once translated, and the second run is compared
+//                   program is run once by the interpreter and once translated, and the second run is compared.
+//                   `random`: 1 to 4, and programs run up to so often before the run that counts
 //   --skip A,B      operations to leave out
 //   --show N        differences to print in full; default 20
 //   --threads N     processes to spread the work over; default 1
@@ -21,7 +22,7 @@ const { values } = parseArgs({
     count: { type: 'string', default: '200000' },
     seed: { type: 'string', default: '1' },
     op: { type: 'string' },
-    families: { type: 'string', default: 'int,x87,mmx,sse' },
+    families: { type: 'string', default: 'int,x87,mmx,sse,avx' },
     skip: { type: 'string', default: '' },
     longest: { type: 'string' },
     show: { type: 'string', default: '20' },
@@ -49,7 +50,7 @@ function compareCpus(): number {
     seed: Number(values.seed),
     families: values.families.split(','),
     skip: values.skip.split(','),
-    threshold: Number(values.threshold),
+    threshold: values.threshold === 'random' ? 'random' : Number(values.threshold),
     ...(values.op === undefined ? {} : { op: values.op }),
     ...(values.longest === undefined ? {} : { longest: Number(values.longest) }),
   });
@@ -76,7 +77,8 @@ function compareCpus(): number {
       `generating ${generating}, processor ${native}, software ${soft}, comparing ${comparing}; ${oracle.differing} programs differ`,
   );
   console.log(`traps: ${traps.join(', ')}`);
-  console.log(`rows: ${oracle.rowCount - oracle.uncovered().length} of ${oracle.rowCount} run`);
+  console.log(`rows: ${oracle.rowCount - oracle.uncovered().length} of ${oracle.rowCount} run; not run:`);
+  for (const text of oracle.notRun()) console.log(text);
   return found.length > 0 ? 1 : 0;
 }
 

@@ -30,7 +30,7 @@ export class Native {
     const memory = '/dev/shm';
     this.folder = mkdtempSync(join(existsSync(memory) ? memory : tmpdir(), 'cpu-oracle-'));
     this.program = join(this.folder, 'runner');
-    writeFileSync(this.program, runnerImage(), { mode: 0o755 });
+    writeFileSync(this.program, runnerImage(hostFeatures().has('fsgsbase')), { mode: 0o755 });
   }
 
   /**

@@ -2,10 +2,11 @@
 import { ROWS, type Row } from '@hyve/x86';
 import { FEATURES } from '../../../packages/cpu/src/features.ts';
 import { compare, operation, report } from './compare.ts';
-import { EXCLUDED_OPS } from './exclusions.ts';
+import { EXCLUDED_OPS, EXCLUSIONS } from './exclusions.ts';
 import { Generator, type Program, rowsOf, type Step } from './generate.ts';
 import * as L from './layout.ts';
 import { hostFeatures, Native } from './native.ts';
+import { Random } from './random.ts';
 import { Soft } from './soft.ts';
 
 /** What to run. */
@@ -20,8 +21,11 @@ export interface OracleOptions {
   readonly longest?: number;
   /** Programs per exchange; default 4000. */
   readonly batch?: number;
-  /** Executions after which the software CPU translates a block; default 0, never. */
-  readonly threshold?: number;
+  /**
+   * Executions after which the software CPU translates a block; default 0, never. `random`: 1 to 4, another one every
+   * 80000 programs, and each program runs up to that often before the run that counts.
+   */
+  readonly threshold?: number | 'random';
   /** For tests of the oracle: a byte of code that the processor gets as another one. */
   readonly tamper?: readonly [from: number, to: number];
   /** Operations to leave out, besides the documented exclusions. */
@@ -39,10 +43,13 @@ export interface Finding {
   readonly text: string;
 }
 
+/** What every x86-64 processor has: not all of it is named in /proc/cpuinfo. */
+const ALWAYS: ReadonlySet<string> = new Set(['cx8', 'fxsr', 'mmx', 'sse', 'sse2', 'syscall', 'sysenter', 'clflush']);
+
 /** Compares. */
 export class Oracle {
   private readonly native = new Native();
-  private readonly soft: Soft;
+  private soft: Soft;
   private readonly generator: Generator;
   private readonly rows: readonly Row[];
   private readonly batch: number;
@@ -70,12 +77,16 @@ export class Oracle {
   /** Nanoseconds spent generating, on the processor, on the software CPU, comparing. */
   readonly times: number[] = [0, 0, 0, 0];
 
+  private readonly randomThreshold: boolean;
+  private readonly dice = new Random(0);
+  private exchanges = 0;
+
   constructor(o: OracleOptions) {
-    this.soft = new Soft(o.threshold ?? 0);
+    this.randomThreshold = o.threshold === 'random';
+    this.dice.seed(o.seed + 99);
+    this.soft = this.randomThreshold ? this.randomSoft() : new Soft(Number(o.threshold ?? 0));
     const host = hostFeatures();
-    // Names of /proc/cpuinfo do not have what every x86-64 processor has or what has no flag of its own.
-    const always = new Set(['cx8', 'fxsr', 'mmx', 'sse', 'sse2', 'syscall', 'sysenter', 'clflush']);
-    this.features = new Set(FEATURES.filter((f) => host.has(f) || always.has(f)));
+    this.features = new Set(FEATURES.filter((f) => host.has(f) || ALWAYS.has(f)));
     const skip = new Set(o.skip ?? []);
     this.rows = rowsOf(o.families).filter((r) => (o.op === undefined || r.mnemonic === o.op) && !skip.has(r.mnemonic));
     this.generator = new Generator({
@@ -91,6 +102,11 @@ export class Oracle {
     this.fromSoft = new Uint8Array(this.batch * L.REC_SIZE);
   }
 
+  private randomSoft(): Soft {
+    const threshold = 1 + this.dice.int(4);
+    return new Soft(threshold, () => this.dice.int(threshold + 2));
+  }
+
   /** Runs about so many more instructions. */
   run(instructions: number): void {
     const end = this.instructions + instructions;
@@ -98,6 +114,7 @@ export class Oracle {
   }
 
   private exchange(): void {
+    if (this.randomThreshold && ++this.exchanges % 20 === 0) this.soft = this.randomSoft();
     const programs: Program[] = [];
     const seeds: number[] = [];
     const usable = this.rows.filter((r) => r.feature === '' || this.features.has(r.feature));
@@ -279,10 +296,31 @@ export class Oracle {
     return this.rows.filter((r) => !run.has(r.id));
   }
 
+  /** Why a row was not run; '' if it could have been. */
+  whyNot(r: Row): string {
+    const named = EXCLUDED_OPS[r.mnemonic];
+    if (named !== undefined) return named;
+    if (r.feature !== '' && !FEATURES.includes(r.feature) && !ALWAYS.has(r.feature))
+      return `the software CPU does not offer ${r.feature}`;
+    if (r.feature !== '' && !this.features.has(r.feature)) return `this processor has no ${r.feature}`;
+    const name = this.generator.alwaysExcluded(r);
+    return name === '' ? '' : `${name} (${EXCLUSIONS.find((e) => e.name === name)?.why})`;
+  }
+
+  /** Rows that were not run, by reason. */
+  notRun(): string[] {
+    const by = new Map<string, string[]>();
+    for (const r of this.uncovered()) {
+      const why = this.whyNot(r) || 'CHANCE: run more instructions';
+      const name = `${r.mnemonic} ${r.spec.operands}`.trimEnd();
+      by.set(why, [...(by.get(why) ?? []), name]);
+    }
+    return [...by].map(([why, names]) => `  ${why}: ${names.join('; ')}`);
+  }
+
   /** Whether a row can be run here: both sides have its feature, and no exclusion leaves the whole of it out. */
   runnable(r: Row): boolean {
-    if (r.feature !== '' && !this.features.has(r.feature)) return false;
-    return !Object.hasOwn(EXCLUDED_OPS, r.mnemonic) && !this.generator.alwaysExcluded(r);
+    return this.whyNot(r) === '';
   }
 
   /** Rows in question. */
@@ -301,9 +339,9 @@ export class Oracle {
           if (n !== undefined) parts.push(`${size * 8}${form} ${n}`);
         }
       const name = `${r.mnemonic} ${r.spec.operands}`.trimEnd();
-      const why =
-        EXCLUDED_OPS[r.mnemonic] ?? (r.feature !== '' && !this.features.has(r.feature) ? `no ${r.feature}` : '');
-      out.push(`${r.spec.encoding.padEnd(28)} ${name.padEnd(28)} ${parts.length > 0 ? parts.join('  ') : `- ${why}`}`);
+      out.push(
+        `${r.spec.encoding.padEnd(28)} ${name.padEnd(28)} ${parts.length > 0 ? parts.join('  ') : `- ${this.whyNot(r)}`}`,
+      );
     }
     return out;
   }

@@ -2,7 +2,7 @@
 // what became of them to standard output. It lives in its signal handler: each fault or breakpoint that ends a test
 // program brings it there, and the next program starts by returning from the handler with other registers.
 // System V ABI AMD64 for ELF; Linux system call numbers and struct layouts of x86-64.
-import { Asm, mem, mem32, mem64, ref } from '@hyve/x86/asm';
+import { Asm, mem, mem16, mem32, mem64, ref } from '@hyve/x86/asm';
 import * as L from './layout.ts';
 
 const BASE = 0x6000_0000;
@@ -37,7 +37,7 @@ const YMM_AT = 576;
 const XSTATE_BV = 512;
 const ALT_STACK = 0x20000;
 
-function program(): { code: Uint8Array; bss: number } {
+function program(fsgsbase: boolean): { code: Uint8Array; bss: number } {
   const a = new Asm({ mode: 64, origin: BASE + HEADERS });
   const bss = BASE + 0x10000;
   const altStack = bss;
@@ -98,9 +98,17 @@ function program(): { code: Uint8Array; bss: number } {
   // (signal, info, context)
   a.label('handler').push(0x202).op('POPF');
   a.mov('rbx', 'rdx').mov('r12', 'rdi').mov('r13', 'rsi').mov('r14', mem64('rbx', UC_FPSTATE));
+  // Segment registers are the program's still, and nobody else puts them back.
+  a.mov('r8d', 'ds').mov('r9d', 'es').mov('r10d', 'fs').mov('r11d', 'gs');
+  if (fsgsbase) a.op('RDFSBASE', 'r15').op('RDGSBASE', 'rbp');
+  a.mov('eax', L.USER_DS).mov('ds', 'ax').mov('es', 'ax').xor('eax', 'eax').mov('fs', 'ax').mov('gs', 'ax');
+  if (fsgsbase) a.op('WRFSBASE', 'rax').op('WRGSBASE', 'rax');
   a.cmp(mem64(ref('count')), 0).j('e', 'load');
   a.mov('edi', output).lea('rsi', mem('rbx', UC_REGS));
   copy(23);
+  for (const [i, r] of (['r8w', 'r9w', 'r10w', 'r11w'] as const).entries())
+    a.mov(mem16(output + L.REC.selectors + 2 * i), r);
+  if (fsgsbase) a.mov(mem64(output + L.REC.fsBase), 'r15').mov(mem64(output + L.REC.gsBase), 'rbp');
   a.mov(mem64(output + L.REC.signal), 'r12')
     .op('MOVSXD', 'rax', mem32('r13', 8))
     .mov(mem64(output + L.REC.siCode), 'rax');
@@ -159,9 +167,12 @@ function program(): { code: Uint8Array; bss: number } {
   return { code: a.assemble(), bss: output + 0x1000 - BASE };
 }
 
-/** The runner as an executable file. */
-export function runnerImage(): Uint8Array {
-  const { code, bss } = program();
+/**
+ * The runner as an executable file.
+ * @param fsgsbase the processor and the system have RDFSBASE
+ */
+export function runnerImage(fsgsbase: boolean): Uint8Array {
+  const { code, bss } = program(fsgsbase);
   const out = new Uint8Array(HEADERS + code.length);
   const v = new DataView(out.buffer);
   out.set([0x7f, 0x45, 0x4c, 0x46, 2, 1, 1]);

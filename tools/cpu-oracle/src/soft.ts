@@ -29,7 +29,7 @@ const PORT = 0xe0;
 class CountingClock implements Clock {
   private time = 0;
   now(): number {
-    this.time += 1000;
+    this.time += 100_000;
     return this.time;
   }
   timer(): Timer {
@@ -57,9 +57,13 @@ export class Soft {
   /** What the software CPU said when it threw. */
   lastError = '';
 
-  /** @param threshold executions after which blocks are translated; 0: the interpreter runs everything */
-  constructor(threshold = 0) {
+  /**
+   * @param threshold executions after which blocks are translated; 0: the interpreter runs everything
+   * @param warmUps how often to run a program before the run that counts; default as often as it takes to be translated
+   */
+  constructor(threshold = 0, warmUps: () => number = () => threshold) {
     this.translate = threshold !== 0;
+    this.warmUps = warmUps;
     const bus: VcpuBus = {
       ioRead: () => 0,
       ioWrite: (port) => {
@@ -128,6 +132,8 @@ export class Soft {
     descriptor(L.CS32, 0x00cffb000000ffffn);
     descriptor(L.USER_DS, 0x00cff3000000ffffn);
     descriptor(L.CS64, 0x00affb000000ffffn);
+    // Expand-down and read-only; its limit is the processor's number.
+    descriptor(0x78, 0x0040f50000000000n);
     const tss = KERNEL + BigInt(TSS);
     const low = tss & 0xffffffn;
     descriptor(0x40, 0x67n | (low << 16n) | (0x8bn << 40n) | (((tss >> 24n) & 0xffn) << 56n));
@@ -225,13 +231,15 @@ export class Soft {
 
   private skipSave = false;
 
-  private warming = false;
+  /** Runs to go before the one that counts. */
+  private warming = 0;
   private readonly translate: boolean;
+  private readonly warmUps: () => number;
 
   private arrived(): void {
-    if (this.warming && !this.skipSave) {
-      // Once more, translated.
-      this.warming = false;
+    if (this.warming > 0 && !this.skipSave) {
+      // Once more; a block that became hot is translated first.
+      this.warming--;
       this.load(false);
       this.vcpu.kick();
       return;
@@ -243,7 +251,7 @@ export class Soft {
       this.vcpu.kick();
       return;
     }
-    this.warming = this.translate;
+    this.warming = this.warmUps();
     this.load(true);
   }
 
@@ -272,6 +280,11 @@ export class Soft {
     pair(L.REC.flags, fr + 8);
     out[o + (L.REC.cs >> 2)] = (i32[fr + 6] as number) & 0xffff;
     out[o + (L.REC.cs >> 2) + 1] = (i32[fr + 12] as number) << 16;
+    const sel = (n: number): number => i32[st + ((S.SEG + n * S.SEG_STRIDE + S.SEG_SEL) >> 2)] as number;
+    out[o + (L.REC.selectors >> 2)] = sel(S.DS) | (sel(S.ES) << 16);
+    out[o + (L.REC.selectors >> 2) + 1] = sel(S.FS) | (sel(S.GS) << 16);
+    pair(L.REC.fsBase, st + ((S.SEG + S.FS * S.SEG_STRIDE + S.SEG_BASE) >> 2));
+    pair(L.REC.gsBase, st + ((S.SEG + S.GS * S.SEG_STRIDE + S.SEG_BASE) >> 2));
     pair(L.REC.cr2, st + (S.CR2 >> 2));
     if (vector !== 14) {
       out[o + (L.REC.cr2 >> 2)] = 0;
@@ -322,6 +335,9 @@ export class Soft {
     i32[fr + 7] = 0;
     i32[fr + 12] = (inp[o + (L.REC.cs >> 2) + 1] as number) >>> 16;
     i32[fr + 13] = 0;
+    const { access } = this.vcpu;
+    for (const n of [S.ES, S.DS]) access.setSeg(n, L.USER_DS, 0, 0, 0xffffffff, 0xc0f3);
+    for (const n of [S.FS, S.GS]) access.setSeg(n, 0, 0, 0, 0, S.ATTR_UNUSABLE);
     const fx = o + (L.REC.fx >> 2);
     const set = (off: number, v: number): void => {
       i32[st + (off >> 2)] = v;

@@ -40,8 +40,20 @@ describe.skipIf(why !== '')(`the software CPU against this processor${why === ''
         .map((r) => `${r.spec.encoding} ${r.mnemonic}`),
     ).toEqual([]);
   });
+  it('agrees on AVX, AVX2 and FMA instructions', { timeout: 60_000 }, () => {
+    const o = agree({ seed: 5, families: ['avx'] }, 80_000);
+    expect(
+      o
+        .uncovered()
+        .filter((r) => o.runnable(r))
+        .map((r) => `${r.spec.encoding} ${r.mnemonic}`),
+    ).toEqual([]);
+  });
   it('agrees when code is translated', { timeout: 60_000 }, () => {
-    agree({ seed: 3, families: ['int', 'x87', 'mmx', 'sse'], threshold: 1, batch: 1000 }, 10_000);
+    agree({ seed: 3, families: ['int', 'x87', 'mmx', 'sse', 'avx'], threshold: 1, batch: 1000 }, 12_000);
+  });
+  it('agrees when some of it is', { timeout: 60_000 }, () => {
+    agree({ seed: 6, families: ['int', 'x87', 'mmx', 'sse', 'avx'], threshold: 'random', batch: 1000 }, 8_000);
   });
   it('finds a difference when there is one', { timeout: 60_000 }, () => {
     // SALC is given other bytes on the way to the processor: STC in its place.

@@ -332,8 +332,14 @@ export function peek(c: SysCtx, at: number, size: number): void {
     if (attr & S.ATTR_UNUSABLE || !inLimit(cpu.limit(S.SS), attr, off, size)) cpu.fault(S.EXC_SS, 0);
     addr = wrapLinear(c, cpu.get(S.SEG + S.SS * S.SEG_STRIDE) + off);
   }
+  if (size === 8) checkAlign8(c, addr);
   c.lo = cpu.read(addr, size === 2 ? 2 : 4);
   c.hi = size === 8 ? cpu.read(addr + 4, 4) : 0;
+}
+
+/** #AC for the eight bytes that are about to be read or written as two words. */
+function checkAlign8(c: SysCtx, addr: number): void {
+  if (c.cpu.get(S.ALIGN_CHECK) !== 0 && addr % 8 !== 0) c.cpu.fault(S.EXC_AC, 0);
 }
 
 function writeSlot(c: SysCtx, addr: number, size: number, i: number, access: number): void {

@@ -46,7 +46,8 @@ function checkOffset(c: SysCtx, lo: number, hi: number): number {
     if (!canonical(v)) c.cpu.gp(0);
     return v;
   }
-  if (lo >>> 0 > d.limit) c.cpu.gp(0);
+  // From 64-bit code the offset may have 64 bits, all of which count.
+  if (hi !== 0 || lo >>> 0 > d.limit) c.cpu.gp(0);
   return lo >>> 0;
 }
 
