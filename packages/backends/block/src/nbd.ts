@@ -328,8 +328,7 @@ export class NbdDisk implements DiskImage {
     try {
       got = await connect(o);
     } catch (e) {
-      const why = e instanceof Error && !('code' in e) ? e.message : errorCode(e);
-      throw new HyveError('BLOCK_NBD', `${describe(o.address)}: ${why}`, e);
+      throw new HyveError('BLOCK_NBD', `${describe(o.address)}: ${connectReason(e)}`, e);
     }
     try {
       if (got.info.size === 0) throw new HyveError('BLOCK_NBD', `${describe(o.address)}: the export is empty`);
@@ -666,4 +665,12 @@ export function loadTls(files: {
     }
   };
   return { ca: load(files.ca), cert: load(files.cert), key: load(files.key), hostname: files.hostname };
+}
+
+/** Why a connection did not come about, for people. */
+function connectReason(e: unknown): string {
+  if (e instanceof Error && !('code' in e)) return e.message;
+  const code = errorCode(e);
+  if (code === 'ENOENT' || code === 'ECONNREFUSED') return `no server listens there (${code})`;
+  return code === 'ENOTFOUND' ? `no such host (${code})` : code;
 }

@@ -126,7 +126,13 @@ export async function readHeaderBytes(file: HostFile): Promise<Uint8Array> {
   return all;
 }
 
-async function openInChain(path: string, o: ImageOptions, chain: readonly string[]): Promise<DiskImage> {
+/** @param above the image whose backing file this is; null for the one that was asked for */
+async function openInChain(
+  path: string,
+  o: ImageOptions,
+  chain: readonly string[],
+  above: string | null = null,
+): Promise<DiskImage> {
   const isBacking = chain.length > 0;
   if (isBacking && isInChain(path, chain))
     throw new HyveError('BLOCK_BACKING', `${path} is its own backing file: the chain is a loop`);
@@ -141,7 +147,7 @@ async function openInChain(path: string, o: ImageOptions, chain: readonly string
       logger: o.logger,
     });
   } catch (e) {
-    throw isBacking ? backingError(chain, e) : e;
+    throw above === null ? e : backingError(above, e);
   }
   try {
     if (chain.length >= MAX_CHAIN)
@@ -204,9 +210,9 @@ function isInChain(path: string, chain: readonly string[]): boolean {
   }
 }
 
-function backingError(chain: readonly string[], e: unknown): HyveError {
+function backingError(above: string, e: unknown): HyveError {
   const why = e instanceof Error ? e.message : String(e);
-  return new HyveError('BLOCK_BACKING', `backing file number ${chain.length} of the chain: ${why}`, e);
+  return new HyveError('BLOCK_BACKING', `the backing file of ${above}: ${why}`, e);
 }
 
 function naturalSector(blockSize: number, logical: number): number {
@@ -284,6 +290,7 @@ async function openBacking(
       logger: o.logger,
     },
     chain,
+    path,
   );
 }
 

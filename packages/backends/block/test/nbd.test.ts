@@ -64,6 +64,12 @@ async function open(spec: string): Promise<DiskImage> {
   }
 }
 
+it('a socket that nobody serves is said to be one', async () => {
+  await expect(open(`nbd+unix:///?socket=${at('nobody')}`)).rejects.toThrow(
+    /nobody.*: no server listens there \(ENOENT\)/u,
+  );
+});
+
 describe.skipIf(!have('qemu-nbd'))('qemu-nbd (needs qemu-utils)', () => {
   it('serves reads, writes, zeros, trims and flushes, many at a time', async () => {
     const image = at('a.img');
