@@ -301,6 +301,11 @@ function units(tree: Tree): void {
       'etc/systemd/system/dbus-org.freedesktop.network1.service',
       '/lib/systemd/system/systemd-networkd.service',
     );
+  // A software CPU on a busy host takes longer than systemd is used to.
+  const patience = ['DefaultTimeoutStartSec', 'DefaultTimeoutStopSec', 'DefaultDeviceTimeoutSec'];
+  const settings = patience.map((name) => `${name}=10min\n`).join('');
+  for (const manager of ['system', 'user'])
+    tree.file(`etc/systemd/${manager}.conf.d/patience.conf`, `[Manager]\n${settings}`);
   tree.file('etc/systemd/network/80-dhcp.network', '[Match]\nType=ether\n\n[Network]\nDHCP=yes\n');
   tree.file(
     'etc/systemd/system/module-index.service',
