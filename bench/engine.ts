@@ -115,9 +115,17 @@ async function workloads(image: PulledImage, width: Bits, list: readonly string[
 }
 
 async function boots(group: string, kernel: string, initrd: string | null, width: Bits, round: number): Promise<void> {
-  const guest: Guest = { bits: width, kernel, initrd, cmdline: 'console=ttyS0', memoryMib: MEMORY_MIB };
+  // The old kernel does not say when it runs /init; that is ours there, and says it itself.
+  const until = group === 'boottiny' ? '@R' : MARK;
+  const guest: Guest = {
+    bits: width,
+    kernel,
+    initrd,
+    cmdline: group === 'boottiny' ? 'console=ttyS0 bench=none' : 'console=ttyS0',
+    memoryMib: MEMORY_MIB,
+  };
   for (const engine of turned(enginesFor(width, true), round)) {
-    const r = await runGuest(engine, guest, { ...options, until: MARK, limitMs: 300_000 });
+    const r = await runGuest(engine, guest, { ...options, until, limitMs: 300_000 });
     if (r.markMs === null) {
       problems.push(`${engine} ${group}: ${r.problem}`);
       continue;
@@ -161,7 +169,7 @@ async function measure(): Promise<void> {
       const { kernel, initrd } = files(image64);
       await boots('boot64', kernel, initrd, 64, round);
     }
-    if (o.tinycore !== undefined) await boots('boottiny', o.tinycore, null, 64, round);
+    if (o.tinycore !== undefined) await boots('boottiny', o.tinycore, guestInitrd('bench', 64), 64, round);
     if (asked.includes('boot32') && image32 !== null && (!quick || o.groups !== undefined)) {
       const { kernel, initrd } = files(image32);
       await boots('boot32', kernel, initrd, 32, round);
