@@ -4,7 +4,6 @@
 //
 // README.md in this folder has the groups and all options. Run nothing else on the machine meanwhile.
 import { readFileSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { type PulledImage, pullImage } from 'xhyve/images';
 import { type EngineName, type EngineOptions, findEngines, type Guest, runGuest } from './src/engines.ts';
@@ -196,7 +195,7 @@ else
     figures.push(...saved.figures.map((f) => ({ ...f, round: f.round + i * 1000 })));
     problems.push(...saved.problems);
   }
-if (o.json !== undefined) writeFileSync(join(process.cwd(), o.json), JSON.stringify({ figures, problems }));
+if (o.json !== undefined) writeFileSync(o.json, JSON.stringify({ figures, problems }));
 console.log(report(figures, !o.summary));
 for (const engine of ['hyve', 'qemu'] as const) {
   const of = (group: string): number[] =>
