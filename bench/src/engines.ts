@@ -115,6 +115,12 @@ export function runGuest(engine: EngineName, guest: Guest, o: RunOptions): Promi
   return watch(spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'] }), o.until, linger, o.limitMs);
 }
 
+/** Starts a guest whose console and process the caller watches. It runs until the process is ended. */
+export function startGuest(engine: EngineName, guest: Guest, o: EngineOptions): ChildProcess {
+  const [program = '', ...args] = command(engine, guest, o, '\0', 0);
+  return spawn(program, args, { stdio: ['ignore', 'pipe', 'inherit'] });
+}
+
 /** Reads a started engine's console until the mark, then ends it. */
 export function watch(child: ChildProcess, until: string, linger: number, limitMs: number): Promise<RunResult> {
   const from = performance.now();

@@ -22,10 +22,12 @@ const PROGRAMS: Readonly<Record<string, { readonly files: readonly string[]; rea
     files: ['main.c', 'int.c', 'call.c', 'float.c', 'x87.c', 'rep.c', 'mem.c', 'kernel.c', 'rewrite.c'],
     link: ['-lm'],
   },
+  grow: { files: ['grow.c'], link: [] },
+  tick: { files: ['tick.c'], link: [] },
 };
 
 /** Programs of {@link guestInitrd}. */
-export type ProgramName = 'bench';
+export type ProgramName = 'bench' | 'grow' | 'tick';
 
 /** Compiles into `name` inside the cache unless the same sources were compiled already; gives the path. */
 function made(name: string, build: (folder: string, out: string) => void): string {
