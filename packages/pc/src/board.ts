@@ -60,6 +60,16 @@ import { Switchboard } from '@hyve/vmm/threads';
 import { placeBiosVectors, startBiosInterrupts } from './bios.ts';
 import { hostScheduler } from './scheduler.ts';
 import type { BoardSupport, MachineSpec, PciSlotSpec } from './spec.ts';
+import {
+  HostTime,
+  loadParts,
+  type MachineParts,
+  type MachineStateV1,
+  MemoryLoader,
+  type MemoryPiece,
+  memoryPieces,
+  saveParts,
+} from './state.ts';
 import { type ThreadHost, VcpuThreads, withBell } from './threads.ts';
 import { heldDisk, patientConsole, repeatableEntropy, repeatableWords } from './virtual.ts';
 
@@ -171,8 +181,13 @@ export class Pc {
   private readonly chars: readonly CharBackend[];
   private readonly owned: readonly BlockBackend[];
   private readonly devices: readonly Device[];
+  private readonly parts: MachineParts;
+  private readonly scheduler: HostScheduler;
+  private readonly powerOn: () => Promise<void>;
   private readonly exitValue: () => number;
   private readonly threads: VcpuThreads | null;
+  /** Ends when the pause that is under way, or was made, is complete. */
+  private pausing: Promise<void> | null = null;
 
   /** @internal */
   constructor(o: {
@@ -183,7 +198,9 @@ export class Pc {
     pm: AcpiPm;
     chars: readonly CharBackend[];
     owned: readonly BlockBackend[];
-    devices: readonly Device[];
+    parts: MachineParts;
+    scheduler: HostScheduler;
+    powerOn: () => Promise<void>;
     testExit: () => number;
     threads: VcpuThreads | null;
   }) {
@@ -195,7 +212,10 @@ export class Pc {
     this.pm = o.pm;
     this.chars = o.chars;
     this.owned = o.owned;
-    this.devices = o.devices;
+    this.devices = o.parts.devices;
+    this.parts = o.parts;
+    this.scheduler = o.scheduler;
+    this.powerOn = o.powerOn;
     this.exitValue = o.testExit;
   }
 
@@ -230,6 +250,90 @@ export class Pc {
   forceOff(): void {
     this.loop.requestPoweroff('forced');
     this.loop.wake();
+  }
+
+  /**
+   * Stops vCPUs, guest time and devices. Resolves once no request of the guest is with the host any more: its memory and
+   * disks do not change until {@link Pc.resume}.
+   * @throws HyveError `PC_UNSUPPORTED` where vCPUs have threads of their own
+   */
+  pause(): Promise<void> {
+    if (!this.parts.whole)
+      return Promise.reject(
+        new HyveError('PC_UNSUPPORTED', 'pausing a machine whose vCPUs have threads of their own is not built yet'),
+      );
+    this.pausing ??= this.stand();
+    return this.pausing;
+  }
+
+  private async stand(): Promise<void> {
+    this.loop.pause();
+    // The slice that may be running now is over.
+    await this.scheduler.yieldToHost();
+    this.parts.time.stop();
+    await Promise.all(this.devices.map((d) => d.pause?.()));
+  }
+
+  /** Goes on after {@link Pc.pause}, where guest time stood. */
+  resume(): void {
+    if (this.pausing === null) return;
+    this.pausing = null;
+    this.parts.time.go();
+    for (const d of this.devices) d.resume?.();
+    this.loop.resume();
+  }
+
+  /**
+   * The reset button: all requests of the guest end, then processors and devices are as at power-on and the loader's files
+   * are read and loaded again. Memory that the loader leaves alone keeps its contents. A machine whose run has ended can run
+   * again.
+   * @throws HyveError as {@link createPc}; the machine stays paused then
+   */
+  async reset(): Promise<void> {
+    const paused = this.loop.paused;
+    await this.pause();
+    await this.powerOn();
+    this.detail = '';
+    this.loop.restart();
+    if (!paused) this.resume();
+  }
+
+  /**
+   * The machine's state without its memory ({@link Pc.memoryPieces}) and its disks, which are flushed.
+   * @throws HyveError `STATE_BUSY` unless paused; `STATE_DISK` when a disk cannot be flushed
+   */
+  async save(): Promise<MachineStateV1> {
+    await this.paused('saved');
+    for (const d of this.parts.disks) {
+      const status = await d.flush();
+      if (status !== 'ok') throw new HyveError('STATE_DISK', `${d.identity}: cannot be flushed: ${status}`);
+    }
+    return saveParts(this.parts);
+  }
+
+  /** RAM that is not all zeros, in order of address. Views are live: take them while the machine is paused. */
+  memoryPieces(): Generator<MemoryPiece> {
+    return memoryPieces(this.vm.memory);
+  }
+
+  /**
+   * Restores what {@link Pc.save} and {@link Pc.memoryPieces} gave into a machine of the same specification over the same
+   * disks, paused. Firmware in ROM stays this machine's own.
+   * @throws HyveError `STATE_BUSY`, `STATE_VERSION`, `STATE_FORMAT`; the machine is of no use then but for another load or reset
+   */
+  async load(state: unknown, memory: Iterable<MemoryPiece> | AsyncIterable<MemoryPiece>): Promise<void> {
+    await this.paused('loaded');
+    const loader = new MemoryLoader(this.vm.memory);
+    for await (const piece of memory) loader.put(piece);
+    loader.end();
+    loadParts(this.parts, state);
+    this.detail = '';
+    this.loop.restart();
+  }
+
+  private async paused(what: string): Promise<void> {
+    if (this.pausing === null) throw new HyveError('STATE_BUSY', `a machine is ${what} while it is paused`);
+    await this.pausing;
   }
 
   /** Lets go of everything, character back ends too. */
@@ -303,7 +407,8 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
       : null;
   const start = monotonicMs.now();
   const cpuCount = spec.cpus.count;
-  const clock: RunClock & Clock = virtual ?? new TimerQueue(() => (monotonicMs.now() - start) * 1e6);
+  const time = new HostTime(() => monotonicMs.now() * 1e6, start * 1e6);
+  const clock: RunClock & Clock = virtual ?? new TimerQueue(() => time.now());
   const wallStart = spec.clock.startSeconds === null ? host.wallClock.nowMs() : spec.clock.startSeconds * 1000;
   const localMs = spec.clock.rtc === 'local' ? host.wallClock.offsetMinutes() * 60_000 : 0;
 
@@ -431,7 +536,8 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
     },
   });
   claimHpet(mmio, hpet);
-  claimPmTimer(pio, new PmTimer({ clock }));
+  const pmTimer = new PmTimer({ clock });
+  claimPmTimer(pio, pmTimer);
 
   // Power and legacy ports.
   const pm = new AcpiPm({ sci: isa(SCI_IRQ, 'sci'), onPowerOff: () => loop?.requestPoweroff() });
@@ -471,7 +577,10 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
     },
   });
   claimLpcPorts(pio, lpcPorts, { except: [0xcf9] });
-  const devices: Device[] = [pic, ioapic, pit, rtc, hpet, pm, lpcPorts, i8042, pci];
+  const chips: Device[] = [pic, ioapic, pit, rtc, hpet, pmTimer, pm, lpcPorts, i8042];
+  /** Functions on the bus, which resets them. */
+  const functions: Device[] = [];
+  const disks: BlockBackend[] = [];
   const chars: CharBackend[] = [];
   const wire = async (name: string, backend: string, uart: Uart16550 | BvmPort): Promise<void> => {
     const c = await host.openChar({ name, backend });
@@ -483,6 +592,7 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
   const openDisk = async (name: string, conf: string, extras: readonly string[]): Promise<OpenedDisk> => {
     if (host.openDisk === undefined) throw new HyveError('PC_UNSUPPORTED', `${name}: this host opens no disks`);
     const opened = await host.openDisk({ name, conf, extras });
+    disks.push(opened.backend);
     // Virtual time stands still while the host works, so that equal runs stay equal.
     return virtual === null ? opened : { ...opened, backend: heldDisk(opened.backend, () => loop) };
   };
@@ -520,7 +630,7 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
       log: host.log,
     });
     pci.attach(pciDevice, at);
-    devices.push(pciDevice);
+    functions.push(pciDevice);
   };
   const entropy = (): EntropySource =>
     host.entropy ?? (virtual === null ? platformEntropy() : repeatableEntropy(VIRTIO_SEED));
@@ -547,12 +657,16 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
           },
         });
         pci.attach(device, at);
+        functions.push(device);
         if (uart !== null) await wire(label, s.conf ?? backendOf(s), uart);
         break;
       }
-      case 'dummy':
-        pci.attach(new DummyDevice(), at);
+      case 'dummy': {
+        const dummy = new DummyDevice();
+        pci.attach(dummy, at);
+        functions.push(dummy);
         break;
+      }
       case 'virtio-blk': {
         const disk = await openDisk(label, confOf(s), VIRTIO_OPTIONS);
         const serial = disk.extras.get('serial') ?? disk.extras.get('ser') ?? (await defaultSerial(confOf(s)));
@@ -569,7 +683,7 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
           ports.push(await ahciPort(`${label} port ${ports.length}`, kind, conf));
         const controller = new AhciController({ name: label, ports });
         pci.attach(controller, at);
-        devices.push(controller);
+        functions.push(controller);
         break;
       }
       case 'nvme': {
@@ -604,7 +718,7 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
           ...(dsm === undefined ? {} : { dsm }),
         });
         pci.attach(controller, at);
-        devices.push(controller);
+        functions.push(controller);
         break;
       }
       case 'virtio-rnd':
@@ -635,13 +749,13 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
     const irq = (COM_PORTS[n - 1] as { irq: number }).irq;
     const uart = new Uart16550({ name: `com${n}`, irq: isa(irq, `com${n}`), clock });
     claimCom(pio, n, uart);
-    devices.push(uart);
+    chips.push(uart);
     if (backend !== '') await wire(`com${n}`, backend, uart);
   }
   if (spec.bvmcons) {
     const port = new BvmPort({ kind: 'console' });
     claimBvmPort(pio, port);
-    devices.push(port);
+    chips.push(port);
     await wire('bvmcons', 'stdio', port);
   }
   if (spec.fwcfg.kind === 'qemu') {
@@ -652,7 +766,7 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
       files: files.fwcfg,
     });
     claimFwCfg(pio, fwCfg);
-    devices.push(fwCfg);
+    chips.push(fwCfg);
   } else if (spec.fwcfg.items.length > 0) refuse('a fw_cfg item with the bhyve interface');
   let testExit = -1;
   if (spec.lpc.some((d) => d.device === 'pc-testdev')) {
@@ -667,10 +781,9 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
       },
     });
     claimPcTestDev(pio, mmio, dev);
-    devices.push(dev);
+    chips.push(dev);
   }
   pci.assign();
-  setElcr(pic, router.levelIrqs | (1 << SCI_IRQ));
 
   const scheduler = host.scheduler ?? hostScheduler();
   const wake = (): void => loop?.wake();
@@ -736,7 +849,12 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
             crowded: spec.pauseExit || cpuCount > threadHost.cores,
           }),
         });
-  const pc = new Pc({
+  // Tables and the guest itself.
+  const e820 = buildE820({ lowmem: low, highmem: high, ecam: { base: ECAM_BASE, size: ECAM_SIZE } });
+  const tables = rom === null ? buildTables() : { images: [], rsdp: null };
+  boot(files);
+  threads?.start();
+  return new Pc({
     vm,
     loop: runLoop,
     keyboard,
@@ -744,23 +862,46 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
     pm,
     chars,
     owned,
-    devices,
+    parts: {
+      memory: vm.memory,
+      memoryBytes: spec.memoryBytes,
+      vcpus: vm.vcpus,
+      lapics,
+      msrs,
+      devices: [...chips, pci, ...functions],
+      disks,
+      time,
+      virtual,
+      now: () => clock.now(),
+      whole: turns !== null && threads === null,
+    },
+    scheduler,
+    powerOn: async () => {
+      const again = await readBootFiles(spec, host);
+      for (const v of vm.vcpus) v.reset();
+      for (const m of msrs) m.reset();
+      for (const l of lapics) l.reset();
+      for (const c of chips) c.reset();
+      pci.reset();
+      testExit = -1;
+      boot(again);
+    },
     testExit: () => testExit,
     threads,
   });
-  // Tables and the guest itself.
-  const e820 = buildE820({ lowmem: low, highmem: high, ecam: { base: ECAM_BASE, size: ECAM_SIZE } });
-  const tables = rom === null ? buildTables() : { images: [], rsdp: null };
-  for (const t of tables.images) vm.memory.load(t.addr, t.bytes);
-  if (spec.boot.loader === 'multiboot') {
-    placeBiosVectors(vm.memory);
-    startBiosInterrupts(pio);
+
+  /** From power-on to the guest's first instruction. */
+  function boot(files: BootFiles): void {
+    setElcr(pic, router.levelIrqs | (1 << SCI_IRQ));
+    for (const t of tables.images) vm.memory.load(t.addr, t.bytes);
+    if (spec.boot.loader === 'multiboot') {
+      placeBiosVectors(vm.memory);
+      startBiosInterrupts(pio);
+    }
+    const entry = naming(spec, load, files);
+    (vm.vcpus[0] as Vm['vcpus'][number]).setState(entry.state);
+    if (rom === null) for (const l of lapics) l.enterVirtualWire();
   }
-  const entry = naming(spec, load, files);
-  (vm.vcpus[0] as Vm['vcpus'][number]).setState(entry.state);
-  if (rom === null) for (const l of lapics) l.enterVirtualWire();
-  threads?.start();
-  return pc;
 
   function buildTables(): { images: TableImage[]; rsdp: number | null } {
     const images: TableImage[] = [];

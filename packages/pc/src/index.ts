@@ -37,4 +37,5 @@ export {
   VIRTUAL_INSTRUCTIONS_PER_SECOND,
   VIRTUAL_START_SECONDS,
 } from './spec.ts';
+export type { DeviceEntry, MachineStateV1, MemoryPiece } from './state.ts';
 export type { ThreadHost, VcpuWorker } from './threads.ts';

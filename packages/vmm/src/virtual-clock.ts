@@ -95,6 +95,16 @@ export class VirtualClock implements Clock {
     this.floor = ns; // the sum above may round down
   }
 
+  /** Makes it a {@link VirtualClock.position} of before, or of another clock of this rate. Not between enter and leave. */
+  restore(position: { readonly instructions: number; readonly skippedNs: number }): void {
+    const { instructions, skippedNs } = position;
+    if (!(instructions >= 0 && skippedNs >= 0 && Number.isFinite(instructions + skippedNs)))
+      throw new HyveError('STATE_FORMAT', `clock: ${instructions} instructions and ${skippedNs} ns skipped`);
+    this.instructions = instructions;
+    this.skipped = skippedNs;
+    this.floor = 0;
+  }
+
   /** Instructions counted and nanoseconds skipped, for {@link VirtualClock}'s `start`. */
   position(): { instructions: number; skippedNs: number } {
     return { instructions: this.instructions, skippedNs: this.skipped };
