@@ -681,6 +681,16 @@ export class AhciPort {
         }
         cmd.chunk = n;
         const views = cmd.segments.views;
+        // Commands in one piece only: a guest can make one of thousands, and each would be a call within the last.
+        const now =
+          n < cmd.left
+            ? null
+            : ((toGuest ? backend.readNow?.(cmd.offset, views) : backend.writeNow?.(cmd.offset, views)) ?? null);
+        if (now !== null) {
+          this.moved(cmd, now);
+          this.advance(cmd, now);
+          return;
+        }
         request = toGuest ? backend.read(cmd.offset, views) : backend.write(cmd.offset, views);
         break;
       }
@@ -710,8 +720,7 @@ export class AhciPort {
   private requestDone(cmd: Command, status: BlockStatus): void {
     cmd.busy = false;
     this.inFlight--;
-    if (cmd.op === OP_READ && status === 'ok') cmd.segments.dirty(this.host.dma);
-    cmd.segments.clear();
+    this.moved(cmd, status);
     if (cmd.cancelled) {
       this.orphans--;
       if (this.orphans === 0) this.drained();
@@ -720,6 +729,12 @@ export class AhciPort {
       this.run();
     }
     if (this.inFlight === 0) this.host.portIdle();
+  }
+
+  /** The back end is done with the command's memory. */
+  private moved(cmd: Command, status: BlockStatus): void {
+    if (cmd.op === OP_READ && status === 'ok') cmd.segments.dirty(this.host.dma);
+    cmd.segments.clear();
   }
 
   private advance(cmd: Command, status: BlockStatus): void {

@@ -481,3 +481,19 @@ describe('other commands', () => {
     expect(await g.run(0, { command: 0x2f, lba: 0x0230, count: 1, pieces: [[DATA, 512]] })).toBe(0x0451);
   });
 });
+
+describe('a back end that answers at once', () => {
+  it('completes within the write of PxCI; commands in many pieces go the slow way', async () => {
+    const { g, disk } = make();
+    disk.atOnce = true;
+    g.issue(0, { command: 0x25, lba: 4, count: 2, pieces: [[DATA, 1024]] });
+    expect([g.pr(0, 0x38), g.pr(0, 0x20) & 0xff, disk.inFlight]).toEqual([0, 0x50, 0]);
+    expect(g.bytes(DATA, 1024)).toEqual([...disk.bytes.subarray(2048, 3072)]);
+    g.queue(0, { tag: 3, write: true, lba: 7, count: 1, pieces: [[DATA, 512]] });
+    expect([g.pr(0, 0x34), [...disk.bytes.subarray(7 * 512, 8 * 512)]]).toEqual([0, g.bytes(DATA, 512)]);
+    disk.status = 'io-error';
+    g.issue(0, { command: 0x25, lba: 0, count: 1, pieces: [[DATA, 512]] });
+    expect(g.pr(0, 0x20) & 1).toBe(1);
+    expect(disk.log.slice(-3)).toEqual(['readNow 2048+1024', 'writeNow 3584+512', 'readNow 0+512']);
+  });
+});

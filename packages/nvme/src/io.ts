@@ -254,21 +254,27 @@ export class IoEngine {
     r.start = offset;
     r.left = length;
     r.cancelled = false;
-    this.step(r);
-    return PENDING;
+    return this.step(r);
   }
 
-  private step(r: Request): void {
+  /** One request to the back end: {@link PENDING}, or what came of it at once. */
+  private step(r: Request): number {
     const b = this.backend;
     let request: Promise<BlockStatus>;
     r.chunk = r.left;
     switch (r.op) {
-      case OP_READ:
+      case OP_READ: {
+        const now = b.readNow?.(r.offset, r.segments.views) ?? null;
+        if (now !== null) return this.ended(r, now);
         request = b.read(r.offset, r.segments.views);
         break;
-      case OP_WRITE:
+      }
+      case OP_WRITE: {
+        const now = b.writeNow?.(r.offset, r.segments.views) ?? null;
+        if (now !== null) return this.ended(r, now);
         request = b.write(r.offset, r.segments.views);
         break;
+      }
       case OP_VERIFY:
         this.verifyBuffer ??= new Uint8Array(VERIFY_BYTES);
         request = this.readScratch(r, this.verifyBuffer);
@@ -299,6 +305,14 @@ export class IoEngine {
     r.busy = true;
     this.inFlight++;
     request.then(r.done, r.failed);
+    return PENDING;
+  }
+
+  /** The back end is done with a step: what comes of it. */
+  private ended(r: Request, status: BlockStatus): number {
+    if (status !== 'ok') return this.failure(r, status);
+    if (r.op === OP_READ) r.segments.dirty(this.host.dma);
+    return this.advance(r);
   }
 
   private readScratch(r: Request, scratch: Uint8Array): Promise<BlockStatus> {
@@ -311,13 +325,13 @@ export class IoEngine {
   private stepDone(r: Request, status: BlockStatus): void {
     r.busy = false;
     this.inFlight--;
-    if (r.op === OP_READ && status === 'ok') r.segments.dirty(this.host.dma);
     if (r.cancelled) {
+      if (r.op === OP_READ && status === 'ok') r.segments.dirty(this.host.dma);
       this.orphans--;
       this.host.orphanDone(r);
       return;
     }
-    const result = status === 'ok' ? this.advance(r) : this.failure(r, status);
+    const result = this.ended(r, status);
     if (result !== PENDING) this.host.requestDone(r, result);
   }
 
@@ -329,14 +343,12 @@ export class IoEngine {
     r.offset += r.chunk;
     r.left -= r.chunk;
     if (r.left > 0 || (r.op === OP_DISCARD && r.rangeNext < r.rangeCount)) {
-      this.step(r);
-      return PENDING;
+      return this.step(r);
     }
     if (r.durable) {
       r.durable = false;
       r.op = OP_FLUSH;
-      this.step(r);
-      return PENDING;
+      return this.step(r);
     }
     return SC_SUCCESS;
   }

@@ -392,3 +392,31 @@ describe('other I/O commands', () => {
     expect(await on.g.status(1, { opcode: 9, prp1: DATA, dw11: 4 })).toBe(0);
   });
 });
+
+describe('a back end that answers at once', () => {
+  it('completes within the doorbell write, and flushes where it must', async () => {
+    const { g, disk } = await make();
+    disk.atOnce = true;
+    const before = disk.log.length;
+    g.submit(1, g.rw(false, 3, 2, DATA));
+    expect([g.poll(1)?.status, disk.inFlight]).toEqual([0, 0]);
+    expect(g.bytes(DATA, 1024)).toEqual([...disk.bytes.subarray(3 * 512, 5 * 512)]);
+    g.submit(1, g.rw(true, 9, 1, DATA));
+    expect(g.poll(1)?.status).toBe(0);
+    expect([...disk.bytes.subarray(9 * 512, 10 * 512)]).toEqual(g.bytes(DATA, 512));
+    g.submit(1, { ...g.rw(true, 10, 1, DATA), dw12: 0x4000_0000 });
+    expect(g.poll(1)).toBe(null); // force unit access: the flush takes its time
+    await settle();
+    expect(g.poll(1)?.status).toBe(0);
+    disk.status = 'io-error';
+    g.submit(1, g.rw(false, 0, 1, DATA));
+    expect(g.poll(1)?.status).toBe(0x281);
+    expect(disk.log.slice(before)).toEqual([
+      'readNow 1536+1024',
+      'writeNow 4608+512',
+      'writeNow 5120+512',
+      'flush',
+      'readNow 0+512',
+    ]);
+  });
+});

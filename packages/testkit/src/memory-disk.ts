@@ -44,6 +44,8 @@ export class MemoryDisk implements BlockBackend {
   mostInFlight = 0;
   closed = false;
   private waiting: (() => void)[] = [];
+  /** Answers reads and writes at once while true and nothing is held back; the log says `readNow`, `writeNow`. */
+  atOnce = false;
 
   constructor(o: MemoryDiskOptions = {}) {
     this.sectorSize = o.sector ?? 512;
@@ -105,6 +107,30 @@ export class MemoryDisk implements BlockBackend {
         at += b.length;
       }
     });
+  }
+
+  readNow(offset: number, buffers: readonly Uint8Array[]): BlockStatus | null {
+    if (!this.atOnce || this.hold) return null;
+    this.log.push(`readNow ${offset}+${total(buffers)}`);
+    if (this.status !== 'ok') return this.status;
+    let at = offset;
+    for (const b of buffers) {
+      b.set(this.bytes.subarray(at, at + b.length));
+      at += b.length;
+    }
+    return 'ok';
+  }
+
+  writeNow(offset: number, buffers: readonly Uint8Array[]): BlockStatus | null {
+    if (!this.atOnce || this.hold) return null;
+    this.log.push(`writeNow ${offset}+${total(buffers)}`);
+    if (this.status !== 'ok') return this.status;
+    let at = offset;
+    for (const b of buffers) {
+      this.bytes.set(b, at);
+      at += b.length;
+    }
+    return 'ok';
   }
 
   flush(): Promise<BlockStatus> {

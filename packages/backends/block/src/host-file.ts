@@ -26,6 +26,10 @@ export interface HostFile {
   read(offset: number, buffers: readonly Uint8Array[]): Promise<void>;
   /** Writes the buffers, all of them or an error. */
   write(offset: number, buffers: readonly Uint8Array[]): Promise<void>;
+  /** {@link HostFile.read} without waiting for a device; false: nothing done. Absent: never. */
+  readNow?(offset: number, buffers: readonly Uint8Array[], length: number): boolean;
+  /** {@link HostFile.write} into the host's cache; false: nothing done, or not all. Absent: never. */
+  writeNow?(offset: number, buffers: readonly Uint8Array[], length: number): boolean;
   /** Everything written before the call is on stable storage afterwards. Once it fails it keeps failing. */
   sync(): Promise<void>;
   /** Sets the length. */
@@ -48,8 +52,17 @@ const MAX_VECTORS = 1024;
 const PUNCH_STEP = 1 << 30;
 /** What O_DIRECT asks of offsets and lengths at least. */
 const DIRECT_UNIT = 512;
-/** Reads up to this size are tried in the host's cache first: a copy that takes some microseconds at most. */
-const MAX_CACHED_READ = 128 << 10;
+/** Requests up to this size are tried in the host's cache first: a copy that takes some ten microseconds. */
+const MAX_CACHED = 256 << 10;
+/**
+ * Writes into the host's cache are copies too, unless the host has too much to write back and holds up the writer. One
+ * that took so long, in ms, sends those of the next while to the thread pool.
+ */
+const SLOW_WRITE_MS = 2;
+const SLOW_WRITE_PAUSE_MS = 500;
+/** File systems without a device below: nothing there is ever waited for (Linux, statfs(2)). */
+const TMPFS = 0x01021994;
+const RAMFS = 0x858458f6;
 /** Misses in a row after which only every so many-th read is tried there. */
 const CACHE_MISSES = 16;
 /** Refusals (EINVAL) after which O_DIRECT is given up. */
@@ -161,10 +174,22 @@ export async function openHostFile(path: string, o: OpenFileOptions): Promise<No
       },
       calls,
       lock,
+      inMemory: sizes === null && isInMemory(path),
+      cachedWrites: sizes === null && !o.sync,
     });
   } catch (e) {
     fs.closeSync(fd);
     throw e;
+  }
+}
+
+function isInMemory(path: string): boolean {
+  if (process.platform !== 'linux') return false;
+  try {
+    const { type } = fs.statfsSync(path);
+    return type === TMPFS || type === RAMFS;
+  } catch {
+    return false;
   }
 }
 
@@ -243,6 +268,10 @@ export class NodeFile implements HostFile {
   private readonly directFd: number;
   private directTries = DIRECT_TRIES;
   private misses = 0;
+  private readonly inMemory: boolean;
+  private readonly cachedWrites: boolean;
+  /** Until then, ms, writes go to the thread pool. */
+  private slowUntil = 0;
   private syncError: unknown = null;
   private busy = 0;
   private idle: (() => void) | null = null;
@@ -259,6 +288,10 @@ export class NodeFile implements HostFile {
     facts: FileFacts;
     calls: HostCalls | null;
     lock: FileLock | null;
+    /** Whether the file lies in the host's memory. */
+    inMemory: boolean;
+    /** Whether a write may end in the host's cache. */
+    cachedWrites: boolean;
   }) {
     this.path = o.path;
     this.identity = o.identity;
@@ -270,6 +303,8 @@ export class NodeFile implements HostFile {
     this.facts = o.facts;
     this.calls = o.calls;
     this.lock = o.lock;
+    this.inMemory = o.inMemory;
+    this.cachedWrites = o.cachedWrites && o.writable && o.directFd < 0;
     this.canPunch = o.writable && o.calls?.linux === true;
     this.syncs = new Gate(() => this.syncNow());
   }
@@ -338,9 +373,11 @@ export class NodeFile implements HostFile {
    * Reads what the host has in its cache without the thread pool (measured, 4 KiB: 2.6 µs instead of 23 µs). False:
    * not all of it is there.
    */
-  private readNow(offset: number, buffers: readonly Uint8Array[], length: number): boolean {
+  readNow(offset: number, buffers: readonly Uint8Array[], length: number): boolean {
     const c = this.calls;
-    if (c === null || length > MAX_CACHED_READ || length === 0 || this.directFd >= 0 || this.closed) return false;
+    if (length > MAX_CACHED || length === 0 || this.directFd >= 0 || this.closed) return false;
+    if (this.inMemory) return this.moveNow(false, offset, buffers, length);
+    if (c === null) return false;
     if (this.misses >= CACHE_MISSES && this.misses++ % CACHE_MISSES !== 0) return false;
     if (c.readCached(this.fd, offset, buffers) !== length) {
       this.misses++;
@@ -348,6 +385,46 @@ export class NodeFile implements HostFile {
     }
     this.misses = 0;
     return true;
+  }
+
+  /** A write that the host takes into its cache without the thread pool (measured, 4 KiB: 8 µs instead of 50 to 65 µs). */
+  writeNow(offset: number, buffers: readonly Uint8Array[], length: number): boolean {
+    if (!this.cachedWrites || length > MAX_CACHED || length === 0 || this.closed) return false;
+    if (this.inMemory) return this.wrote(offset, length, this.moveNow(true, offset, buffers, length));
+    const before = performance.now();
+    if (before < this.slowUntil) return false;
+    const all = this.moveNow(true, offset, buffers, length);
+    const after = performance.now();
+    if (after - before > SLOW_WRITE_MS) this.slowUntil = after + SLOW_WRITE_PAUSE_MS;
+    return this.wrote(offset, length, all);
+  }
+
+  private wrote(offset: number, length: number, all: boolean): boolean {
+    if (all && offset + length > this.length) this.length = offset + length;
+    return all;
+  }
+
+  /** A system call on this thread. False: not all of it was done; the way through the thread pool tells why. */
+  private moveNow(write: boolean, offset: number, buffers: readonly Uint8Array[], length: number): boolean {
+    try {
+      const one = buffers.length === 1 ? (buffers[0] as Uint8Array) : null;
+      if (one === null && buffers.length > MAX_VECTORS) return false;
+      if (write)
+        return (
+          length ===
+          (one !== null
+            ? fs.writeSync(this.fd, one, 0, length, offset)
+            : fs.writevSync(this.fd, buffers as Uint8Array[], offset))
+        );
+      return (
+        length ===
+        (one !== null
+          ? fs.readSync(this.fd, one, 0, length, offset)
+          : fs.readvSync(this.fd, buffers as Uint8Array[], offset))
+      );
+    } catch {
+      return false;
+    }
   }
 
   private async readLater(offset: number, buffers: readonly Uint8Array[], length: number): Promise<void> {

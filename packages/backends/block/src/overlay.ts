@@ -86,6 +86,8 @@ function unnamedFile(): NodeFile {
       writable: true,
       length: 0,
       facts: { logicalSector: 512, blockSize: BLOCK, isDevice: false, allocated: 0 },
+      inMemory: false,
+      cachedWrites: true,
       calls: loadHostCalls(),
       lock: null,
     });

@@ -109,7 +109,7 @@ export class RamDisk implements DiskImage {
     this.readOnly = o.readOnly ?? false;
   }
 
-  async read(offset: number, buffers: readonly Uint8Array[]): Promise<BlockStatus> {
+  readNow(offset: number, buffers: readonly Uint8Array[]): BlockStatus {
     const length = totalLength(buffers);
     const range = checkRange(this, offset, length);
     if (range !== 'ok') return range;
@@ -119,7 +119,15 @@ export class RamDisk implements DiskImage {
     return 'ok';
   }
 
+  async read(offset: number, buffers: readonly Uint8Array[]): Promise<BlockStatus> {
+    return this.readNow(offset, buffers);
+  }
+
   async write(offset: number, buffers: readonly Uint8Array[]): Promise<BlockStatus> {
+    return this.writeNow(offset, buffers);
+  }
+
+  writeNow(offset: number, buffers: readonly Uint8Array[]): BlockStatus {
     const length = totalLength(buffers);
     const range = checkRange(this, offset, length);
     if (range !== 'ok') return range;

@@ -88,6 +88,23 @@ export class RawImage implements DiskImage {
     }
   }
 
+  readNow(offset: number, buffers: readonly Uint8Array[]): BlockStatus | null {
+    const length = totalLength(buffers);
+    if (checkRange(this, offset, length) !== 'ok' || this.file.readNow?.(offset, buffers, length) !== true) return null;
+    this.count.reads++;
+    this.count.readBytes += length;
+    return 'ok';
+  }
+
+  writeNow(offset: number, buffers: readonly Uint8Array[]): BlockStatus | null {
+    const length = totalLength(buffers);
+    if (this.readOnly || checkRange(this, offset, length) !== 'ok') return null;
+    if (this.file.writeNow?.(offset, buffers, length) !== true) return null;
+    this.count.writes++;
+    this.count.writtenBytes += length;
+    return 'ok';
+  }
+
   async flush(): Promise<BlockStatus> {
     this.count.flushes++;
     try {

@@ -158,6 +158,21 @@ export class ThrottledDisk implements DiskImage {
     return this.disk.write(offset, buffers);
   }
 
+  readNow(offset: number, buffers: readonly Uint8Array[]): BlockStatus | null {
+    return this.now(false, totalLength(buffers), () => this.disk.readNow?.(offset, buffers) ?? null);
+  }
+
+  writeNow(offset: number, buffers: readonly Uint8Array[]): BlockStatus | null {
+    return this.now(true, totalLength(buffers), () => this.disk.writeNow?.(offset, buffers) ?? null);
+  }
+
+  private now(write: boolean, bytes: number, work: () => BlockStatus | null): BlockStatus | null {
+    if (this.closed || this.queue.length > 0 || this.readyAt(write, bytes) > 0) return null;
+    const status = work();
+    if (status !== null) this.take(write, bytes);
+    return status;
+  }
+
   async flush(): Promise<BlockStatus> {
     const wait = this.admit(true, 0);
     if (wait !== null) await wait;

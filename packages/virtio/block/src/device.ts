@@ -544,6 +544,11 @@ export class VirtioBlock implements VirtioDevice {
   // ---- To the backend and back -------------------------------------------------------------------------------------
 
   private launch(r: Request): void {
+    const now = this.workNow(r);
+    if (now !== null) {
+      this.settle(r, now);
+      return;
+    }
     const n = (r.queue as VirtQueue).index;
     this.inFlight[n] = (this.inFlight[n] as number) + 1;
     try {
@@ -552,6 +557,13 @@ export class VirtioBlock implements VirtioDevice {
       // A backend that throws is broken, but that is no reason to stop the guest.
       Promise.resolve().then(r.failed);
     }
+  }
+
+  /** What the backend can do while the driver's notification is being handled; null for all else. */
+  private workNow(r: Request): BlockStatus | null {
+    const b = this.backend;
+    if (r.type === T_IN) return b.readNow?.(r.offset, r.list.views) ?? null;
+    return r.type === T_OUT && !r.through ? (b.writeNow?.(r.offset, r.list.views) ?? null) : null;
   }
 
   private work(r: Request): Promise<BlockStatus> {
@@ -571,33 +583,39 @@ export class VirtioBlock implements VirtioDevice {
 
   private finish(r: Request, status: unknown): void {
     const queue = r.queue as VirtQueue;
-    const link = this.link as VirtioLink;
     this.inFlight[queue.index] = (this.inFlight[queue.index] as number) - 1;
-    const forgotten = r.generation !== queue.generation;
-    if (r.type === T_IN && !this.copy) r.list.dirty(link.dma);
-    else if (r.type === T_IN && status === 'ok' && !forgotten) r.deliver(link.dma);
-    r.list.clear();
-    if (forgotten) {
-      // Reset since: the driver has forgotten this request, and its memory may be anything by now.
-      this.cancelled++;
-      this.free.push(r);
-      if (this.anyStarved) this.scheduleFlush();
-    } else {
-      if (status === 'ok') this.answer(r, S_OK);
-      else if (status === 'unsupported') {
-        this.unsupported++;
-        r.written = 1;
-        this.answer(r, S_UNSUPP);
-      } else this.refuse(r);
+    if (this.settle(r, status)) {
       this.unflushed[queue.index] = true;
       this.scheduleFlush();
-    }
+    } else if (this.anyStarved) this.scheduleFlush();
     if (this.drained.length > 0 && !this.busy()) {
       this.flushNow();
       const waiting = this.drained;
       this.drained = [];
       for (const w of waiting) w();
     }
+  }
+
+  /** The backend is done: data and status to the driver. False when it has forgotten the request. */
+  private settle(r: Request, status: unknown): boolean {
+    const link = this.link as VirtioLink;
+    const forgotten = r.generation !== (r.queue as VirtQueue).generation;
+    if (r.type === T_IN && !this.copy) r.list.dirty(link.dma);
+    else if (r.type === T_IN && status === 'ok' && !forgotten) r.deliver(link.dma);
+    r.list.clear();
+    if (forgotten) {
+      // Reset since: its memory may be anything by now.
+      this.cancelled++;
+      this.free.push(r);
+      return false;
+    }
+    if (status === 'ok') this.answer(r, S_OK);
+    else if (status === 'unsupported') {
+      this.unsupported++;
+      r.written = 1;
+      this.answer(r, S_UNSUPP);
+    } else this.refuse(r);
+    return true;
   }
 
   private refuse(r: Request): void {

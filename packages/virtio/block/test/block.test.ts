@@ -665,3 +665,24 @@ describe('exports', () => {
     expect(Object.keys(api).sort()).toEqual(['VirtioBlock', 'blockIdentity']);
   });
 });
+
+describe('a backend that answers at once', () => {
+  it('is done within the notification; write-through waits for its flush', async () => {
+    const b = new Bench().up({ lo: 0xffff_ffff & ~F.wce });
+    b.disk.atOnce = true;
+    const p = b.submit(IN, 2, [512, 512]);
+    expect([b.status(p), b.rings[0]!.poll()?.len, b.disk.inFlight]).toEqual([OK, 1025, 0]);
+    expect(b.data(p)).toEqual([...b.disk.bytes.subarray(1024, 2048)]);
+    const q = b.submit(OUT, 5, [new Uint8Array(512).fill(9)]);
+    expect([b.status(q), b.disk.bytes[5 * 512]]).toEqual([OK, 9]);
+    b.disk.status = 'io-error';
+    expect(b.status(b.submit(IN, 0, [512]))).toBe(IOERR);
+    expect(b.disk.log).toEqual(['readNow 1024+1024', 'writeNow 2560+512', 'readNow 0+512']);
+    const c = new Bench().up({ lo: 0xffff_ffff & ~(F.wce | F.flush) });
+    c.disk.atOnce = true;
+    const r = c.submit(OUT, 0, [new Uint8Array(512)]);
+    expect(c.status(r)).toBe(0xee);
+    await settle();
+    expect([c.status(r), c.disk.log]).toEqual([OK, ['write 0+512', 'flush']]);
+  });
+});

@@ -374,6 +374,35 @@ export class Qcow2Image implements DiskImage {
     }
   }
 
+  readNow(offset: number, buffers: readonly Uint8Array[]): BlockStatus | null {
+    const length = totalLength(buffers);
+    if (length === 0 || this.closed || checkRange(this, offset, length) !== 'ok') return null;
+    if (!this.lookup(offset, length) || this.foundLength !== length) return null;
+    const { foundKind } = this;
+    if (foundKind === DATA) {
+      if (this.file.readNow?.(this.foundHost, buffers, length) !== true) return null;
+    } else if (foundKind === ZERO || foundKind === ZERO_KEPT || (foundKind === NOTHING && this.backing === null))
+      zeroFill(buffers, 0, length);
+    else return null;
+    this.count.reads++;
+    this.count.readBytes += length;
+    return 'ok';
+  }
+
+  /** Only over clusters that are there already: everything else changes tables. */
+  writeNow(offset: number, buffers: readonly Uint8Array[]): BlockStatus | null {
+    const length = totalLength(buffers);
+    if (length === 0 || this.readOnly || this.closed || this.alwaysSync || this.broken !== null) return null;
+    if (checkRange(this, offset, length) !== 'ok' || !this.lookup(offset, length)) return null;
+    if (this.foundKind !== DATA || !this.foundCopied || this.foundLength !== length) return null;
+    const last = Math.floor((this.foundHost + length - 1) / this.clusterBytes);
+    for (let c = Math.floor(this.foundHost / this.clusterBytes); c <= last; c++) if (this.meta.has(c)) return null;
+    if (this.file.writeNow?.(this.foundHost, buffers, length) !== true) return null;
+    this.count.writes++;
+    this.count.writtenBytes += length;
+    return 'ok';
+  }
+
   private async readRange(offset: number, buffers: readonly Uint8Array[], length: number): Promise<void> {
     const jobs = new Jobs();
     let failure: unknown = null;

@@ -1,0 +1,309 @@
+// Storage and entropy devices of one Linux guest, on Hyve and on QEMU's TCG in turn: sequential and random I/O on virtio-blk,
+// AHCI and NVMe over raw files, and virtio-rnd. Prints medians and ratios, and checks every byte that a test vouches for.
+// Usage, from the repository's root:
+//
+//   pnpm exec node bench/devices.ts [--runs 3] [--only virtio,ahci,nvme,rnd] [--scale 1] [--dir DIR] [--stats]
+//
+// Needs gcc (with a static C library) and qemu-system-x86; without QEMU Hyve runs alone. Images take 128 MiB each under
+// DIR (default: /dev/shm, so that the host's disk takes no part). Times are the host's, between two marks on the guest's console. Run nothing else on
+// the machine meanwhile.
+import { spawn, spawnSync } from 'node:child_process';
+import { closeSync, existsSync, mkdtempSync, openSync, readFileSync, readSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { CpioWriter } from '../apps/xhyve-cli/src/images/cpio.ts';
+import { pullImage } from '../apps/xhyve-cli/src/images/index.ts';
+
+const DISK_BYTES = 128 << 20;
+const SECTOR = 512;
+const LIMIT_MS = 120_000;
+const XHYVE = join(import.meta.dirname, '../apps/xhyve-cli/bin/xhyve.js');
+
+/** A load: what `guests/disk.c` takes. */
+interface Load {
+  readonly name: string;
+  readonly kind: 'rs' | 'ws' | 'rr' | 'wr' | 'en';
+  readonly block: number;
+  readonly depth: number;
+  readonly count: number;
+}
+
+const LOADS: readonly Load[] = [
+  { name: 'read', kind: 'rs', block: 1 << 20, depth: 4, count: 512 },
+  { name: 'read4k-1', kind: 'rr', block: 4096, depth: 1, count: 4000 },
+  { name: 'read4k-32', kind: 'rr', block: 4096, depth: 32, count: 12000 },
+  { name: 'write', kind: 'ws', block: 1 << 20, depth: 4, count: 256 },
+  { name: 'write4k-1', kind: 'wr', block: 4096, depth: 1, count: 4000 },
+  { name: 'write4k-32', kind: 'wr', block: 4096, depth: 32, count: 12000 },
+];
+const ENTROPY: Load = { name: 'rnd', kind: 'en', block: 4096, depth: 1, count: 512 };
+
+/** What the guest has to reach, as a multiple of QEMU's speed. */
+const BARS: Readonly<Record<string, number>> = { read: 1, write: 1, rnd: 5 };
+
+interface Disk {
+  readonly name: string;
+  /** As the guest sees it. */
+  readonly device: string;
+  readonly randomBar: number;
+  readonly hyve: (file: string) => string;
+  readonly qemu: (file: string) => readonly string[];
+}
+
+const drive = (id: string, file: string): string =>
+  `file=${file},format=raw,if=none,id=${id},cache=writeback,discard=unmap`;
+const DISKS: readonly Disk[] = [
+  {
+    name: 'virtio',
+    device: '/dev/vda',
+    randomBar: 1.5,
+    hyve: (f) => `3,virtio-blk,${f}`,
+    qemu: (f) => ['-drive', drive('v', f), '-device', 'virtio-blk-pci,drive=v'],
+  },
+  {
+    name: 'ahci',
+    device: '/dev/sda',
+    randomBar: 1,
+    hyve: (f) => `4,ahci-hd,${f}`,
+    qemu: (f) => ['-device', 'ich9-ahci,id=ahci', '-drive', drive('a', f), '-device', 'ide-hd,drive=a,bus=ahci.0'],
+  },
+  {
+    name: 'nvme',
+    device: '/dev/nvme0n1',
+    randomBar: 1,
+    hyve: (f) => `5,nvme,${f}`,
+    qemu: (f) => ['-drive', drive('n', f), '-device', 'nvme,drive=n,serial=bench'],
+  },
+];
+
+const { values: args } = parseArgs({
+  options: {
+    runs: { type: 'string', default: '3' },
+    only: { type: 'string', default: 'virtio,ahci,nvme,rnd' },
+    loads: { type: 'string', default: '' },
+    scale: { type: 'string', default: '1' },
+    dir: { type: 'string' },
+    stats: { type: 'boolean', default: false },
+    verbose: { type: 'boolean', default: false },
+    'no-qemu': { type: 'boolean', default: false },
+    prof: { type: 'string' },
+  },
+});
+const only = new Set(args.only.split(','));
+const loads = args.loads === '' ? LOADS : LOADS.filter((l) => args.loads.split(',').includes(l.name));
+const disks = DISKS.filter((d) => only.has(d.name));
+const scale = Number(args.scale);
+const runs = Number(args.runs);
+
+/** As in guests/disk.c. */
+function word(sector: number, generation: number, which: number): number {
+  let x = (Math.imul(sector, 0x9e3779b1) + Math.imul(generation, 0x85ebca6b) + Math.imul(which, 0xc2b2ae35)) >>> 0;
+  x ^= x >>> 15;
+  x = Math.imul(x, 0x2c1b3c6d) >>> 0;
+  return (x ^ (x >>> 13)) >>> 0;
+}
+
+function blankImage(): Uint8Array {
+  const image = new Uint8Array(DISK_BYTES).fill(0xa5);
+  const v = new DataView(image.buffer);
+  for (let s = 0; s < DISK_BYTES / SECTOR; s++) {
+    v.setUint32(s * SECTOR, word(s, 0, 0), true);
+    v.setUint32(s * SECTOR + 4, word(s, 0, 1), true);
+  }
+  return image;
+}
+
+/** Sectors of an image that are neither as they were nor as the loads write them. */
+function wrongSectors(file: string): number {
+  const written = new Uint8Array(DISK_BYTES / SECTOR);
+  for (const l of loads) {
+    if (l.kind[0] !== 'w') continue;
+    const blocks = DISK_BYTES / l.block;
+    const per = l.block / SECTOR;
+    let seed = 1;
+    for (let i = 0; i < countOf(l); i++) {
+      let block = i % blocks;
+      if (l.kind === 'wr') {
+        seed ^= seed << 13;
+        seed ^= seed >>> 17;
+        seed ^= seed << 5;
+        block = (seed >>> 0) % blocks;
+      }
+      written.fill(1, block * per, (block + 1) * per);
+    }
+  }
+  const bytes = readFileSync(file);
+  const v = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+  let wrong = 0;
+  for (let s = 0; s < written.length; s++) {
+    const g = written[s] as number;
+    const at = s * SECTOR;
+    const filler = g === 1 ? 0x5a5a5a5a : 0xa5a5a5a5;
+    let right = v.getUint32(at, true) === word(s, g, 0) && v.getUint32(at + 4, true) === word(s, g, 1);
+    for (let i = 8; i < SECTOR; i += 4) right &&= v.getUint32(at + i, true) === filler;
+    if (!right) wrong++;
+  }
+  return wrong;
+}
+
+function countOf(l: Load): number {
+  return Math.max(l.depth, Math.round(l.count * scale));
+}
+
+/** Bytes per second of each load, by `DEVICE LOAD`. */
+type Sample = Map<string, number>;
+
+/** Runs a guest to its end and times what stands between its marks. */
+function measure(command: string, words: readonly string[]): Promise<Sample> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(command, words, { stdio: ['ignore', 'pipe', 'pipe'] });
+    const sample: Sample = new Map();
+    let rest = '';
+    let tail = '';
+    let began = 0;
+    let done = false;
+    let failed = '';
+    const timer = setTimeout(() => child.kill('SIGKILL'), LIMIT_MS);
+    child.stderr.on('data', (d: Buffer) => {
+      tail = (tail + d.toString()).slice(-20000);
+      if (args.verbose) process.stderr.write(d);
+    });
+    child.stdout.on('data', (d: Buffer) => {
+      const at = performance.now();
+      const lines = (rest + d.toString('latin1')).split('\n');
+      rest = lines.pop() ?? '';
+      for (const line of lines) {
+        if (args.verbose) console.log(line.trimEnd());
+        tail = `${tail}${line}\n`.slice(-20000);
+        if (/^BEGIN /.test(line)) began = at;
+        const m = /^END (\S+) ns=(\d+) bytes=(\d+) errors=(\d+)(.*)/.exec(line);
+        if (m !== null) {
+          if (m[4] !== '0') failed += `${line.trim()}; `;
+          sample.set((m[1] as string).replace(':', ' '), Number(m[3]) / ((at - began) / 1000));
+        }
+        if (/^DONE/.test(line)) done = true;
+      }
+    });
+    child.on('exit', (code, signal) => {
+      clearTimeout(timer);
+      if (args.stats && command === process.execPath) console.log(tail);
+      if (!done || failed !== '') reject(new Error(`${command}: ${failed} status ${code ?? signal}\n${tail}`));
+      else resolve(sample);
+    });
+  });
+}
+
+const dir = mkdtempSync(join(args.dir ?? (existsSync('/dev/shm') ? '/dev/shm' : tmpdir()), 'hyve-devices-'));
+try {
+  await main();
+} finally {
+  rmSync(dir, { recursive: true, force: true });
+}
+
+async function main(): Promise<void> {
+  const guest = join(dir, 'disk');
+  const cc = spawnSync('gcc', ['-static', '-O2', '-o', guest, join(import.meta.dirname, 'guests/disk.c')], {
+    stdio: 'inherit',
+  });
+  if (cc.status !== 0) throw new Error('gcc (with a static C library) is needed for the guest program');
+  const { paths } = await pullImage('debian-full', {});
+  if (paths.kernel === null || paths.initrd === null) throw new Error('debian-full has no kernel and initrd');
+  const extra = new CpioWriter();
+  extra.file('bin/hyve-disk', readFileSync(guest), 0o755);
+  extra.file(
+    'etc/inittab',
+    '::sysinit:/bin/sh -c "modprobe -a virtio_rng; /bin/hyve-disk; /bin/busybox poweroff -f"\n',
+  );
+  const initrd = join(dir, 'initrd');
+  writeFileSync(initrd, Buffer.concat([readFileSync(paths.initrd), extra.finish()]));
+
+  const tests: string[] = [];
+  for (const d of disks)
+    for (const l of loads) tests.push(`${d.name}:${l.name},${d.device},${l.kind},${l.block},${l.depth},${countOf(l)}`);
+  if (only.has('rnd')) tests.push(`rnd:rnd,/dev/hwrng,en,${ENTROPY.block},1,${countOf(ENTROPY)}`);
+  const cmdline = `console=ttyS0 quiet ${tests.map((t) => `hyve.test=${t}`).join(' ')}`;
+  if (cmdline.length > 2000) throw new Error(`a kernel command line of ${cmdline.length} bytes`);
+
+  const files = new Map(disks.map((d) => [d.name, join(dir, `${d.name}.img`)]));
+  const file = (d: Disk): string => files.get(d.name) as string;
+  const hyve = ['-m', '512M', '-s', '0,hostbridge', '-s', '31,lpc', '-l', 'com1,stdio', '-A'];
+  for (const d of disks) hyve.push('-s', d.hyve(file(d)));
+  if (only.has('rnd')) hyve.push('-s', '6,virtio-rnd');
+  if (args.stats) hyve.push('--stats');
+  hyve.push('-f', `kexec,${paths.kernel},${initrd},${cmdline}`);
+  const qemu = [
+    '-accel',
+    'tcg',
+    '-cpu',
+    'max',
+    '-m',
+    '512',
+    '-nographic',
+    '-no-reboot',
+    '-nic',
+    'none',
+    '-machine',
+    'q35',
+  ];
+  for (const d of disks) qemu.push(...d.qemu(file(d)));
+  if (only.has('rnd')) qemu.push('-device', 'virtio-rng-pci');
+  qemu.push('-kernel', paths.kernel as string, '-initrd', initrd, '-append', cmdline);
+
+  const profile = args.prof === undefined ? [] : ['--cpu-prof', `--cpu-prof-dir=${args.prof}`];
+  const engines: [string, string, readonly string[]][] = [['hyve', process.execPath, [...profile, XHYVE, ...hyve]]];
+  if (args['no-qemu'] || spawnSync('qemu-system-x86_64', ['--version']).status !== 0) console.log('Hyve alone');
+  else engines.push(['qemu', 'qemu-system-x86_64', qemu]);
+  const samples = new Map<string, Sample[]>(engines.map(([n]) => [n, []]));
+  const blank = blankImage();
+  for (let i = 0; i < runs; i++)
+    for (const [name, command, words] of engines) {
+      for (const d of disks) {
+        writeFileSync(file(d), blank);
+        // Both find the image in the host's cache.
+        const fd = openSync(file(d), 'r');
+        readSync(fd, blank.slice(0, 4096));
+        closeSync(fd);
+      }
+      const sample = await measure(command, words);
+      for (const d of disks) {
+        const wrong = wrongSectors(file(d));
+        if (wrong > 0) throw new Error(`${name}: ${wrong} sectors of the ${d.name} image are wrong`);
+      }
+      samples.get(name)?.push(sample);
+      console.log(`${name}, run ${i + 1}: all sectors right`);
+    }
+  report(samples);
+}
+
+function median(v: readonly number[]): number {
+  return [...v].sort((a, b) => a - b)[v.length >> 1] ?? Number.NaN;
+}
+
+function report(samples: ReadonlyMap<string, readonly Sample[]>): void {
+  const of = (engine: string, key: string): number =>
+    median((samples.get(engine) ?? []).map((s) => s.get(key) ?? Number.NaN));
+  console.log(
+    `\n${'load'.padEnd(20)}${'hyve'.padStart(14)}${'qemu tcg'.padStart(14)}   ratio  bar    medians of ${runs}`,
+  );
+  const rows: [string, Load, number][] = disks.flatMap((d) =>
+    loads.map((l): [string, Load, number] => [d.name, l, BARS[l.name] ?? d.randomBar]),
+  );
+  if (only.has('rnd')) rows.push(['rnd', ENTROPY, BARS['rnd'] as number]);
+  for (const [device, l, bar] of rows) {
+    const key = `${device} ${l.name}`;
+    const text = (v: number): string =>
+      Number.isNaN(v)
+        ? '-'
+        : l.block === 4096 && l.kind !== 'en'
+          ? `${Math.round(v / 4096)} /s`
+          : `${(v / 1e6).toFixed(2)} MB/s`;
+    const ratio = of('hyve', key) / of('qemu', key);
+    const verdict = Number.isNaN(ratio)
+      ? ''
+      : `${ratio.toFixed(2).padStart(8)}  ${bar}  ${ratio >= bar ? '' : 'below'}`;
+    console.log(
+      `${key.padEnd(20)}${text(of('hyve', key)).padStart(14)}${text(of('qemu', key)).padStart(14)}${verdict}`,
+    );
+  }
+}
