@@ -56,6 +56,12 @@ export interface VcpuBus {
   readCr8(): number;
   /** MOV to CR8. */
   writeCr8(value: number): void;
+  /**
+   * FERR#: an x87 instruction found an unmasked error while CR0.NE is clear. On a PC this is IRQ 13. The vCPU waits for an
+   * interrupt, as in HLT; the handler's write to port 0xF0 lets it go on (IGNNE#). SDM vol. 1 §8.7.2. Absent: nothing is
+   * connected to the line.
+   */
+  ferr?(): void;
 }
 
 /** Why {@link Vcpu.run} came back. */

@@ -871,6 +871,12 @@ export class SoftVcpu implements Vcpu {
     let vector = a.get(S.FAULT) - 1;
     const code = a.get(S.FAULT_CODE);
     a.set(S.FAULT, 0);
+    if (vector === S.EXC_FERR) {
+      // The instruction waits for an interrupt and is run again after it.
+      this.bus.ferr?.();
+      this.isHalted = true;
+      return true;
+    }
     if (vector === S.EXC_PF) a.set64(S.CR2, a.get(S.FAULT_ADDR), a.getHi(S.FAULT_ADDR));
     if (a.get(S.NONCANON) !== 0) {
       a.set(S.NONCANON, 0);

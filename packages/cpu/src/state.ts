@@ -304,5 +304,10 @@ export const RMW_HOST = 2208;
 /** 32 bit: a locked access holds all other vCPUs. */
 export const RMW_STOPPED = 2212;
 
+/** 32 bit: IGNNE# is active: the handler of an x87 error (CR0.NE clear) has written to port 0xF0, and ES is still set. */
+export const IGNNE = 2216;
+/** FAULT only, not a vector: an x87 error to report by FERR#. */
+export const EXC_FERR = 0x100;
+
 /** 32 bit: the run loop waits for interrupts to become deliverable. */
 export const IRQ_WINDOW = 2140;

@@ -484,7 +484,14 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
     memory: regions,
     vcpus: cpuCount,
     ...(switchboard === null ? {} : { threads: true }),
-    bus: (i) => vcpuBus({ pio, mmio, lapic: lapics[i] as LocalApic, msrs: msrs[i] as MsrPolicy }),
+    bus: (i) =>
+      vcpuBus({
+        pio,
+        mmio,
+        lapic: lapics[i] as LocalApic,
+        msrs: msrs[i] as MsrPolicy,
+        ferr: () => coprocessor.set(true),
+      }),
     cpuid: (i) => buildCpuid({ supported, vcpu: i, topology, tscHz, x2apic }),
     clock,
     tscHz,
@@ -505,6 +512,10 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
   claimIoApic(mmio, ioapic);
   const isa = (irq: number, name: string): IrqLine =>
     fanOut(pic.connect(irq, name), ioapic.connect(irq === 0 ? 2 : irq, name));
+
+  // Errors of the x87 with CR0.NE clear, until the handler writes to port 0xF0 (or 0xF1, the old reset of the chip).
+  const coprocessor = isa(13, 'x87');
+  pio.claim(0xf0, 2, { read: () => 0xff, write: () => coprocessor.set(false) }, { name: 'x87 error', widths: 1 });
 
   // The reset line: what a guest's reset request does is the run loop's outcome.
   const reset = (): void => {

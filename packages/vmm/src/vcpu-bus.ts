@@ -16,6 +16,8 @@ export interface VcpuBusOptions {
   readonly lapic: LocalApic;
   /** This vCPU's MSRs. */
   readonly msrs: MsrPolicy;
+  /** What FERR# is connected to; default nothing. */
+  readonly ferr?: () => void;
 }
 
 class Wiring implements VcpuBus {
@@ -23,12 +25,14 @@ class Wiring implements VcpuBus {
   private readonly mmio: Accesses;
   private readonly lapic: LocalApic;
   private readonly msrs: MsrPolicy;
+  private readonly onFerr: (() => void) | null;
 
   constructor(o: VcpuBusOptions) {
     this.pio = o.pio;
     this.mmio = o.mmio;
     this.lapic = o.lapic;
     this.msrs = o.msrs;
+    this.onFerr = o.ferr ?? null;
   }
 
   ioRead(port: number, width: Width): number {
@@ -65,6 +69,10 @@ class Wiring implements VcpuBus {
 
   writeCr8(value: number): void {
     this.lapic.writeCr8(value);
+  }
+
+  ferr(): void {
+    this.onFerr?.();
   }
 }
 

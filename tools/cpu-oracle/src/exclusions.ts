@@ -145,7 +145,7 @@ export const AVOIDED: readonly string[] = [
   'POPA, POP to memory and CALL where the stack faults: which registers are changed by then, and which of two faults comes first, is up to the processor',
   'string moves between two addresses of the same page: fast-string microcode tells overlap by linear addresses',
   'REP MOVS with 16-bit addresses and junk above them: the host looks for overlap in the whole registers (seen on family 1Ah)',
-  'AC set in programs with x87, MMX or SSE: which vector accesses are checked is up to the processor',
+  'AC set in programs with x87, MMX or SSE: which vector accesses are checked, and whether at 8 (as here and with Intel), 16 or 32 bytes, is up to the processor',
   'FIP, FDP, FOP and the selectors in FXSAVE, FNSTENV and FNSAVE images: AMD and Intel fill them at different times',
   'PE after transcendental x87 instructions, and UE for exact tiny results when unmasked: they compute with more digits of their own',
   'MXCSR bit 17: misaligned SSE mode, AMD only',

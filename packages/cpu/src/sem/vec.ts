@@ -300,11 +300,11 @@ export function clearUpper(c: SemCtx): void {
 
 // --- MMX ---------------------------------------------------------------------------------------------------------------
 
-/** Raises #MF if an unmasked x87 exception is pending (and CR0.NE is set). */
+/** If an unmasked x87 exception is pending, raises #MF or, with CR0.NE clear, FERR#. SDM vol. 1 §8.7. */
 export function checkPending(c: SemCtx): void {
   c.f.if(i32.and(ld.i32(c.base, S.FSW), c32(0x80)), () => {
-    // With CR0.NE clear the processor would raise FERR#, which leads to IRQ 13; that line is not modelled.
     c.f.if(i32.and(ld.i32(c.base, S.CR0), c32(0x20)), () => c.raise(S.EXC_MF));
+    c.f.if(i32.eqz(ld.i32(c.base, S.IGNNE)), () => c.raise(S.EXC_FERR));
   });
 }
 /** The x87 state after any MMX instruction: TOP 0, all registers in use. SDM volume 3A 12.2. */

@@ -32,6 +32,7 @@ function init(c: SemCtx): void {
   for (const [field, value] of INIT) c.f.st32(c.base, c32(value), field);
   c.f.st64(c.base, c64(0), S.FIP);
   c.f.st64(c.base, c64(0), S.FDP);
+  c.f.st32(c.base, c32(0), S.IGNNE);
 }
 
 /** The status word with TOP, as i32. */
@@ -42,8 +43,9 @@ function statusWord(c: SemCtx): Node {
 /** Sets ES and B according to the flags and masks as they are. */
 function updateSummary(c: SemCtx): void {
   const b = c.base;
-  const open = i32.and(i32.and(ld.i32(b, S.FSW), i32.xor(ld.i32(b, S.FCW), c32(-1))), c32(0x3f));
+  const open = c.f.tmp(i32.and(i32.and(ld.i32(b, S.FSW), i32.xor(ld.i32(b, S.FCW), c32(-1))), c32(0x3f)));
   c.f.st32(b, i32.or(i32.and(ld.i32(b, S.FSW), c32(~FSW_ES_B)), select(open, c32(FSW_ES_B), c32(0))), S.FSW);
+  c.f.if(i32.eqz(open), () => c.f.st32(b, c32(0), S.IGNNE));
 }
 
 function setControl(c: SemCtx, v: Node): void {
@@ -235,7 +237,10 @@ const frstor: Semantic = (c) => {
 export function x87ControlSemantics(): Map<number, Semantic> {
   const m = new Map<number, Semantic>();
   m.set(OP.FNINIT, init);
-  m.set(OP.FNCLEX, (c) => c.f.st32(c.base, i32.and(ld.i32(c.base, S.FSW), c32(0x7f00)), S.FSW));
+  m.set(OP.FNCLEX, (c) => {
+    c.f.st32(c.base, i32.and(ld.i32(c.base, S.FSW), c32(0x7f00)), S.FSW);
+    c.f.st32(c.base, c32(0), S.IGNNE);
+  });
   m.set(OP.FNSTCW, (c) => c.write(0, ld.i32(c.base, S.FCW), 2));
   m.set(OP.FLDCW, (c) => {
     checkPending(c);

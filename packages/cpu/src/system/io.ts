@@ -5,6 +5,8 @@ import * as S from '../state.ts';
 import { type SysCtx, segmentedAccess } from './context.ts';
 import { checkPorts } from './task.ts';
 
+const PORT_IGNNE = 0xf0;
+const FSW_ES = 0x80;
 /** Iterations of a repeated INS or OUTS before events get a look in. */
 export const STRING_BATCH = 128;
 
@@ -29,6 +31,8 @@ export function output(c: SysCtx, i: Insn): number {
   checkPorts(c, port, width);
   const v = cpu.r32(0);
   c.env.bus.ioWrite(port, width, width === 4 ? v : width === 2 ? v & 0xffff : v & 0xff);
+  // On a PC this puts IGNNE# up for as long as FERR# is up.
+  if (port === PORT_IGNNE && (cpu.get(S.FSW) & FSW_ES) !== 0) cpu.set(S.IGNNE, 1);
   return S.ST_NEXT;
 }
 

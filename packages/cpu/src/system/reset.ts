@@ -34,6 +34,7 @@ export function reset(c: SysCtx, kind: ResetKind): void {
   cpu.set64(S.DR + 48, B.DR6_FIXED, 0);
   cpu.set64(S.DR + 56, B.DR7_FIXED, 0);
   cpu.set(S.FAULT, 0);
+  cpu.set(S.IGNNE, 0);
   for (let n = 0; n < 4; n++) cpu.set64(S.PDPTE + n * 8, 0, 0);
   if (kind === 'power-on') {
     for (let o = S.STAR; o <= S.SYSENTER_EIP; o += 8) cpu.set64(o, 0, 0);

@@ -19,6 +19,7 @@ export function initX87(cpu: CpuAccess): void {
   cpu.set(S.FTOP, 0);
   cpu.set(S.FCW, FCW_INIT);
   cpu.set(S.FSW, 0);
+  cpu.set(S.IGNNE, 0);
   cpu.set(S.FTW, 0);
   cpu.set(S.FOP, 0);
   cpu.set(S.FCS, 0);
@@ -85,6 +86,7 @@ function loadX87(c: SysCtx, wide: boolean): void {
   const image = rd(c, 2, 2);
   const fsw = (image & ~0x8080) | (image & ~fcw & 0x3f ? 0x8080 : 0);
   const top = (fsw >> 11) & 7;
+  cpu.set(S.IGNNE, 0);
   cpu.set(S.FTOP, top);
   cpu.set(S.FCW, fcw);
   cpu.set(S.FSW, fsw & ~0x3800);
