@@ -181,14 +181,39 @@ export class CpuAccess {
   ud(): never {
     return this.fault(S.EXC_UD);
   }
+  /**
+   * Host address of `size` bytes at a linear address that the TLB knows to be accessible, within one page; else 0, and the
+   * caller goes the long way. `access` is ACC_WRITE, ACC_IMPLICIT, both or neither.
+   */
+  pointer(addr: number, size: number, access: number): number {
+    const lo = addr | 0;
+    if ((lo & 4095) + size > 4096) return 0;
+    const bank = this.i32[this.w + ((access & S.ACC_IMPLICIT ? S.TLB_SYS : S.TLB_DATA) >> 2)] as number;
+    const e = (bank + (((lo >>> 12) & (S.TLB_ENTRIES - 1)) << 5)) >> 2;
+    const tag = e + (access & S.ACC_WRITE) * 2;
+    if (this.i32[tag] !== (lo & -4096) || this.i32[tag + 1] !== (Math.floor(addr / 0x1_0000_0000) | 0)) return 0;
+    return (lo + (this.i32[e + 6] as number)) >>> 0;
+  }
   /** Reads 1, 2 or 4 bytes at a linear address, unsigned. */
   read(addr: number, size: 1 | 2 | 4, access = 0): number {
+    const at = this.pointer(addr, size, access & S.ACC_IMPLICIT);
+    if (at !== 0 && (at & 3) === 0) {
+      const word = this.i32[at >> 2] as number;
+      return size === 4 ? word >>> 0 : size === 2 ? word & 0xffff : word & 0xff;
+    }
     const v = this.port.sysRead(this.base, addr, size, access) >>> 0;
     if (this.get(S.FAULT) !== 0) throw GUEST_FAULT;
     return v;
   }
   /** Writes 1, 2 or 4 bytes. */
   write(addr: number, size: 1 | 2 | 4, v: number, access = 0): void {
+    if (size === 4) {
+      const at = this.pointer(addr, 4, S.ACC_WRITE | (access & S.ACC_IMPLICIT));
+      if (at !== 0 && (at & 3) === 0) {
+        this.i32[at >> 2] = v;
+        return;
+      }
+    }
     this.port.sysWrite(this.base, addr, size, v, access);
     if (this.get(S.FAULT) !== 0) throw GUEST_FAULT;
   }

@@ -296,7 +296,7 @@ export abstract class SemCtx {
     const ea = this.ea();
     const ptr = f.temp(I32);
     const e = this.tlbEntry(ea);
-    f.if(
+    f.likely(
       i64.eq(ld.i64(e, 8), this.tagOf(ea, size)),
       () => f.set(ptr, i32.add(i32.wrap(ea), ld.i32(e, 24))),
       () => {
@@ -317,7 +317,7 @@ export abstract class SemCtx {
     const f = this.f;
     if (this.lockedAgain !== null) this.lockedWrite(v, size);
     else this.storeHost((this.rmwPtr as Local).get, size, v);
-    f.if(ld.i32(this.base, S.RMW_SIZE), () => {
+    f.unlikely(ld.i32(this.base, S.RMW_SIZE), () => {
       f.do(call(this.env.mem.rmwCommit, this.base));
       this.checkFault();
       this.afterSlowStore();
@@ -387,7 +387,7 @@ export abstract class SemCtx {
     const f = this.f;
     const v = f.temp(size === 16 ? V128 : size === 8 ? I64 : I32);
     const e = this.tlbEntry(la);
-    f.if(
+    f.likely(
       i64.eq(ld.i64(e), this.tagOf(la, size)),
       () => f.set(v, this.loadHost(i32.add(i32.wrap(la), ld.i32(e, 24)), size)),
       () => {
@@ -413,7 +413,7 @@ export abstract class SemCtx {
     const f = this.f;
     const e = this.tlbEntry(la);
     const value = v.isConst ? v : f.tmp(v);
-    f.if(
+    f.likely(
       i64.eq(ld.i64(e, 8), this.tagOf(la, size)),
       () => this.storeHost(i32.add(i32.wrap(la), ld.i32(e, 24)), size, value),
       () => {
@@ -443,7 +443,7 @@ export abstract class SemCtx {
   protected afterSlowStore(): void {}
   /** Leaves if FAULT is set. */
   checkFault(): void {
-    this.f.if(ld.i32(this.base, S.FAULT), () => this.leaveFault());
+    this.f.unlikely(ld.i32(this.base, S.FAULT), () => this.leaveFault());
   }
   /** Raises an exception and leaves. */
   raise(vector: number, code: Node = c32(0)): void {

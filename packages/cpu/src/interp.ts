@@ -2,7 +2,7 @@
 // of all others made on first use as small functions reached through a table.
 import { Insn, Kind, OP } from '@hyve/x86';
 import { type CodeMode, type Env, type Semantic, SemCtx } from './ctx.ts';
-import { emitMatFlags, hashHost, J_BUDGET, J_FAULT, JC_ENTRIES } from './jit.ts';
+import { emitMatFlags, emitMatState, hashHost, J_BUDGET, J_FAULT, JC_ENTRIES } from './jit.ts';
 import type { Layout } from './layout.ts';
 import { emitMemory } from './mem.ts';
 import * as R from './record.ts';
@@ -420,10 +420,12 @@ export class Interpreter {
     const flags = emitFlags(m);
     const segLinear = emitSegLinear(m, mem.raise);
     const arith = emitArith(m);
+    const matFlags = emitMatFlags(m);
     const named: Record<string, FnRef> = {
       ...arith,
       ...helpers(m),
-      matFlags: emitMatFlags(m),
+      matFlags,
+      matState: emitMatState(m, matFlags),
       leaveAfter: imp('leaveAfter'),
     };
     const shared: Record<string, FnRef> = {
@@ -468,6 +470,7 @@ export class Interpreter {
       this.byKey.set(k, H_INLINE_FIRST + i);
     });
     this.emitMain(m, L, env, mem.fetchMiss, imp('translate'), imp('hot'), inlineKeys);
+    for (const [name, ref] of Object.entries(shared).sort((a, b) => a[1].index - b[1].index)) m.name(ref, name);
     const bytes = m.finish();
     const table = new WebAssembly.Table({ initial: TABLE_SLOTS, element: 'anyfunc' });
     const instance = new WebAssembly.Instance(new WebAssembly.Module(bytes), {
@@ -553,6 +556,7 @@ export class Interpreter {
     const { m, env, importObject } = this.satellite();
     keys.forEach((key, i) => {
       const f = m.fn([I32, I32, I64], I32, `h${i}`);
+      m.name(f.ref, `handler_${key}`);
       const [base, rec, ea] = f.params as [Local, Local, Local];
       const leave: Leave = {
         fault: () => f.ret(c32(S.ST_FAULT)),
@@ -591,6 +595,7 @@ export class Interpreter {
     inlineKeys: readonly string[],
   ): void {
     const f = m.fn([I32, I32], I32, 'main');
+    m.name(f.ref, 'main');
     const base = (f.params[0] as Local).get;
     const rec = f.params[1] as Local;
     const ea = f.local(I64);
@@ -781,6 +786,7 @@ export class Interpreter {
     bodies[R.H_JIT] = () => {
       f.st64(base, ld.i64(base, S.RIP_BASE), S.RIP);
       f.set(st, callIndirect(jitType, I32, ld.i32(rec.get, R.B_PAGE2_NEXT), base));
+      f.if(ld.i32(base, S.PEND_KIND), () => f.do(call(env.fn('matState'), base)));
       f.if(i32.eq(st.get, c32(J_FAULT)), () => {
         f.st32(base, c32(0), S.LINK_SLOT);
         f.ret(c32(S.EX_FAULT));

@@ -9,6 +9,7 @@ import {
   c64hl,
   call,
   type Fn,
+  type FnRef,
   I64,
   i32,
   i64,
@@ -41,7 +42,12 @@ export interface RegionState {
   readonly mode: CodeMode;
   /** Guest registers; made when first used. */
   readonly regs: (Local | null)[];
-  /** Bit per register: written somewhere in the region. */
+  /**
+   * Bit per register: written in a loop, so that its writes stay in the local until the region is left. Writes of the others
+   * go to memory at once: as many stores, but nothing to carry to each of the many places where a region may be left.
+   */
+  readonly lazy: number;
+  /** Bit per register: lazy, and written somewhere. */
   dirty: number;
   /** Linear-independent part of RIP: RIP minus the offset of the entry within its page. */
   readonly pageRip: Local;
@@ -51,13 +57,16 @@ export interface RegionState {
   readonly fr: Local;
   readonly fk: Local;
   /** (base, kind, a, b, result): writes flags to memory. */
-  readonly matFlags: import('./wasm/builder.ts').FnRef;
+  readonly matFlags: FnRef;
+  /** (base): writes flags that an earlier region left pending to memory. */
+  readonly matState: FnRef;
   /** Where a fault, or a need to leave before or after an instruction, goes. */
   readonly faultLabel: Label;
   readonly leaveLabel: Label;
-  /** For those: page offset of the RIP to leave at, and instructions of the block that did not run. */
-  readonly outOff: Local;
-  readonly outLeft: Local;
+  /** For those: offset of the RIP to leave at times 256, plus the instructions of the block that did not run. */
+  readonly out: Local;
+  /** The data TLB. */
+  readonly tlb: Local;
 }
 
 /** One instruction of a region. */
@@ -67,7 +76,7 @@ export class JitCtx extends SemCtx {
   private readonly off: number;
   /** Instructions of the block from this one on. */
   private readonly left: number;
-  /** What is known of the pending flags: kind, or -1 for "look at fk". */
+  /** What is known of the pending flags: kind, 0 for none, or -1 for "look at fk, then at PEND_KIND". */
   kind0: number;
   private readonly onJump: (kind: 'relative' | 'indirect' | 'branch', node: Node | null) => void;
 
@@ -103,8 +112,10 @@ export class JitCtx extends SemCtx {
     return i32.wrap(this.reg(n).get);
   }
   setGpr64(n: number, v: Node): void {
-    this.s.dirty |= 1 << n;
-    this.f.set(this.reg(n), v);
+    const l = this.reg(n);
+    this.f.set(l, v);
+    if (this.s.lazy & (1 << n)) this.s.dirty |= 1 << n;
+    else this.f.st64(this.base, l.get, S.GPR + 8 * n);
   }
   setGprLow(n: number, size: 1 | 2, v: Node): void {
     const mask = size === 1 ? 0xff : 0xffff;
@@ -190,24 +201,32 @@ export class JitCtx extends SemCtx {
     const v = i64.add(this.s.pageRip.get, c64(this.off + this.insn.length));
     return this.mode.bits === 64 ? v : i64.and(v, c64(0xffffffff));
   }
+  /** Where the region is left to, for {@link RegionState.out}. */
+  private place(off: number, left: number): Node {
+    return c32(off * 256 + left);
+  }
   leaveFault(): void {
-    this.f.set(this.s.outOff, c32(this.off));
-    this.f.set(this.s.outLeft, c32(this.left));
+    this.f.set(this.s.out, this.place(this.off, this.left));
     this.f.br(this.s.faultLabel);
+  }
+  override checkFault(): void {
+    this.f.set(this.s.out, this.place(this.off, this.left));
+    this.f.brUnlikely(this.s.faultLabel, ld.i32(this.base, S.FAULT));
   }
   /** Leaves to the interpreter before this instruction. */
   leaveBefore(): void {
-    this.f.set(this.s.outOff, c32(this.off));
-    this.f.set(this.s.outLeft, c32(this.left));
+    this.f.set(this.s.out, this.place(this.off, this.left));
     this.f.br(this.s.leaveLabel);
   }
   /** Leaves after this instruction if somebody asked for attention (stores that hit devices or code). */
   checkAttention(): void {
-    this.f.if(this.attention.get, () => {
-      this.f.set(this.s.outOff, c32(this.off + this.insn.length));
-      this.f.set(this.s.outLeft, c32(this.left - 1));
+    this.f.unlikely(this.attention.get, () => {
+      this.f.set(this.s.out, this.place(this.off + this.insn.length, this.left - 1));
       this.f.br(this.s.leaveLabel);
     });
+  }
+  protected override tlbEntry(la: Node): Node {
+    return this.f.tmp(i32.add(i32.and(i32.wrap(i64.shr_u(la, c64(7))), c32((S.TLB_ENTRIES - 1) << 5)), this.s.tlb.get));
   }
   attention!: Local;
   /** Whether the instruction stores to memory in a way that may need {@link checkAttention}. */
@@ -294,8 +313,11 @@ export class JitCtx extends SemCtx {
     const f = this.f;
     const s = this.s;
     if (this.kind0 !== 0) {
-      const mat = (): void => f.do(call(s.matFlags, this.base, s.fk.get, s.fa.get, s.fb.get, s.fr.get));
-      if (this.kind0 < 0) f.if(s.fk.get, mat);
+      const mat = (): void => {
+        f.do(call(s.matFlags, this.base, s.fk.get, s.fa.get, s.fb.get, s.fr.get));
+        f.st32(this.base, c32(0), S.PEND_KIND);
+      };
+      if (this.kind0 < 0) f.if(s.fk.get, mat, () => f.do(call(s.matState, this.base)));
       else mat();
       f.set(s.fk, c32(0));
     }
@@ -304,6 +326,7 @@ export class JitCtx extends SemCtx {
   override flagsReplaced(): void {
     this.partial = true;
     this.f.set(this.s.fk, c32(0));
+    this.f.st32(this.base, c32(0), S.PEND_KIND);
     this.kind0 = 0;
   }
   override flagsSzp(size: number, r: Node): void {

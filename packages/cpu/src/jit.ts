@@ -1,6 +1,6 @@
 // The translator: regions of hot code within one page become WebAssembly functions with guest registers in locals and
 // structured control flow (N. Ramsey, "Beyond Relooper", 2022). Semantics are the interpreter's, through JitCtx.
-import { type Decoder, Insn, Kind, OP, Status } from '@hyve/x86';
+import { type Decoder, Insn, Kind, OP, ROWS, Status } from '@hyve/x86';
 import type { CodeMode, Env, Semantic } from './ctx.ts';
 import { FK_ADC, FK_ADD, FK_INC, FK_LOGIC, FK_SBB, FK_SHIFT, FK_SUB, JitCtx, type RegionState } from './jit-ctx.ts';
 import * as S from './state.ts';
@@ -108,19 +108,43 @@ export function emitMatFlags(m: Module): FnRef {
   return f.ref;
 }
 
+/** (base): the same for flags that a region left in the vCPU's state, if there are any. */
+export function emitMatState(m: Module, matFlags: FnRef): FnRef {
+  const f = m.fn([I32], 0);
+  const base = (f.params[0] as Local).get;
+  f.if(ld.i32(base, S.PEND_KIND), () => {
+    f.do(
+      call(
+        matFlags,
+        base,
+        ld.i32(base, S.PEND_KIND),
+        ld.i64(base, S.PEND_A),
+        ld.i64(base, S.PEND_B),
+        ld.i64(base, S.PEND_R),
+      ),
+    );
+    f.st32(base, c32(0), S.PEND_KIND);
+  });
+  return f.ref;
+}
+
+/**
+ * A basic block of a region. Offsets are virtual and relative to the start of the page that the region is entered in:
+ * `offset >> 12` is the page's distance from that page.
+ */
 interface Block {
-  /** Page offset of the first instruction. */
+  /** Offset of the first instruction. */
   readonly off: number;
   readonly insns: Insn[];
-  /** Page offset after the last instruction. */
+  /** Offset after the last instruction. */
   end: number;
   /** How it goes on: a jump instruction, straight into the next block, or back to the interpreter. */
   exit: 'jump' | 'fall' | 'stop';
-  /** Page offset of the taken target, or -1 if it has none within the region. */
+  /** Offset of the taken target, or {@link NOWHERE} if it has none within the region. */
   taken: number;
   /** Same for the fall-through. */
   fall: number;
-  /** For RET: page offsets of the return sites of calls made within the region. */
+  /** For RET: offsets of the return sites of calls made within the region. */
   returns: number[];
   // Graph.
   index: number;
@@ -131,28 +155,36 @@ interface Block {
   loopHead: boolean;
 }
 
-/** Page offsets of the blocks that may follow within the region; return sites first, so that they come late in order. */
+/** No offset. */
+const NOWHERE = -0x80000000;
+/** Offsets stay below this, so that they and their sums are small integers. */
+const FAR = 1 << 23;
+
+/** Offsets of the blocks that may follow within the region; return sites first, so that they come late in order. */
 function successors(b: Block): number[] {
   const out = b.returns.slice().reverse();
-  if (b.fall >= 0) out.push(b.fall);
-  if (b.taken >= 0) out.push(b.taken);
+  if (b.fall !== NOWHERE) out.push(b.fall);
+  if (b.taken !== NOWHERE) out.push(b.taken);
   return out;
 }
 
-/** Whether a jump of known distance stays within its page; `after` is the page offset behind it. */
-function inPage(n: Insn, after: number, target: number): boolean {
-  return (
-    n.kind0 === Kind.Rel && n.opSize !== 2 && n.immHi === n.immLo >> 31 && target >= 0 && target < 4096 && after <= 4096
-  );
+/** Whether a jump has a known distance and its target can be an offset. */
+function direct(n: Insn, target: number): boolean {
+  return n.kind0 === Kind.Rel && n.opSize !== 2 && n.immHi === n.immLo >> 31 && Math.abs(target) < FAR;
+}
+
+/** The blocks of a region to be, and where its pages lie. */
+export interface Found {
+  readonly blocks: Block[];
+  /** Host address by distance from the page of entry; 0 where nothing is mapped. */
+  readonly pages: ReadonlyMap<number, number>;
 }
 
 /** A translated region. */
 export interface Region {
   /** Head record in the block cache. */
   readonly head: number;
-  /** Host address of the page. */
-  readonly page: number;
-  /** Byte ranges of its code within the page, as [from, to) offsets. */
+  /** Its code: host addresses [from, to), each within one page. */
   readonly ranges: readonly (readonly [number, number])[];
   /** Table slot. */
   slot: number;
@@ -172,6 +204,11 @@ export interface JitHost {
   runs(host: number, mode: number): number;
   /** A fresh link cell, 0 when there are no more. */
   cell(): number;
+  /**
+   * Host address of the page that the vCPU at `base` has as number `page` (linear address >> 12, signed), if its code TLB
+   * knows; else 0.
+   */
+  codePage(base: number, page: number): number;
   /** Jump cache address. */
   readonly jumpCache: number;
 }
@@ -179,7 +216,7 @@ export interface JitHost {
 /** Decodes a region and writes its function. */
 export class RegionTranslator {
   private readonly h: JitHost;
-  private readonly scratch = new Insn();
+  private scratch = new Insn();
   private readonly warm: number;
 
   /** @param warm runs from which a block next to a hot one joins its region */
@@ -196,46 +233,64 @@ export class RegionTranslator {
     return this.h.unavailable(n, mode) === 0;
   }
 
-  /** Finds the region's blocks; null if there is nothing to translate. */
-  discover(host: number, mode: number): Block[] | null {
+  /**
+   * Finds the region's blocks; null if there is nothing to translate. `page` is the number of the page of entry in the
+   * running address space of the vCPU at `base`.
+   */
+  discover(base: number, host: number, page: number, mode: number): Found | null {
     const bits = (mode & 3) === 2 ? 64 : 32;
-    const page = host - (host & 4095);
+    const pages = new Map<number, number>([[0, host - (host & 4095)]]);
+    const hostAt = (off: number): number => {
+      const d = off >> 12;
+      let h = pages.get(d);
+      if (h === undefined) {
+        const n = page + d;
+        h = bits === 32 && (n < 0 || n >= 0x100000) ? 0 : this.h.codePage(base, n);
+        pages.set(d, h);
+      }
+      return h === 0 ? 0 : h + (off & 4095);
+    };
     const insns = new Map<number, Insn>();
     const leaders = new Set<number>([host & 4095]);
     const work = [host & 4095];
     const stops = new Set<number>();
     const sites: number[] = [];
     let total = 0;
-    while (work.length > 0 && leaders.size <= MAX_BLOCKS) {
-      let off = work.shift() as number;
+    // Only where the guest has been often: the rest would cost compile time and registers.
+    const add = (o: number): void => {
+      if (leaders.has(o) || leaders.size >= MAX_BLOCKS) return;
+      const h = hostAt(o);
+      if (h !== 0 && this.h.runs(h, mode) >= this.warm) {
+        leaders.add(o);
+        work.push(o);
+      }
+    };
+    for (let w = 0; w < work.length; w++) {
+      const start = work[w] as number;
+      let off = start;
       for (;;) {
         if (insns.has(off) || stops.has(off)) break;
-        if (off >= 4096 || total >= MAX_INSNS) {
+        if (off !== start && (off & 4095) === 0) {
+          // The next page may be mapped elsewhere another time: its code is a block of its own.
+          add(off);
+          if (!leaders.has(off)) stops.add(off);
+          break;
+        }
+        if (total >= MAX_INSNS || !this.decode(off, hostAt, bits) || !this.can(this.scratch, mode)) {
           stops.add(off);
           break;
         }
-        const st = this.h.decoder.decode(this.scratch, this.h.u8, page + off, page + 4096, bits);
-        if (st !== Status.Ok || !this.can(this.scratch, mode)) {
-          stops.add(off);
-          break;
-        }
-        const n = Object.assign(new Insn(), this.scratch);
+        const n = this.scratch;
+        this.scratch = new Insn();
         insns.set(off, n);
         total++;
         off += n.length;
         if (JUMPS.has(n.op)) {
           const target = off + n.immLo;
-          const near = inPage(n, off, target);
-          // Only where the guest has been often: the rest would cost compile time and registers.
-          const add = (o: number): void => {
-            if (!leaders.has(o) && o < 4096 && this.h.runs(page + o, mode) >= this.warm) {
-              leaders.add(o);
-              work.push(o);
-            }
-          };
-          if (near) add(target);
+          const known = direct(n, target);
+          if (known) add(target);
           if (CONDITIONAL.has(n.op)) add(off);
-          else if (n.op === OP.CALL && near && leaders.has(target) && sites.length < MAX_RETURNS) {
+          else if (n.op === OP.CALL && known && leaders.has(target) && sites.length < MAX_RETURNS) {
             add(off);
             if (leaders.has(off)) sites.push(off);
           }
@@ -243,8 +298,7 @@ export class RegionTranslator {
         }
       }
     }
-    const first = insns.get(host & 4095);
-    if (first === undefined) return null;
+    if (!insns.has(host & 4095)) return null;
     // Blocks: from each leader to the next leader, jump or stop.
     const blocks: Block[] = [];
     for (const start of leaders) {
@@ -254,8 +308,8 @@ export class RegionTranslator {
         insns: [],
         end: start,
         exit: 'stop',
-        taken: -1,
-        fall: -1,
+        taken: NOWHERE,
+        fall: NOWHERE,
         returns: [],
         index: -1,
         idom: -1,
@@ -265,14 +319,14 @@ export class RegionTranslator {
       };
       let off = start;
       for (;;) {
-        const n = insns.get(off);
-        if (n === undefined) {
-          b.exit = 'stop';
-          break;
-        }
-        if (off !== start && leaders.has(off)) {
+        if (off !== start && leaders.has(off) && insns.has(off)) {
           b.exit = 'fall';
           b.fall = off;
+          break;
+        }
+        const n = insns.get(off);
+        if (n === undefined || stops.has(off)) {
+          b.exit = 'stop';
           break;
         }
         b.insns.push(n);
@@ -280,7 +334,7 @@ export class RegionTranslator {
         if (JUMPS.has(n.op)) {
           b.exit = 'jump';
           const target = off + n.immLo;
-          if (inPage(n, off, target) && leaders.has(target) && insns.has(target)) b.taken = target;
+          if (direct(n, target) && leaders.has(target) && insns.has(target)) b.taken = target;
           if (CONDITIONAL.has(n.op) && leaders.has(off) && insns.has(off)) b.fall = off;
           if (n.op === OP.RET) b.returns = sites.filter((x) => insns.has(x));
           break;
@@ -289,8 +343,23 @@ export class RegionTranslator {
       b.end = off;
       blocks.push(b);
     }
-    return this.order(blocks, host & 4095);
+    return { blocks: this.order(blocks, host & 4095), pages };
   }
+
+  /** Decodes the instruction at an offset into `scratch`, across a page boundary if the next page is known. */
+  private decode(off: number, hostAt: (off: number) => number, bits: 32 | 64): boolean {
+    const at = hostAt(off);
+    if (at === 0) return false;
+    const left = 4096 - (off & 4095);
+    const st = this.h.decoder.decode(this.scratch, this.h.u8, at, at + left, bits);
+    if (st !== Status.NeedMore || left >= 15) return st === Status.Ok;
+    const next = hostAt(off + left);
+    if (next === 0) return false;
+    this.buf.set(this.h.u8.subarray(at, at + left));
+    this.buf.set(this.h.u8.subarray(next, next + 15 - left), left);
+    return this.h.decoder.decode(this.scratch, this.buf, 0, 15, bits) === Status.Ok;
+  }
+  private readonly buf = new Uint8Array(16);
 
   /** Reverse postorder, dominators, loops; edges that would make the graph irreducible become exits. */
   private order(blocks: Block[], entry: number): Block[] {
@@ -341,14 +410,14 @@ export class RegionTranslator {
     // A retreating edge to a block that does not dominate its source: leave the region there.
     for (const b of rpo) {
       const bad = (t: number): boolean => {
-        if (t < 0) return false;
+        if (t === NOWHERE) return false;
         const s = byOff.get(t) as Block;
         return s.index <= b.index && !dominates(s.index, b.index);
       };
       b.returns = b.returns.filter((t) => !bad(t));
-      if (bad(b.taken)) b.taken = -1;
+      if (bad(b.taken)) b.taken = NOWHERE;
       if (bad(b.fall)) {
-        b.fall = -1;
+        b.fall = NOWHERE;
         if (b.exit === 'fall') b.exit = 'stop';
       }
     }
@@ -363,16 +432,9 @@ export class RegionTranslator {
     return rpo;
   }
 
-  /** Writes the region's function. Returns its code ranges, or null if link cells ran out. */
-  emit(
-    m: Module,
-    name: string,
-    env: Env,
-    matFlags: FnRef,
-    jitType: number,
-    blocks: Block[],
-    mode: number,
-  ): [number, number][] | null {
+  /** Writes the region's function. False if link cells ran out. */
+  emit(m: Module, name: string, env: Env, jitType: number, found: Found, mode: number): boolean {
+    const blocks = found.blocks;
     const entry = blocks[0] as Block;
     const f = m.fn([I32], I32, name);
     const base = (f.params[0] as Local).get;
@@ -397,29 +459,32 @@ export class RegionTranslator {
       base,
       mode: codeMode,
       regs: new Array(16).fill(null),
+      lazy: writtenInLoops(blocks),
       dirty: 0,
       pageRip: f.local(I64),
       fa: f.local(I64),
       fb: f.local(I64),
       fr: f.local(I64),
       fk: f.local(I32),
-      matFlags,
+      matFlags: env.fn('matFlags'),
+      matState: env.fn('matState'),
       faultLabel,
       leaveLabel,
-      outOff: f.local(I32),
-      outLeft: f.local(I32),
+      out: f.local(I32),
+      tlb: f.local(I32),
     };
     const cut = (v: Node, size = 8): Node =>
       codeMode.bits === 64 ? v : i64.and(v, c64(size === 2 ? 0xffff : 0xffffffff));
-    const exitTo = (off: number, size = 8, linkable = true): void => {
+    /** Leaves for `off`; `from` is the page that the code is in. */
+    const exitTo = (off: number, from: number, size = 8): void => {
       f.set(xrip, cut(i64.add(s.pageRip.get, c64(off)), size));
       let cell = 0;
-      if (linkable && size !== 2) {
+      if (size !== 2) {
         cell = this.h.cell();
         if (cell === 0) outOfCells = true;
       }
       f.set(xcell, c32(cell));
-      f.set(near, c32(off >= 0 && off < 4096 ? 1 : 0));
+      f.set(near, c32(off >> 12 === from ? 1 : 0));
       f.br(tail);
     };
     const labels = new Map<Block, Label>();
@@ -427,12 +492,35 @@ export class RegionTranslator {
     const children: Block[][] = blocks.map(() => []);
     for (const b of blocks) if (b.index > 0) (children[b.idom] as Block[]).push(b);
 
+    /** Whether the page of `off` is still where it was at translation. */
+    const mapped = (off: number): Node => {
+      const la = f.tmp(cut(i64.add(s.pageRip.get, c64(off))));
+      const t = f.tmp(
+        i32.add(i32.and(i32.wrap(i64.shr_u(la, c64(7))), c32((S.TLB_ENTRIES - 1) << 5)), ld.i32(base, S.TLB_CODE)),
+      );
+      const host = (found.pages.get(off >> 12) as number) + (off & 4095);
+      return i32.and(
+        i64.eq(ld.i64(t, 16), i64.and(la, c64(-4096))),
+        i32.eq(i32.add(i32.wrap(la), ld.i32(t, 24)), c32(host)),
+      );
+    };
     const goTo = (from: Block, off: number, pending: number): void => {
+      // Within a page, and back to the one of entry, nothing can have changed.
+      const page = off >> 12;
+      const here = (from.end - 1) >> 12;
+      if (page === 0 || page === here) {
+        edge(from, off, pending);
+        return;
+      }
+      f.likely(mapped(off), () => edge(from, off, pending));
+      exitTo(off, here);
+    };
+    const edge = (from: Block, off: number, pending: number): void => {
       const to = byOff.get(off) as Block;
       if (to.index <= from.index) {
         // Back edge: the way out for timers and interrupts.
-        f.if(i32.gt_s(bud.get, ld.i32(base, S.ATTN)), () => f.br(loops.get(to) as Label));
-        f.set(s.outOff, c32(off));
+        f.likely(i32.gt_s(bud.get, ld.i32(base, S.ATTN)), () => f.br(loops.get(to) as Label));
+        f.set(s.out, c32(off * 256));
         f.br(leaveLabel);
         return;
       }
@@ -447,6 +535,15 @@ export class RegionTranslator {
         const mark = f.mark();
         const left = b.insns.length - i;
         const after = off + n.length;
+        const here = (after - 1) >> 12;
+        if (here !== off >> 12 && here !== 0) {
+          // Its last bytes are in the next page.
+          const start = off;
+          f.unlikely(i32.eqz(mapped(here << 12)), () => {
+            f.set(s.out, c32(start * 256 + left));
+            f.br(leaveLabel);
+          });
+        }
         const c: JitCtx = new JitCtx(s, n, off, left, pending, (kind, node) => {
           switch (kind) {
             case 'indirect':
@@ -457,19 +554,19 @@ export class RegionTranslator {
               f.br(tail);
               return;
             case 'relative':
-              if (b.taken >= 0) goTo(b, b.taken, c.kind0);
-              else exitTo(after + n.immLo, n.opSize);
+              if (b.taken !== NOWHERE) goTo(b, b.taken, c.kind0);
+              else exitTo(after + n.immLo, here, n.opSize);
               return;
             default:
               f.if(
                 node as Node,
                 () => {
-                  if (b.taken >= 0) goTo(b, b.taken, c.kind0);
-                  else exitTo(after + n.immLo, n.opSize);
+                  if (b.taken !== NOWHERE) goTo(b, b.taken, c.kind0);
+                  else exitTo(after + n.immLo, here, n.opSize);
                 },
                 () => {
-                  if (b.fall >= 0) goTo(b, b.fall, c.kind0);
-                  else exitTo(after);
+                  if (b.fall !== NOWHERE) goTo(b, b.fall, c.kind0);
+                  else exitTo(after, here);
                 },
               );
           }
@@ -483,7 +580,7 @@ export class RegionTranslator {
         off = after;
       });
       if (b.exit === 'fall') goTo(b, b.fall, pending);
-      else if (b.exit === 'stop') exitTo(b.end);
+      else if (b.exit === 'stop') exitTo(b.end, (b.end - 1) >> 12);
     };
     const within = (b: Block, merges: Block[], pending: number): void => {
       const y = merges[0];
@@ -504,11 +601,11 @@ export class RegionTranslator {
         f.close();
       } else within(b, merges, pending);
     };
-    tree(entry, 0);
+    tree(entry, -1);
     f.unreachable();
     f.close();
     // Fault: FAULT is set, the instruction did not happen.
-    const ripOut = (): Node => cut(i64.add(s.pageRip.get, i64.extend_s(s.outOff.get)));
+    const ripOut = (): Node => cut(i64.add(s.pageRip.get, i64.extend_s(i32.shr_s(s.out.get, c32(8)))));
     f.set(code, c32(J_FAULT));
     f.set(xrip, ripOut());
     f.br(tail);
@@ -521,13 +618,19 @@ export class RegionTranslator {
       const l = s.regs[n];
       if (l !== null && l !== undefined && s.dirty & (1 << n)) f.st64(base, l.get, S.GPR + 8 * n);
     }
-    f.if(s.fk.get, () => f.do(call(matFlags, base, s.fk.get, s.fa.get, s.fb.get, s.fr.get)));
+    // Flags stay operands: the next region may not want them.
+    f.if(s.fk.get, () => {
+      f.st32(base, s.fk.get, S.PEND_KIND);
+      f.st64(base, s.fa.get, S.PEND_A);
+      f.st64(base, s.fb.get, S.PEND_B);
+      f.st64(base, s.fr.get, S.PEND_R);
+    });
     f.st64(base, xrip.get, S.RIP);
-    f.set(t32, i32.sub(i32.sub(bud0.get, bud.get), s.outLeft.get));
+    f.set(t32, i32.sub(i32.sub(bud0.get, bud.get), select(code.get, i32.and(s.out.get, c32(255)), c32(0))));
     f.st64(base, i64.add(ld.i64(base, S.ICOUNT), i64.extend_s(t32.get)), S.ICOUNT);
     f.st32(base, i32.sub(ld.i32(base, S.BUDGET), t32.get), S.BUDGET);
-    f.if(i32.eq(code.get, c32(J_FAULT)), () => f.ret(c32(J_FAULT)));
-    f.if(i32.eq(code.get, c32(3)), () => {
+    f.unlikely(i32.eq(code.get, c32(J_FAULT)), () => f.ret(c32(J_FAULT)));
+    f.unlikely(i32.eq(code.get, c32(3)), () => {
       f.st32(base, c32(0), S.LINK_SLOT);
       f.ret(c32(J_LOOKUP));
     });
@@ -537,7 +640,7 @@ export class RegionTranslator {
       e,
       i32.add(i32.and(i32.wrap(i64.shr_u(xrip.get, c64(7))), c32((S.TLB_ENTRIES - 1) << 5)), ld.i32(base, S.TLB_CODE)),
     );
-    f.if(i64.eq(ld.i64(e.get, 16), i64.and(xrip.get, c64(-4096))), () => {
+    f.likely(i64.eq(ld.i64(e.get, 16), i64.and(xrip.get, c64(-4096))), () => {
       f.set(t32, i32.add(i32.wrap(xrip.get), ld.i32(e.get, 24)));
       f.if(
         xcell.get,
@@ -559,17 +662,68 @@ export class RegionTranslator {
     // Entry, now that the registers in use are known.
     const pro = new Fn(f.ref, [I32]);
     pro.set(bud0, ld.i32(base, S.BUDGET));
-    pro.if(i32.le_s(bud0.get, ld.i32(base, S.ATTN)), () => pro.ret(c32(J_BUDGET)));
+    pro.unlikely(i32.le_s(bud0.get, ld.i32(base, S.ATTN)), () => pro.ret(c32(J_BUDGET)));
     pro.set(bud, bud0.get);
+    pro.set(s.tlb, ld.i32(base, S.TLB_DATA));
     pro.set(s.pageRip, i64.sub(ld.i64(base, S.RIP), c64(entry.off)));
     for (let n = 0; n < 16; n++) {
       const l = s.regs[n];
       if (l !== null && l !== undefined) pro.set(l, ld.i64(base, S.GPR + 8 * n));
     }
     f.prepend(pro);
-    if (outOfCells) return null;
-    return blocks.map((b) => [b.off, b.end]);
+    return !outOfCells;
   }
+}
+
+/** Bit per general register that instructions in loops write, as far as operands tell. */
+function writtenInLoops(blocks: readonly Block[]): number {
+  const byOff = new Map(blocks.map((b) => [b.off, b]));
+  const inLoop = new Set<Block>();
+  const preds: Block[][] = blocks.map(() => []);
+  const back: [Block, Block][] = [];
+  for (const b of blocks)
+    for (const t of successors(b)) {
+      const to = byOff.get(t) as Block;
+      (preds[to.index] as Block[]).push(b);
+      if (to.index <= b.index) back.push([b, to]);
+    }
+  for (const [b, head] of back) {
+    // The natural loop of this back edge: all that reach its source without passing its head.
+    const loop = new Set<Block>([head]);
+    const work = [b];
+    for (let x = work.pop(); x !== undefined; x = work.pop()) {
+      if (loop.has(x)) continue;
+      loop.add(x);
+      work.push(...(preds[x.index] as Block[]));
+    }
+    for (const x of loop) inLoop.add(x);
+  }
+  let bits = 0;
+  for (const b of inLoop)
+    for (const n of b.insns) {
+      const row = ROWS[n.row];
+      if (n.kind0 === Kind.Gpr && row !== undefined && row.access0 !== 'r') bits |= 1 << n.reg0;
+      if (STACK.has(n.op)) bits |= 1 << 4;
+    }
+  return bits;
+}
+
+/** Operations that move the stack pointer. */
+const STACK: ReadonlySet<number> = new Set([OP.PUSH, OP.POP, OP.CALL, OP.RET, OP.LEAVE]);
+
+/** The code of a region: host addresses [from, to), split at pages. */
+export function rangesOf(found: Found): [number, number][] {
+  const out: [number, number][] = [];
+  for (const b of found.blocks) {
+    let from = b.off;
+    while (from < b.end) {
+      const to = Math.min(b.end, from - (from & 4095) + 4096);
+      const host = (found.pages.get(from >> 12) as number) + (from & 4095);
+      out.push([host, host + to - from]);
+      from = to;
+    }
+  }
+  return out;
 }
 
 /** Jump cache hash of a host code address. */

@@ -26,6 +26,7 @@ import {
   type Module,
   type Node,
   select,
+  V128,
 } from './wasm/builder.ts';
 
 /** Functions of the module that memory accesses use. */
@@ -78,6 +79,9 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
   const raise = m.fn([I32, I32, I32], 0, 'raise');
   const pageFault = m.fn([I32, I64, I32, I32], I32);
   const fill = m.fn([I32, I64, I32, I32], I32);
+  const flushTlb = m.fn([I32, I32], 0, 'flushTlb');
+  const logEntry = m.fn([I32, I32], 0);
+  const displace = m.fn([I32, I32, I32, I64], 0);
   const readAt = m.fn([I32, I64, I32, I32, I32], I64);
   const writeAt = m.fn([I32, I64, I64, I32, I32, I32], 0);
   const readMiss = m.fn([I32, I64, I32], I64);
@@ -140,6 +144,49 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
     f.emit(c32(0));
   }
 
+  /** Slot among the victims of the bank for a linear address. */
+  const victimOf = (bank: Node, la: Node): Node =>
+    i32.add(
+      bank,
+      i32.add(
+        i32.shl(
+          i32.and(i32.wrap(i64.xor(i64.shr_u(la, c64(12)), i64.shr_u(la, c64(21)))), c32(S.TLB_VICTIMS - 1)),
+          c32(5),
+        ),
+        c32(S.TLB_DIRECT),
+      ),
+    );
+  {
+    // (base, entry): an entry of the running address space has been written.
+    const f = logEntry;
+    const log = f.tmp(ld.i32(p(f, 0), S.TLB_LOG));
+    const n = f.tmp(ld.i32(log));
+    f.if(i32.lt_u(n, c32(S.TLB_LOG_SIZE)), () => f.st32(i32.add(log, i32.shl(n, c32(2))), p(f, 1), 4));
+    f.st32(log, i32.add(n, c32(1)));
+  }
+  {
+    // (base, bank, entry, tag): the entry is about to be used for page `tag`; what it holds goes to the victims.
+    const f = displace;
+    const old = f.local(I64);
+    const to = f.local(I32);
+    const from = p(f, 2);
+    f.set(old, ld.i64(from));
+    f.if(i64.eq(old.get, c64(-1)), () => f.set(old, ld.i64(from, 8)));
+    f.if(i64.eq(old.get, c64(-1)), () => f.set(old, ld.i64(from, 16)));
+    // What holds something is in the log already.
+    f.if(i64.eq(old.get, c64(-1)), () => {
+      f.do(call(logEntry.ref, p(f, 0), from));
+      f.ret();
+    });
+    f.if(i64.eq(old.get, p(f, 3)), () => f.ret());
+    f.set(to, victimOf(p(f, 1), old.get));
+    f.if(i64.eq(i64.and(ld.i64(to.get), i64.and(ld.i64(to.get, 8), ld.i64(to.get, 16))), c64(-1)), () =>
+      f.do(call(logEntry.ref, p(f, 0), to.get)),
+    );
+    f.stV(to.get, ld.v128(from));
+    f.stV(to.get, ld.v128(from, 16), 16);
+  }
+
   // The walk. acc: ACC_WRITE, ACC_EXEC, ACC_USER, ACC_IMPLICIT (SMAP enforced).
   {
     const f = fill;
@@ -175,6 +222,19 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
       });
     };
     const pf = (bits: Node): void => f.ret(call(pageFault.ref, base, la, acc, bits));
+    f.set(entry, i32.add(bank, i32.and(i32.wrap(i64.shr_u(la, c64(7))), c32((S.TLB_ENTRIES - 1) << 5))));
+    f.set(tag, i64.and(la, c64(-4096)));
+    f.set(host, victimOf(bank, la));
+    f.if(i64.eq(ld.i64(i32.add(host.get, i32.shl(i32.and(acc, c32(3)), c32(3)))), tag.get), () => {
+      const a = f.temp(V128);
+      const b = f.temp(V128);
+      f.set(a, ld.v128(host.get));
+      f.set(b, ld.v128(host.get, 16));
+      f.do(call(displace.ref, base, bank, entry.get, tag.get));
+      f.stV(entry.get, a.get);
+      f.stV(entry.get, b.get, 16);
+      f.ret(entry.get);
+    });
     f.st32(base, i32.add(ld.i32(base, S.N_TLB_FILL), c32(1)), S.N_TLB_FILL);
     f.set(us, c32(1));
     f.set(rw, c32(1));
@@ -363,13 +423,7 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
     f.st64(base, gpa.get, S.PHYS);
     f.set(host, call(ramPtr.ref, i64.and(gpa.get, c64(-4096))));
     f.if(i32.eqz(host.get), () => f.ret(c32(1)));
-    f.set(entry, i32.add(bank, i32.and(i32.wrap(i64.shr_u(la, c64(7))), c32((S.TLB_ENTRIES - 1) << 5))));
-    f.set(tag, i64.and(la, c64(-4096)));
-    f.set(ptrs[0] as Local, ld.i32(base, S.TLB_LOG_COUNT));
-    f.if(i32.lt_u((ptrs[0] as Local).get, c32(S.TLB_LOG_SIZE)), () =>
-      f.st32(i32.add(base, i32.shl((ptrs[0] as Local).get, c32(2))), entry.get, S.TLB_LOG),
-    );
-    f.st32(base, i32.add((ptrs[0] as Local).get, c32(1)), S.TLB_LOG_COUNT);
+    f.do(call(displace.ref, base, bank, entry.get, tag.get));
     f.st32(entry.get, i32.sub(host.get, i32.wrap(tag.get)), 24);
     const tagIf = (cond: Node, off: number): void => {
       f.emit(entry.get);
@@ -960,28 +1014,30 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
     });
   }
   {
-    // The address space in use is the bank triple that TLB_SYS begins (set 0).
-    const f = m.fn([I32, I32], 0, 'flushTlb');
+    // all: every address space; else the one in use, whose banks begin at TLB_SYS.
+    const f = flushTlb;
     const base = p(f, 0);
+    const i = f.local(I32);
     f.if(
       p(f, 1),
       () => {
-        f.fill(i32.add(base, c32(S.STATE_SIZE)), c32(0xff), c32(S.TLB_SIZE));
+        f.fill(i32.add(base, c32(S.STATE_SIZE)), c32(0xff), c32(S.TLB_BANKS));
+        for (let n = 0; n < S.TLB_SPACES; n++) f.st32(base, c32(0), S.STATE_SIZE + S.TLB_BANKS + n * S.TLB_LOG_BYTES);
         f.st64(base, c64(0), S.LARGE_LOW + 8);
         f.st64(base, c64(0), S.LARGE_HIGH + 8);
       },
       () => {
-        // Few fills since the last flush, and one address space only: undo just those.
-        const n = f.tmp(ld.i32(base, S.TLB_LOG_COUNT));
-        const i = f.local(I32);
+        // After few fills undo just those.
+        const log = f.tmp(ld.i32(base, S.TLB_LOG));
+        const n = f.tmp(ld.i32(log));
         const e = f.local(I32);
         f.if(
-          i32.and(i32.le_u(n, c32(S.TLB_LOG_SIZE)), i32.eqz(i32.and(ld.i32(base, S.CR4), c32(1 << 17)))),
+          i32.le_u(n, c32(S.TLB_LOG_SIZE)),
           () => {
             f.block((out) => {
               f.loop((again) => {
                 f.brIf(out, i32.ge_u(i.get, n));
-                f.set(e, ld.i32(i32.add(base, i32.shl(i.get, c32(2))), S.TLB_LOG));
+                f.set(e, ld.i32(i32.add(log, i32.shl(i.get, c32(2))), 4));
                 f.st64(e.get, c64(-1), 0);
                 f.st64(e.get, c64(-1), 8);
                 f.st64(e.get, c64(-1), 16);
@@ -990,17 +1046,18 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
               });
             });
           },
-          () => f.fill(ld.i32(base, S.TLB_SYS), c32(0xff), c32(S.TLB_BANK * S.TLB_SETS)),
+          () => f.fill(ld.i32(base, S.TLB_SYS), c32(0xff), c32(S.TLB_SPACE)),
         );
+        f.st32(log, c32(0));
       },
     );
-    f.st32(base, c32(0), S.TLB_LOG_COUNT);
   }
   {
     const f = m.fn([I32, F64], 0, 'flushPage');
     const base = p(f, 0);
     const la = f.local(I64);
     const e = f.local(I32);
+    const v = f.local(I32);
     const end = f.local(I32);
     const slot = f.local(I32);
     f.set(la, i64.trunc_sat_f64_s(p(f, 1)));
@@ -1011,9 +1068,7 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
         i64.eqz(i64.and(i64.xor(la.get, ld.i64(slot.get)), ld.i64(slot.get, 8))),
       ),
       () => {
-        f.fill(i32.add(base, c32(S.STATE_SIZE)), c32(0xff), c32(S.TLB_SIZE));
-        f.st64(base, c64(0), S.LARGE_LOW + 8);
-        f.st64(base, c64(0), S.LARGE_HIGH + 8);
+        f.do(call(flushTlb.ref, base, c32(1)));
         f.ret();
       },
     );
@@ -1024,12 +1079,15 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
         i32.and(i32.wrap(i64.shr_u(la.get, c64(7))), c32((S.TLB_ENTRIES - 1) << 5)),
       ),
     );
-    f.set(end, i32.add(base, c32(S.STATE_SIZE + S.TLB_SIZE)));
+    f.set(v, victimOf(i32.add(base, c32(S.STATE_SIZE)), la.get));
+    f.set(end, i32.add(base, c32(S.STATE_SIZE + S.TLB_BANKS)));
     f.loop((again) => {
-      f.st64(e.get, c64(-1), 0);
-      f.st64(e.get, c64(-1), 8);
-      f.st64(e.get, c64(-1), 16);
-      f.set(e, i32.add(e.get, c32(S.TLB_BANK)));
+      for (const at of [e, v]) {
+        f.st64(at.get, c64(-1), 0);
+        f.st64(at.get, c64(-1), 8);
+        f.st64(at.get, c64(-1), 16);
+        f.set(at, i32.add(at.get, c32(S.TLB_BANK)));
+      }
       f.brIf(again, i32.lt_u(e.get, end.get));
     });
   }
@@ -1039,12 +1097,42 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
     const base = p(f, 0);
     const e = f.local(I32);
     const end = f.local(I32);
-    f.set(e, i32.add(base, c32(S.STATE_SIZE)));
-    f.set(end, i32.add(base, c32(S.STATE_SIZE + S.TLB_SIZE)));
-    f.loop((again) => {
+    const log = f.local(I32);
+    const n = f.local(I32);
+    const space = f.local(I32);
+    const drop = (): void =>
       f.if(i32.eq(i32.add(i32.wrap(ld.i64(e.get, 8)), ld.i32(e.get, 24)), p(f, 1)), () => f.st64(e.get, c64(-1), 8));
-      f.set(e, i32.add(e.get, c32(S.TLB_STRIDE)));
-      f.brIf(again, i32.lt_u(e.get, end.get));
+    f.set(log, i32.add(base, c32(S.STATE_SIZE + S.TLB_BANKS)));
+    f.set(space, i32.add(base, c32(S.STATE_SIZE)));
+    f.loop((spaces) => {
+      f.set(n, ld.i32(log.get));
+      f.if(
+        i32.le_u(n.get, c32(S.TLB_LOG_SIZE)),
+        () => {
+          // Whatever the space holds is in its log.
+          f.block((out) => {
+            f.loop((again) => {
+              f.brIf(out, i32.eqz(n.get));
+              f.set(e, ld.i32(i32.add(log.get, i32.shl(n.get, c32(2)))));
+              drop();
+              f.set(n, i32.sub(n.get, c32(1)));
+              f.br(again);
+            });
+          });
+        },
+        () => {
+          f.set(e, space.get);
+          f.set(end, i32.add(space.get, c32(S.TLB_SPACE)));
+          f.loop((again) => {
+            drop();
+            f.set(e, i32.add(e.get, c32(S.TLB_STRIDE)));
+            f.brIf(again, i32.lt_u(e.get, end.get));
+          });
+        },
+      );
+      f.set(log, i32.add(log.get, c32(S.TLB_LOG_BYTES)));
+      f.set(space, i32.add(space.get, c32(S.TLB_SPACE)));
+      f.brIf(spaces, i32.lt_u(space.get, i32.add(base, c32(S.STATE_SIZE + S.TLB_BANKS))));
     });
   }
   return {

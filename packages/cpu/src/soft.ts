@@ -205,7 +205,7 @@ export class SoftVm implements Vm {
       go: () => this.peers?.go(),
       leaveAfter: (base, rec) => of(base).leaveAfter(rec),
       hot: (base, head) => {
-        this.jit?.hot(head);
+        this.jit?.hot(base, head);
         // Forced translation does not wait for the end of the slice.
         if (threshold < FORCED) of(base).access.set(S.BUDGET, -1);
       },
@@ -526,16 +526,18 @@ export class SoftVcpu implements Vcpu {
         space = this.nextSpace;
         this.nextSpace = (this.nextSpace + 1) % S.TLB_SPACES;
         this.pcids[space] = pcid;
-        const at = this.base + S.STATE_SIZE + space * S.TLB_BANK * S.TLB_SETS;
-        a.u8.fill(0xff, at, at + S.TLB_BANK * S.TLB_SETS);
+        const at = this.base + S.STATE_SIZE + space * S.TLB_SPACE;
+        a.u8.fill(0xff, at, at + S.TLB_SPACE);
+        a.set(S.STATE_SIZE + S.TLB_BANKS + space * S.TLB_LOG_BYTES, 0);
       }
     }
-    const bank0 = this.base + S.STATE_SIZE + space * S.TLB_BANK * S.TLB_SETS;
+    const bank0 = this.base + S.STATE_SIZE + space * S.TLB_SPACE;
     const user = a.get(S.CPL) === 3;
     const smap = (a.get(S.CR4) & (1 << 21)) !== 0;
     const set = user ? 1 : smap && (a.get(S.EFL) & S.FLAG_AC) !== 0 ? 2 : 0;
     a.set(S.TLB_DATA, bank0 + set * S.TLB_BANK);
-    a.set(S.TLB_CODE, bank0 + (user ? S.TLB_BANK : 0));
+    a.set(S.TLB_CODE, bank0 + (S.TLB_DATA_SETS + (user ? 1 : 0)) * S.TLB_BANK);
+    a.set(S.TLB_LOG, this.base + S.STATE_SIZE + S.TLB_BANKS + space * S.TLB_LOG_BYTES);
     a.set(S.TLB_SYS, bank0);
   }
 

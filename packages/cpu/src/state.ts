@@ -263,25 +263,38 @@ export const N_SLOW = 2132;
 /** 32 bit: block lookups. */
 export const N_LOOKUP = 2136;
 
-/** 32 bit: TLB entries filled since the last flush of the address space; past {@link TLB_LOG_SIZE} only counted. */
-export const TLB_LOG_COUNT = 2220;
-/** Addresses of those entries: a flush after few fills need not touch the whole TLB. */
-export const TLB_LOG = 3072;
-/** Entries of the log. */
-export const TLB_LOG_SIZE = 256;
+/**
+ * 32 bit: address of the running address space's log: a count (32 bit), then the addresses of the TLB entries written since
+ * its last flush. A flush after few fills need not touch all of the TLB. Past {@link TLB_LOG_SIZE} they are only counted.
+ */
+export const TLB_LOG = 2220;
+/** Entries of a log. */
+export const TLB_LOG_SIZE = 1000;
+/** Bytes of a log. */
+export const TLB_LOG_BYTES = 4096;
 
 /** TLB entries per bank. */
 export const TLB_ENTRIES = 2048;
 /** Bytes per TLB entry: read, write and execute tags (64 bit: page address, or -1), host addend, flags. */
 export const TLB_STRIDE = 32;
+/** Bytes of a bank's direct-mapped part. */
+export const TLB_DIRECT: number = TLB_ENTRIES * TLB_STRIDE;
+/** Entries that keep what was displaced from the direct-mapped part, found by another hash. */
+export const TLB_VICTIMS = 512;
 /** Bytes per bank. */
-export const TLB_BANK: number = TLB_ENTRIES * TLB_STRIDE;
-/** Privilege sets of one address space: 0 supervisor with SMAP enforced, 1 user, 2 supervisor with AC set. */
-export const TLB_SETS = 3;
+export const TLB_BANK: number = TLB_DIRECT + TLB_VICTIMS * TLB_STRIDE;
+/** Banks of one address space, data: 0 supervisor with SMAP enforced, 1 user, 2 supervisor with AC set. */
+export const TLB_DATA_SETS = 3;
+/** All banks of one address space; after those for data two for code: 3 supervisor, 4 user. */
+export const TLB_SETS = 5;
 /** Address spaces (PCIDs) kept at once. */
 export const TLB_SPACES = 8;
+/** Bytes of one address space's banks. */
+export const TLB_SPACE: number = TLB_BANK * TLB_SETS;
+/** Bytes of all banks of one vCPU; the logs follow. */
+export const TLB_BANKS: number = TLB_SPACE * TLB_SPACES;
 /** Bytes of all TLBs of one vCPU. */
-export const TLB_SIZE: number = TLB_BANK * TLB_SETS * TLB_SPACES;
+export const TLB_SIZE: number = TLB_BANKS + TLB_LOG_BYTES * TLB_SPACES;
 
 /** Physical address width, CPUID 80000008h EAX bits 0–7. */
 export const PHYS_BITS = 40;
@@ -311,3 +324,13 @@ export const EXC_FERR = 0x100;
 
 /** 32 bit: the run loop waits for interrupts to become deliverable. */
 export const IRQ_WINDOW = 2140;
+
+/**
+ * 32 bit: not 0 while translated code has left the flags of its last operation as operands (kind times 16 plus log2 of the
+ * size, see FK_ in jit-ctx.ts): then FZ, FR, FC and FX are stale. Always 0 outside translated code.
+ */
+export const PEND_KIND = 2240;
+/** 64 bit each: the operands and the result of that operation. */
+export const PEND_A = 2248;
+export const PEND_B = 2256;
+export const PEND_R = 2264;

@@ -109,13 +109,19 @@ function xmmCount(c: SysCtx): number {
 }
 
 function saveVectors(c: SysCtx, at: number, from: number): void {
+  const cpu = c.cpu;
   const bytes = xmmCount(c) * 16;
-  for (let o = 0; o < bytes; o += 4) wr(c, at + o, 4, c.cpu.get(from + o));
+  const host = cpu.pointer(operandAddr(c, at), bytes, S.ACC_WRITE);
+  if (host !== 0) cpu.u8.copyWithin(host, cpu.base + from, cpu.base + from + bytes);
+  else for (let o = 0; o < bytes; o += 4) wr(c, at + o, 4, c.cpu.get(from + o));
 }
 
 function loadVectors(c: SysCtx, at: number, to: number): void {
+  const cpu = c.cpu;
   const bytes = xmmCount(c) * 16;
-  for (let o = 0; o < bytes; o += 4) c.cpu.set(to + o, rd(c, at + o, 4));
+  const host = cpu.pointer(operandAddr(c, at), bytes, 0);
+  if (host !== 0) cpu.u8.copyWithin(cpu.base + to, host, host + bytes);
+  else for (let o = 0; o < bytes; o += 4) cpu.set(to + o, rd(c, at + o, 4));
 }
 
 function zeroVectors(c: SysCtx, to: number): void {

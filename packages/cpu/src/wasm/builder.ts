@@ -342,8 +342,11 @@ export interface Label {
 
 /** A growing byte buffer with LEB128. */
 export class Bytes {
-  buf: Uint8Array = new Uint8Array(1024);
+  buf: Uint8Array;
   len = 0;
+  constructor(size = 1024) {
+    this.buf = new Uint8Array(size);
+  }
   private grow(n: number): void {
     const bigger = new Uint8Array(Math.max(this.buf.length * 2, this.len + n + 1024));
     bigger.set(this.buf.subarray(0, this.len));
@@ -583,6 +586,21 @@ export class Fn {
     this.code.len = 0;
     this.code.bytes(other.code.buf, other.code.len);
     this.code.bytes(body);
+    for (let i = 0; i < this.hints.length; i += 2) this.hints[i] = (this.hints[i] as number) + other.code.len;
+    this.hints.unshift(...other.hints);
+  }
+
+  /** @internal Offsets in `code` of branches with a known bias, each followed by 1 (likely taken) or 0. */
+  readonly hints: number[] = [];
+
+  /** As {@link Fn.if} where `then` hardly ever runs: its code is kept out of the way. */
+  unlikely(cond: Node, then: () => void, otherwise?: () => void): void {
+    this.branchIf(cond, then, otherwise, 0);
+  }
+
+  /** As {@link Fn.if} where `otherwise` hardly ever runs. */
+  likely(cond: Node, then: () => void, otherwise?: () => void): void {
+    this.branchIf(cond, then, otherwise, 1);
   }
 
   /** Stores an i32. */
@@ -640,12 +658,17 @@ export class Fn {
 
   /** `if (cond) { then } else { otherwise }` */
   if(cond: Node, then: () => void, otherwise?: () => void): void {
+    this.branchIf(cond, then, otherwise, -1);
+  }
+
+  private branchIf(cond: Node, then: () => void, otherwise: (() => void) | undefined, hint: number): void {
     if (cond.isConst) {
       if (cond.lo !== 0) then();
       else otherwise?.();
       return;
     }
     this.emit(cond);
+    if (hint >= 0) this.hints.push(this.code.len, hint);
     this.code.u8(0x04);
     this.code.u8(0x40);
     this.depth++;
@@ -695,6 +718,14 @@ export class Fn {
   /** Jumps. */
   br(l: Label): void {
     this.code.u8(0x0c);
+    this.code.u32(this.depth - l.depth);
+  }
+
+  /** Jumps if the condition is not zero, which it hardly ever is. */
+  brUnlikely(l: Label, cond: Node): void {
+    this.emit(cond);
+    this.hints.push(this.code.len, 0);
+    this.code.u8(0x0d);
     this.code.u32(this.depth - l.depth);
   }
 
@@ -861,6 +892,17 @@ export class Module {
     return f;
   }
 
+  /** The function declared last. */
+  get lastRef(): FnRef {
+    return (this.fns[this.fns.length - 1] as Fn).ref;
+  }
+
+  private readonly names: [FnRef, string][] = [];
+  /** Names a function in stack traces and profiles; ascending order of functions. */
+  name(ref: FnRef, name: string): void {
+    this.names.push([ref, name]);
+  }
+
   /** Exports a function under another name, imported ones too. */
   exportFn(name: string, ref: FnRef): void {
     this.exports.push({ name, ref });
@@ -969,27 +1011,64 @@ export class Module {
         for (const e of els) s.u32(e.index);
       });
     }
+    const heads = this.fns.map((f) => {
+      const head = new Bytes(64);
+      const runs: [number, Ty][] = [];
+      for (const t of f.extra) {
+        const last = runs[runs.length - 1];
+        if (last !== undefined && last[1] === t) last[0]++;
+        else runs.push([1, t]);
+      }
+      head.u32(runs.length);
+      for (const [n, t] of runs) {
+        head.u32(n);
+        head.u8(t);
+      }
+      return head;
+    });
+    // Branch Hinting proposal: a custom section before the code.
+    const hinted = this.fns.reduce((n, f) => n + (f.hints.length > 0 ? 1 : 0), 0);
+    if (hinted > 0) {
+      section(0, (s) => {
+        s.str('metadata.code.branch_hint');
+        s.u32(hinted);
+        this.fns.forEach((f, i) => {
+          if (f.hints.length === 0) return;
+          s.u32(f.ref.index);
+          s.u32(f.hints.length / 2);
+          for (let k = 0; k < f.hints.length; k += 2) {
+            s.u32((f.hints[k] as number) + (heads[i] as Bytes).len);
+            s.u8(1);
+            s.u8(f.hints[k + 1] as number);
+          }
+        });
+      });
+    }
     section(10, (s) => {
       s.u32(this.fns.length);
-      for (const f of this.fns) {
-        const head = new Bytes();
-        const runs: [number, Ty][] = [];
-        for (const t of f.extra) {
-          const last = runs[runs.length - 1];
-          if (last !== undefined && last[1] === t) last[0]++;
-          else runs.push([1, t]);
-        }
-        head.u32(runs.length);
-        for (const [n, t] of runs) {
-          head.u32(n);
-          head.u8(t);
-        }
+      for (const [i, f] of this.fns.entries()) {
+        const head = heads[i] as Bytes;
         s.u32(head.len + f.code.len + 1);
         s.bytes(head.buf, head.len);
         s.bytes(f.code.buf, f.code.len);
         s.u8(0x0b);
       }
     });
+    if (this.names.length > 0) {
+      // Function names, for profilers.
+      section(0, (s) => {
+        s.str('name');
+        const body = new Bytes();
+        body.u32(this.names.length);
+        for (const [ref, name] of this.names) {
+          body.u32(ref.index);
+          body.str(name);
+        }
+        s.u8(1);
+        s.u32(body.len);
+        s.bytes(body.buf, body.len);
+      });
+    }
     return w.buf.slice(0, w.len) as Uint8Array<ArrayBuffer>;
   }
 }
