@@ -892,7 +892,7 @@ export class Qcow2Image implements DiskImage {
         const toNext = Math.min(last - c, this.perTable - inTable);
         if (await this.settled(c, toNext)) continue;
         const nothing = this.backing === null || c * cluster >= this.backing.size;
-        if (how === 'discard' || how === 'cut' || nothing) {
+        if ((how === 'discard' && !this.hasZeroFlag) || how === 'cut' || nothing) {
           c += toNext;
           continue;
         }
@@ -945,8 +945,8 @@ export class Qcow2Image implements DiskImage {
       } else if (how === 'zero' || how === 'zero-unmap') {
         if (!bare) newLo = ZERO_LO;
       } else if (how === 'discard') {
-        // With a backing file, a version 2 image cannot forget a cluster without showing what is below.
-        if (kind === NOTHING || (!bare && !this.hasZeroFlag)) continue;
+        // What is given up reads as zeros, be it in this image or below. A version 2 image cannot say so; there it stays.
+        if (!bare && !this.hasZeroFlag) continue;
         if (!bare) newLo = ZERO_LO;
       }
       if (newHi === hi && newLo === lo) continue;
