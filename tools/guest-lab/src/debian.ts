@@ -17,6 +17,8 @@ export interface DebianOptions {
   readonly dir: string;
   /** Device. */
   readonly device: DebianDevice;
+  /** Whether it is restarted in between, and looked at again. Default true. */
+  readonly restart?: boolean;
   /** Told how it goes. */
   readonly say: (line: string) => void;
 }
@@ -24,7 +26,7 @@ export interface DebianOptions {
 const PROMPT = /root@debian:\S*# /u;
 
 /**
- * A disk of its own over the image's; two boots of it.
+ * A disk of its own over the image's, booted and restarted; then the host looks at the disk.
  * @throws when anything is not as it should be
  */
 export async function debianSession(image: PulledImage, o: DebianOptions): Promise<void> {
@@ -44,9 +46,23 @@ export async function debianSession(image: PulledImage, o: DebianOptions): Promi
     const errors = await shell(g, 'journalctl -b -p err -q --no-pager | cut -c1-150');
     if (errors !== '') o.say(`errors in the journal:\n${errors}`);
     await shell(g, 'echo kept >/root/kept; sync');
-    return 'reboot';
+    return o.restart === false ? 'systemctl poweroff' : 'reboot';
   });
-  if (first !== 0) throw new Error(`after reboot the program ended with ${first}, not 0`);
+  if (o.restart !== false) {
+    if (first !== 0) throw new Error(`after reboot the program ended with ${first}, not 0`);
+    await again(image, o, path);
+  } else if (first !== 1) throw new Error(`after power off the program ended with ${first}, not 1`);
+  const r = await checkDisk(path);
+  if (r.corruptions > 0 || r.leaks > 0) throw new Error(`the image: ${r.corruptions} corruptions, ${r.leaks} leaks`);
+  const raw = join(o.dir, 'converted.img');
+  await convertDisk(path, raw);
+  const fsck = spawnSync('e2fsck', ['-fn', raw], { encoding: 'utf8' });
+  if (fsck.error === undefined && fsck.status !== 0) throw new Error(`e2fsck: ${fsck.stdout}${fsck.stderr}`);
+  if (fsck.error === undefined) o.say('e2fsck -f: clean');
+}
+
+/** The boot after the restart. */
+async function again(image: PulledImage, o: DebianOptions, path: string): Promise<void> {
   const second = await session(image, o, path, async (g) => {
     const kept = await shell(g, 'cat /root/kept');
     if (kept !== 'kept') throw new Error(`what was written before the reboot is: ${kept}`);
@@ -55,13 +71,6 @@ export async function debianSession(image: PulledImage, o: DebianOptions): Promi
     return 'systemctl poweroff';
   });
   if (second !== 1) throw new Error(`after power off the program ended with ${second}, not 1`);
-  const r = await checkDisk(path);
-  if (r.corruptions > 0 || r.leaks > 0) throw new Error(`the image: ${r.corruptions} corruptions, ${r.leaks} leaks`);
-  const raw = join(o.dir, 'converted.img');
-  await convertDisk(path, raw);
-  const fsck = spawnSync('e2fsck', ['-fn', raw], { encoding: 'utf8' });
-  if (fsck.error === undefined && fsck.status !== 0) throw new Error(`e2fsck: ${fsck.stdout}${fsck.stderr}`);
-  if (fsck.error === undefined) o.say('e2fsck -f: clean');
 }
 
 /** One boot. @param use what is done at the shell; returns the command that ends it @returns the program's exit status */

@@ -15,7 +15,7 @@ const USAGE = `usage: node tools/guest-lab/src/main.ts COMMAND
   verify [KIND…]   the verifying workload on every device over these back ends: ${DISK_KINDS.join(', ')}
   devices [HOW…]   lspci, smartctl, hdparm, nvme and the drivers on every device, interrupting by ${INTERRUPTS.join(', ')}
   tree [FILES]     a tree of so many files (50000) on raw and qcow2 disks, and e2fsck on the host
-  host             a full disk, a lost NBD server, an image in use, a missing backing file (parts need root)
+  host [NAME]      a full disk, a lost NBD server, an image in use, a missing backing file (parts need root); those whose name has NAME in it
   debian [DEVICE…] Debian with systemd on a qcow2 disk: boot, log in, reboot, power off; virtio-blk, ahci-hd, nvme`;
 
 /** Where disks go: HYVE_LAB_DIR, or the system's place for temporary files. */
@@ -93,10 +93,10 @@ async function treeCommand(words: readonly string[]): Promise<number> {
   return wrong === 0 ? 0 : 1;
 }
 
-async function hostCommand(): Promise<number> {
+async function hostCommand(words: readonly string[]): Promise<number> {
   const image = await labImage();
   const verdicts = await inPlace((dir) =>
-    hostConditions(image, dir, (v) =>
+    hostConditions(image, dir, words.join(' '), (v) =>
       console.log(
         `${v.name}: ${v.skipped !== null ? `skipped, ${v.skipped}` : v.problem === '' ? 'ok' : `FAILED\n${v.problem}`}`,
       ),
