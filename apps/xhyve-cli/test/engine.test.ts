@@ -63,6 +63,21 @@ describe('a guest', () => {
     expect(run('soft')).toEqual({ status: 2, out: 'hello\n', err: '' });
   });
 
+  it('ends with status 4, the address and the bytes where KVM cannot run an instruction', (ctx) => {
+    const fault = kvmFault();
+    if (fault !== null) return ctx.skip(fault);
+    writeFileSync(join(folder, 'hello'), multiboot('', [0x9b])); // fwait
+    const r = run('kvm');
+    writeFileSync(join(folder, 'hello'), multiboot('hello\n'));
+    if (probeKvm().usable) expect(r).toEqual({ status: 2, out: '', err: '' });
+    else {
+      expect([r.status, r.out]).toEqual([4, '']);
+      expect(r.err).toMatch(
+        /KVM cannot emulate the instruction at RIP 0x100020 \(32-bit code, linear 0x100020\): 9b fa f4/,
+      );
+    }
+  });
+
   it('runs on KVM, or the command says why it cannot', (ctx) => {
     const r = run('kvm');
     const fault = kvmFault();
@@ -86,11 +101,11 @@ function kvmFault(): string | null {
 }
 
 /** A Multiboot kernel that sends text to COM1 and halts. */
-function multiboot(text: string): Uint8Array {
+function multiboot(text: string, more: readonly number[] = []): Uint8Array {
   const at = 0x100000;
   const code: number[] = [];
   for (const c of text) code.push(0xb0, c.charCodeAt(0), 0x66, 0xba, 0xf8, 0x03, 0xee); // mov al; mov dx, 0x3f8; out
-  code.push(0xfa, 0xf4, 0xeb, 0xfd); // cli; hlt; again
+  code.push(...more, 0xfa, 0xf4, 0xeb, 0xfd); // cli; hlt; again
   const bytes = new Uint8Array(32 + code.length);
   const header = new DataView(bytes.buffer);
   [0x1badb002, 0x10000, -(0x1badb002 + 0x10000), at, at, 0, 0, at + 32].forEach((v, i) => {

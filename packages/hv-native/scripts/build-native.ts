@@ -1,11 +1,7 @@
-// Builds the addon for this machine with a C++ compiler: node scripts/build-native.ts [--sanitize=address|thread] [--force].
+// Builds the addon for this machine with a C++ compiler: node scripts/build-native.ts [--force].
 // Needs no Python and no headers of Node itself. Another way: src/native/binding.gyp.
 import { buildNative } from './native-build.ts';
 
-const sanitize = process.argv.find((a) => a.startsWith('--sanitize='))?.slice('--sanitize='.length);
-const result = buildNative({
-  force: process.argv.includes('--force'),
-  ...(sanitize === undefined ? {} : { sanitize }),
-});
+const result = buildNative({ force: process.argv.includes('--force') });
 console.log(result.detail);
 process.exitCode = result.ok ? 0 : 1;

@@ -20,12 +20,12 @@ export interface BuildResult {
 const COMPILERS = ['g++', 'clang++', 'c++'];
 
 /** Builds unless there is nothing to do. Says why where it cannot. */
-export function buildNative(o: { force?: boolean; sanitize?: string } = {}): BuildResult {
+export function buildNative(o: { force?: boolean; sanitize?: string; target?: string } = {}): BuildResult {
   if (process.platform !== 'linux' || process.arch !== 'x64')
     return { ok: false, detail: `there is no engine for ${process.platform}-${process.arch} yet` };
   const sources = ['addon.cc', 'kvm.cc'].map((f) => join(SOURCES, f));
   const folder = join(ROOT, 'npm', `${process.platform}-${process.arch}`);
-  const target = join(folder, 'hyve-native.node');
+  const target = o.target ?? join(folder, 'hyve-native.node');
   const newest = Math.max(...readdirSync(SOURCES).map((f) => statSync(join(SOURCES, f)).mtimeMs));
   if (o.force !== true && o.sanitize === undefined && existsSync(target) && statSync(target).mtimeMs >= newest)
     return { ok: true, detail: `${target} is up to date` };
@@ -46,7 +46,7 @@ export function buildNative(o: { force?: boolean; sanitize?: string } = {}): Bui
     '-fvisibility=hidden',
     ...WARNINGS,
   ];
-  if (o.sanitize !== undefined) flags.push('-g', `-fsanitize=${o.sanitize}`);
+  if (o.sanitize !== undefined) flags.push('-g', '-fno-omit-frame-pointer', `-fsanitize=${o.sanitize}`);
   // The library stays loaded: its signal handler does.
   const args = [...flags, '-Wl,-z,nodelete', `-I${headers}`, ...sources, '-o', fresh];
   const { status, stderr } = spawnSync(compiler, args, { encoding: 'utf8' });

@@ -92,12 +92,22 @@ export function localBuild(): string {
 }
 
 /**
- * Loads the addon: the platform's package, else this package's own build.
+ * Loads the addon: what the environment variable HYVE_NATIVE_LIBRARY names, else the platform's package, else this
+ * package's own build.
  * @throws HyveError `ENGINE_UNAVAILABLE` if there is none for this machine
  */
 export function loadNative(): Native {
   const target = `${process.platform}-${process.arch}`;
   let cause: unknown;
+  const named = process.env['HYVE_NATIVE_LIBRARY'];
+  if (named !== undefined && named !== '') {
+    try {
+      return require(named) as Native;
+    } catch (e) {
+      const why = e instanceof Error ? e.message : String(e);
+      throw new HyveError('ENGINE_UNAVAILABLE', `HYVE_NATIVE_LIBRARY=${named}: ${why}`, e);
+    }
+  }
   for (const from of [`@hyve/hv-native-${target}`, localBuild(), gypBuild()]) {
     if (from.endsWith('.node') && !existsSync(from)) continue;
     try {

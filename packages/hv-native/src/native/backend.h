@@ -162,7 +162,7 @@ class Vcpu final : public Shared {
   // Gives the guest its turn. It ends by an exit, posted to the exchange under `id`.
   int resume();
   // How the guest's last turn ended: 0 (an exit of KVM's), an error, STOPPED or EXTERNAL.
-  int outcome() const { return result_; }
+  int outcome() const { return result_.load(); }
   // The 8259's interrupt line: while it is up, turns end by EXTERNAL as soon as interrupt() would be taken.
   void external(bool asserted);
   // Ends the guest's turn soon. Any thread.
@@ -192,7 +192,7 @@ class Vcpu final : public Shared {
   std::atomic<bool> guest_{false};
   bool quit_ = false;
   bool ended_ = false;
-  int result_ = 0;
+  std::atomic<int> result_{0};
 };
 
 }  // namespace hyve

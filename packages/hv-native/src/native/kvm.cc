@@ -587,7 +587,7 @@ void* Vcpu::threadMain(void* p) {
     }
     const int r = v->enter();
     Lock lock(x.mutex());
-    v->result_ = r;
+    v->result_.store(r);
     v->guest_.store(false);
     v->changed_.all();
     x.post(v->id_);
