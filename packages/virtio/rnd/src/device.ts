@@ -156,7 +156,7 @@ export class VirtioRnd implements VirtioDevice {
       this.sourceErrors++;
     }
     list.clear();
-    this.tokens -= got;
+    if (this.clock !== null) this.tokens -= got;
     this.bytes += got;
     return got;
   }

@@ -227,6 +227,14 @@ describe('rate limit', () => {
       expect(() => c.mmio.load({ ...c.mmio.save(), device })).toThrow(expect.objectContaining({ code }));
   });
 
+  it('keeps no account where there is no limit: what it saves, it loads', () => {
+    const b = bench();
+    ask(b, up(b), 64, 64);
+    const state = b.mmio.save();
+    expect((state.device as { tokens: number }).tokens).toBe(0);
+    bench().mmio.load(state);
+  });
+
   it('must let something through', () => {
     const clock = createRig().clock;
     for (const o of [
