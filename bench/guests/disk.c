@@ -1,5 +1,5 @@
-// Disk and entropy load for bench/devices.ts, and the writer of tools/kill-test. A static Linux program that is told what to
-// do by words of the kernel's command line, which begin with `hyve.`:
+// Disk and entropy load for bench/devices.ts: a static Linux program that is told what to do by words of the kernel's command
+// line:
 //
 //   hyve.test=NAME,DEVICE,rw,BLOCK,DEPTH,COUNT   r|w s|r: read or write, sequential or random, COUNT blocks of BLOCK bytes,
 //                                                DEPTH at a time (Linux AIO, O_DIRECT)

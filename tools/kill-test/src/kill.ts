@@ -11,9 +11,9 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
-import { createDisk } from '../../../packages/backends/block/src/disk/index.ts';
 import { CpioWriter } from '../../../apps/xhyve-cli/src/images/cpio.ts';
 import { pullImage } from '../../../apps/xhyve-cli/src/images/index.ts';
+import { createDisk } from '../../../packages/backends/block/src/disk/index.ts';
 import { AREA, missingRecords, PLACES } from './records.ts';
 
 const XHYVE = join(import.meta.dirname, '../../../apps/xhyve-cli/bin/xhyve.js');
@@ -151,7 +151,7 @@ wait
     const words: string[] = ['-m', '256M', '-s', '0,hostbridge', '-s', '31,lpc', '-l', 'com1,stdio', '-A'];
     let cmdline = 'console=ttyS0 quiet';
     this.disks.forEach((d, i) => {
-      words.push('-s', `${i + 3},${d.device[0]},${d.file}`);
+      words.push('-s', `${i + 3},${d.device[0]},${d.file},format=${isQcow2(d.format) ? 'qcow2' : 'raw'}`);
       // Higher than anything that may be on the disk, and at another place.
       d.first = d.safe + 2 * PLACES + 1;
       d.safe = d.first - 1;
@@ -183,7 +183,10 @@ wait
         for (const line of lines) {
           const m = /^(\S+) (\d+)\r?$/.exec(line);
           const d = m === null ? undefined : this.disks.find((x) => x.device[0] === m[1]);
-          if (/FAIL/.test(line)) failure = line;
+          if (/FAIL/.test(line)) {
+            failure = line;
+            child.kill('SIGKILL');
+          }
           if (m === null || d === undefined) continue;
           if (Number(m[2]) !== d.safe + 1) failure = `${line} came after ${d.safe}`;
           d.safe = Number(m[2]);
