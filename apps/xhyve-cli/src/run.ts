@@ -65,6 +65,8 @@ export interface EngineChoice {
   readonly engines: Readonly<Record<string, () => Hypervisor>>;
   /** Why `auto` took the software CPU and how to change that; one line, or empty. */
   readonly note: string;
+  /** For engines that run in the kernel on this thread: makes the second SIGTERM that nobody answers end the process. */
+  readonly guard?: () => () => void;
 }
 
 /** Decides `--engine auto`: KVM where it can run an operating system, else the software CPU. */
@@ -73,11 +75,12 @@ export async function chooseEngine(spec: MachineSpec, support: BoardSupport): Pr
   if (spec.engine === 'soft' || !support.engines.includes('kvm')) return plain;
   // Only the software CPU counts instructions.
   if (spec.engine === 'auto' && spec.clock.mode === 'virtual') return plain;
-  const { KvmHypervisor, probeKvm } = await import('@hyve/hv-native');
+  const { guardSignal, KvmHypervisor, probeKvm } = await import('@hyve/hv-native');
+  const guard = (): (() => void) => guardSignal('SIGTERM');
   const engines = { kvm: () => new KvmHypervisor({ paravirtual: spec.paravirtual ?? 'none' }) };
-  if (spec.engine === 'kvm') return { spec, engines, note: '' };
+  if (spec.engine === 'kvm') return { spec, engines, note: '', guard };
   const { usable, reason } = probeKvm();
-  if (usable) return { spec: { ...spec, engine: 'kvm' }, engines, note: '' };
+  if (usable) return { spec: { ...spec, engine: 'kvm' }, engines, note: '', guard };
   return { ...plain, note: `running on the software CPU: ${reason} (--engine soft leaves this line out)` };
 }
 
@@ -263,7 +266,9 @@ export async function runMachine(spec: MachineSpec, options: RunOptions): Promis
     io.restoreTerminal();
     run.pid?.remove();
   };
+  let answered: () => void = () => {};
   const act = (what: Interruption): void => {
+    answered();
     const action = policy.decide(what, io.isRaw());
     switch (action) {
       case 'nothing':
@@ -327,6 +332,11 @@ export async function runMachine(spec: MachineSpec, options: RunOptions): Promis
     if (spec.pidfile !== null) run.pid = PidFile.create(spec.pidfile, process.pid);
     const choice = await chooseEngine(spec, options.board.support);
     if (choice.note !== '') io.note(`xhyve: ${choice.note}`);
+    try {
+      answered = choice.guard?.() ?? answered;
+    } catch {
+      // Without the library the engine itself says why there is none.
+    }
     const pc = await options.board.createPc(choice.spec, {
       engines: choice.engines,
       threads: nodeThreads(),

@@ -79,6 +79,9 @@ export interface Native {
   stop(vcpu: VcpuHandle): void;
   /** Whether turns are to end by TURN_EXTERNAL when an interrupt can be taken. */
   external(vcpu: VcpuHandle, asserted: boolean): void;
+  /** See guardSignal. */
+  guard(signal: number): number;
+  answered(): void;
 }
 
 /** Added to a slot's number in {@link Native.setMemory}. */

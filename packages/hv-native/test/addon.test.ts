@@ -8,7 +8,7 @@ import type { Native } from '../src/native.ts';
 import { NEED, native, noKvm } from './setup.ts';
 
 it('exports these names', () => {
-  expect(Object.keys(api).sort()).toEqual(['KvmHypervisor', 'probeKvm']);
+  expect(Object.keys(api).sort()).toEqual(['KvmHypervisor', 'guardSignal', 'probeKvm']);
 });
 
 describe.skipIf(native === null || noKvm !== null)(`the addon${NEED}`, () => {
@@ -90,7 +90,7 @@ describe.skipIf(native === null || noKvm !== null)(`the addon${NEED}`, () => {
     });
     expect([r.status, r.signal, r.stderr]).toEqual([0, null, '']);
     const { threw, fine, functions } = JSON.parse(r.stdout) as { threw: number; fine: number; functions: number };
-    expect(functions).toBe(37);
+    expect(functions).toBe(39);
     expect(threw).toBeGreaterThan(1000);
     expect(fine).toBeGreaterThan(500);
   });

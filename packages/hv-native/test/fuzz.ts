@@ -105,6 +105,8 @@ const SHAPES: Readonly<Record<keyof Native, string>> = {
   result: 'vcpu',
   stop: 'vcpu',
   external: 'vcpu flag',
+  guard: 'number',
+  answered: 'vcpu',
 };
 
 function shaped(kind: string): unknown {

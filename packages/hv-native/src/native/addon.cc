@@ -2,12 +2,15 @@
 // function checks what it is given, so that no call from JavaScript can reach memory that is not its own.
 #include "backend.h"
 
+#include <atomic>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <new>
 
 #include <errno.h>
+#include <signal.h>
+#include <unistd.h>
 
 #ifndef NAPI_VERSION
 #define NAPI_VERSION 9
@@ -700,6 +703,45 @@ napi_value closeVcpu(napi_env env, napi_callback_info info) {
   return nullptr;
 }
 
+// --- A last resort -------------------------------------------------------------------------------------------------------
+// A signal that JavaScript handles waits for the event loop, for ever if that thread does not come out of the kernel. Node's
+// handler goes on behind this one; the second signal that nobody has answered ends the process.
+
+struct sigaction guarded[NSIG];
+std::atomic<int> unanswered{0};
+
+void onGuarded(int n, siginfo_t* info, void* context) {
+  if (unanswered.fetch_add(1) >= 1) kill(getpid(), SIGKILL);
+  const struct sigaction& next = guarded[n];
+  if ((next.sa_flags & SA_SIGINFO) != 0) next.sa_sigaction(n, info, context);
+  else if (next.sa_handler != SIG_DFL && next.sa_handler != SIG_IGN) next.sa_handler(n);
+}
+
+// guard(signal): number. The signal has a handler of Node's already
+napi_value guard(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  double n = 0;
+  if (!whole(env, a.at[0], NSIG - 1, &n, "guard: expected a signal")) return nullptr;
+  const int signal = static_cast<int>(n);
+  if (signal != SIGTERM && signal != SIGINT && signal != SIGHUP) return bad(env, "guard: SIGTERM, SIGINT or SIGHUP expected");
+  struct sigaction now;
+  if (sigaction(signal, nullptr, &now) != 0) return number(env, -errno);
+  if ((now.sa_flags & SA_SIGINFO) != 0 && now.sa_sigaction == onGuarded) return number(env, 0);
+  if ((now.sa_flags & SA_SIGINFO) == 0 && (now.sa_handler == SIG_DFL || now.sa_handler == SIG_IGN))
+    return bad(env, "guard: nobody handles this signal");
+  guarded[signal] = now;
+  struct sigaction mine = now;
+  mine.sa_flags |= SA_SIGINFO;
+  mine.sa_sigaction = onGuarded;
+  return number(env, sigaction(signal, &mine, nullptr) == 0 ? 0 : -errno);
+}
+
+// answered(): the event loop has seen the signals so far
+napi_value answered(napi_env, napi_callback_info) {
+  unanswered.store(0);
+  return nullptr;
+}
+
 napi_value init(napi_env env, napi_value exports) {
   const struct {
     const char* name;
@@ -742,6 +784,8 @@ napi_value init(napi_env env, napi_value exports) {
       {"result", turnResult},
       {"stop", stopVcpu},
       {"external", external},
+      {"guard", guard},
+      {"answered", answered},
   };
   for (const auto& f : functions) {
     napi_value fn = nullptr;
