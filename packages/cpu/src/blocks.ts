@@ -91,6 +91,8 @@ export class BlockCache {
   private readonly insn = new Insn();
   private readonly buf = new Uint8Array(16);
   private readonly units: Uint8Array;
+  /** FNOP, which only looks at pending errors. */
+  private readonly fnop = new Insn();
   private next: number;
   private readonly first: number;
   private sysInsns: Insn[] = [];
@@ -121,6 +123,7 @@ export class BlockCache {
     this.first = this.L.arena + STEP_RECORDS * R.REC * 2;
     this.next = this.first;
     this.units = Uint8Array.from(ROWS, (r) => unitOfRow(r.id));
+    this.decoder.decode(this.fnop, Uint8Array.of(0xd9, 0xd0), 0, 2, 32);
   }
 
   /** The decoded instruction of a record whose handler runs in TypeScript. */
@@ -366,7 +369,10 @@ export class BlockCache {
     const n = this.insn;
     const memory =
       n.kind0 === Kind.Mem ? 0 : n.kind1 === Kind.Mem ? 1 : n.kind2 === Kind.Mem ? 2 : n.kind3 === Kind.Mem ? 3 : -1;
-    if (memory >= 0 && n.op !== OP.XLAT) this.address(off, mode, memory);
+    if (memory >= 0 && n.op !== OP.XLAT) {
+      this.pendingFirst(off, mode);
+      this.address(off, mode, memory);
+    }
     const handler = this.handlerOf(mode);
     const r = this.begin(handler, off, n.length);
     this.u16[(r + R.R_REG0) >> 1] = BlockCache.field(n.kind0, n.reg0);
@@ -397,6 +403,14 @@ export class BlockCache {
       return true;
     }
     return false;
+  }
+
+  /** A pending x87 error comes before what is wrong with a segment: it is looked at before the address is computed. */
+  private pendingFirst(off: number, mode: number): void {
+    const n = this.insn;
+    if (this.units[n.row] !== UNIT_X87 || (mode & 3) === 2 || NOT_WAITING.has(n.op)) return;
+    if ((mode & S.MODE_FLAT) !== 0 && n.seg < 4 && n.seg !== S.CS) return;
+    this.begin(this.interp().handler(handlerKey(this.fnop, mode)), off, n.length);
   }
 
   private handlerOf(mode: number): number {
@@ -658,6 +672,11 @@ export class BlockCache {
 /** Operations whose memory operand is not accessed, so that no segment check applies. */
 const NO_ACCESS: ReadonlySet<number> = new Set([
   OP.NOP, OP.PREFETCH, OP.PREFETCHW, OP.PREFETCHNTA, OP.PREFETCHT0, OP.PREFETCHT1, OP.PREFETCHT2, OP.UD0, OP.UD1,
+]); // biome-ignore format: a list
+
+/** x87 instructions that run whatever error is pending. */
+const NOT_WAITING: ReadonlySet<number> = new Set([
+  OP.FNSTCW, OP.FNSTSW, OP.FNSTENV, OP.FNSAVE, OP.FXSAVE, OP.FXRSTOR,
 ]); // biome-ignore format: a list
 
 /** Jumps in TypeScript that never fall through. */

@@ -49,14 +49,6 @@ function vexW(bytes: Uint8Array, insn: Insn): boolean {
   return insn.vex !== 0 && bytes[at] === 0xc4 && ((bytes[at + 2] as number) & 0x80) !== 0;
 }
 
-/** Whether an operand is a floating-point or vector register, or the opcode one of the x87. */
-function isFloating(insn: Insn, bytes: Uint8Array): boolean {
-  const vector = (kind: number): boolean =>
-    kind === Kind.Xmm || kind === Kind.Ymm || kind === Kind.Mmx || kind === Kind.St;
-  const opcode = bytes.find((b) => !LEGACY_PREFIX.has(b)) ?? 0;
-  return vector(insn.kind0) || vector(insn.kind1) || vector(insn.kind2) || (opcode >= 0xd8 && opcode <= 0xdf);
-}
-
 /** Conditional exclusions. */
 export const EXCLUSIONS: readonly Exclusion[] = [
   {
@@ -94,12 +86,6 @@ export const EXCLUSIONS: readonly Exclusion[] = [
     name: 'MOVSXD of words',
     why: 'AMD reads four bytes for it, Intel two',
     applies: (insn, name) => name === 'MOVSXD' && insn.opSize === 2,
-  },
-  {
-    name: 'x87, MMX or SSE operand through FS, GS or CS outside 64-bit mode',
-    why: 'FS and GS are null there, CS not writable: #GP competes with pending #MF and with the switch to MMX, in an order of its own',
-    applies: (insn, _name, mode, bytes) =>
-      mode === 32 && [0x64, 0x65, 0x2e].some((p) => hasPrefix(bytes, p)) && isFloating(insn, bytes),
   },
   {
     name: 'MASKMOVQ',
