@@ -884,7 +884,8 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
       time,
       virtual,
       now: () => clock.now(),
-      whole: turns !== null && threads === null,
+      whole: vm.engineThreads !== undefined || threads === null,
+      interrupts: vm.interrupts,
     },
     scheduler,
     powerOn: async () => {
@@ -892,6 +893,7 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
       for (const v of vm.vcpus) v.reset();
       for (const m of msrs) m.reset();
       for (const l of lapics) l.reset();
+      vm.interrupts?.reset();
       for (const c of chips) c.reset();
       pci.reset();
       testExit = -1;

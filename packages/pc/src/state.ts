@@ -3,6 +3,7 @@
 import {
   type BlockBackend,
   type Device,
+  type EngineInterrupts,
   type GuestMemory,
   HyveError,
   type PhysAddr,
@@ -85,6 +86,8 @@ export interface MachineParts {
   readonly memoryBytes: number;
   readonly vcpus: readonly Vcpu[];
   readonly lapics: readonly LocalApic[];
+  /** The engine's, which then are in the place of the board's local APICs. */
+  readonly interrupts?: EngineInterrupts | undefined;
   readonly msrs: readonly MsrPolicy[];
   /** Interrupt controllers first, the PCI bus before its functions. */
   readonly devices: readonly Device[];
@@ -109,7 +112,7 @@ export function saveParts(m: MachineParts): MachineStateV1 {
     virtual: m.virtual?.position() ?? null,
     processors: m.vcpus.map((vcpu, i) => ({
       vcpu: vcpu.getState(),
-      lapic: (m.lapics[i] as LocalApic).save(),
+      lapic: m.interrupts?.save(i) ?? (m.lapics[i] as LocalApic).save(),
       msrs: (m.msrs[i] as MsrPolicy).save(),
     })),
     devices: m.devices.map((d) => ({ name: d.name, state: d.save?.() ?? null })),
@@ -137,7 +140,8 @@ export function loadParts(m: MachineParts, state: unknown): void {
   s.processors.forEach((p, i) => {
     (m.vcpus[i] as Vcpu).setState(p.vcpu);
     (m.msrs[i] as MsrPolicy).load(p.msrs);
-    (m.lapics[i] as LocalApic).load(p.lapic);
+    if (m.interrupts !== undefined) m.interrupts.load(i, p.lapic);
+    else (m.lapics[i] as LocalApic).load(p.lapic);
   });
   m.devices.forEach((d, i) => {
     d.load?.((s.devices[i] as DeviceEntry).state);
