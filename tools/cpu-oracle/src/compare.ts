@@ -116,10 +116,10 @@ export function compare(p: Program, native: Uint8Array, soft: Uint8Array, all = 
   if (!all) return out;
   const fx = L.REC.fx;
   differ('fcw', n.getUint16(fx, true), s.getUint16(fx, true));
-  // C1 tells which way the last place was rounded; PE may be set for results that happen to be exact.
-  // So does UE for tiny results that are exact; unmasked, it makes an exception pending.
+  // C1 tells which way the last place was rounded; PE may be set for results that happen to be exact, and UE for such
+  // results that are tiny. Unmasked, either makes an exception pending.
   let status = p.approximate === 'x87' ? ~0x230 : ~0;
-  if (p.approximate === 'x87' && (n.getUint16(fx, true) & 0x10) === 0) status &= ~0x8080;
+  if (p.approximate === 'x87' && (n.getUint16(fx, true) & 0x30) !== 0x30) status &= ~0x8080;
   differ('fsw', n.getUint16(fx + 2, true) & status, s.getUint16(fx + 2, true) & status);
   differ('ftw', n.getUint8(fx + 4), s.getUint8(fx + 4));
   differ('mxcsr', n.getUint32(fx + 24, true), s.getUint32(fx + 24, true));

@@ -133,7 +133,7 @@ export const AVOIDED: readonly string[] = [
   'REP MOVS with 16-bit addresses and junk above them: the host looks for overlap in the whole registers (seen on family 1Ah)',
   'AC set in programs with x87, MMX or SSE: which vector accesses are checked, and whether at 8 (as here and with Intel), 16 or 32 bytes, is up to the processor',
   'FIP, FDP, FOP and the selectors in FXSAVE, FNSTENV and FNSAVE images: AMD and Intel fill them at different times',
-  'PE after transcendental x87 instructions, and UE for exact tiny results when unmasked: they compute with more digits of their own',
+  'PE and UE after transcendental x87 instructions, and ES where one of them is unmasked: the host has them for exact results too',
   'MXCSR bit 17: misaligned SSE mode, AMD only',
 ];
 
