@@ -88,6 +88,12 @@ export const EXCLUSIONS: readonly Exclusion[] = [
     applies: (insn, name) => name === 'MOVSXD' && insn.opSize === 2,
   },
   {
+    name: 'gathers and masked moves through FS, GS or CS outside 64-bit mode',
+    why: 'elements that the mask leaves out are no reason for #GP; the software CPU checks the segment whatever the mask',
+    applies: (_, name, mode, bytes) =>
+      mode === 32 && /GATHER|MASKMOV[PDQ]/.test(name) && [0x64, 0x65, 0x2e].some((p) => hasPrefix(bytes, p)),
+  },
+  {
     name: 'MASKMOVQ',
     why: 'when it faults, AMD has switched the x87 state to MMX already',
     applies: (_, name, mode) => name === 'MASKMOVQ' && mode === 32,

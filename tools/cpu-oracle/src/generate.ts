@@ -137,7 +137,6 @@ export class Generator {
   private readonly insn = new Insn();
   private readonly byMode: Readonly<Record<32 | 64, readonly Row[]>>;
   private readonly longest: number;
-  private readonly choice: Choice;
   /** How often each exclusion applied. */
   readonly excluded: Map<string, number> = new Map();
   private readonly pool: Uint8Array;
@@ -168,7 +167,6 @@ export class Generator {
   private fixups: { at: number; size: number; next: number }[] = [];
 
   constructor(choice: Choice) {
-    this.choice = choice;
     this.decoder = new Decoder(choice.features);
     this.longest = choice.longest ?? 8;
     const usable = choice.rows.filter((r) => r.feature === '' || choice.features.has(r.feature));
@@ -1108,10 +1106,7 @@ export class Generator {
     if (name !== 'LODS' && name !== 'OUTS' && !place(7)) return false;
     if (insn.rep !== 0) {
       if (!this.free(1)) return false;
-      this.fix(
-        1,
-        this.dirty(BigInt(r.chance(12) ? 0 : r.int(Math.floor(320 / size) > 40 ? 40 : Math.floor(320 / size))), a),
-      );
+      this.fix(1, this.dirty(BigInt(r.chance(12) ? 0 : r.int(Math.min(40, Math.floor(320 / size)))), a));
     }
     return true;
   }

@@ -106,10 +106,13 @@ export const TAIL_LENGTH = 64;
 export const STACK_WINDOW = 0xe00;
 export const STACK_LENGTH = 768;
 
-/** Ends of pages that programs may touch outside the windows, zero at the start of each; low addresses. */
-export const CLEARED: readonly number[] = [DATA_LOW, STACK_LOW, STACK_LOW + 2 * PAGE - 64];
+/**
+ * Pages that are zero outside the windows when a program starts: what the one before it left there, where nobody compares,
+ * may differ (part of a frame, pointers of the x87). Low addresses.
+ */
+export const CLEARED: readonly number[] = [DATA_LOW, STACK_LOW];
 /** Bytes of each. */
-export const CLEARED_LENGTH = 64;
+export const CLEARED_LENGTH: number = 2 * PAGE;
 
 /** Selectors of Linux: 64-bit code, 32-bit code, data. */
 export const CS64 = 0x33;

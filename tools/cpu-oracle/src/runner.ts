@@ -140,12 +140,6 @@ function program(fsgsbase: boolean): { code: Uint8Array; bss: number } {
     .lea('rdi', mem('r14', YMM_AT))
     .mov('esi', input + L.REC.ymmh);
   copy(32);
-  a.mov('edi', L.DATA_LOW + L.DATA_WINDOW);
-  copy(L.DATA_LENGTH / 8);
-  a.mov('edi', L.DATA_LOW + L.TAIL_WINDOW);
-  copy(L.TAIL_LENGTH / 8);
-  a.mov('edi', L.STACK_LOW + L.STACK_WINDOW);
-  copy(L.STACK_LENGTH / 8);
   a.xor('eax', 'eax');
   for (const at of L.CLEARED) {
     a.mov('edi', at)
@@ -153,6 +147,12 @@ function program(fsgsbase: boolean): { code: Uint8Array; bss: number } {
       .rep()
       .stos(8);
   }
+  a.mov('edi', L.DATA_LOW + L.DATA_WINDOW);
+  copy(L.DATA_LENGTH / 8);
+  a.mov('edi', L.DATA_LOW + L.TAIL_WINDOW);
+  copy(L.TAIL_LENGTH / 8);
+  a.mov('edi', L.STACK_LOW + L.STACK_WINDOW);
+  copy(L.STACK_LENGTH / 8);
   a.ret();
   a.label('restorer');
   syscall(15);
