@@ -135,6 +135,7 @@ export const EXCLUSIONS: readonly Exclusion[] = [
 /** What the generator itself avoids. */
 export const AVOIDED: readonly string[] = [
   'POPA, POP to memory and CALL where the stack faults: which registers are changed by then, and which of two faults comes first, is up to the processor',
+  'XSAVE and its like after VZEROALL and VZEROUPPER: whether registers of zeros are in use (XINUSE) is up to the processor',
   'string moves between two addresses of the same page: fast-string microcode tells overlap by linear addresses',
   'REP MOVS with 16-bit addresses and junk above them: the host looks for overlap in the whole registers (seen on family 1Ah)',
   'AC set in programs with x87, MMX or SSE: which vector accesses are checked, and whether at 8 (as here and with Intel), 16 or 32 bytes, is up to the processor',

@@ -158,6 +158,8 @@ export class Generator {
   private ignored: number[] = [];
   private faultAddress = true;
   private floating = false;
+  /** A state component was set to zeros: whether it counts as in use is up to the processor. */
+  private initial = false;
   /** No instruction may follow: it would read what is not compared. */
   private last = false;
   /** Vector registers with settled values, 32 bytes each. */
@@ -249,6 +251,7 @@ export class Generator {
     this.faultAddress = true;
     this.floating = false;
     this.last = false;
+    this.initial = false;
     this.vectors.clear();
     this.kept.clear();
     this.fillMemory();
@@ -469,6 +472,7 @@ export class Generator {
     else if (TRANSCENDENTAL.has(name)) this.approximate = 'x87';
     if (LARGE.has(name) && !this.settled) this.faultAddress = false;
     if (family(row) !== 'int') this.floating = true;
+    if (name === 'VZEROALL' || name === 'VZEROUPPER') this.initial = true;
     return {
       bytes,
       row: row.id,
@@ -951,7 +955,7 @@ export class Generator {
     else if (!BY_COMPONENT.has(name)) t += BigInt(name === 'FXRSTOR' ? 16 * r.int(8) : r.int(64));
     if (BY_COMPONENT.has(name)) {
       // Components that both have: x87, SSE, AVX.
-      if (!this.free(0)) return false;
+      if (this.initial || !this.free(0)) return false;
       this.fix(0, BigInt(r.chance(40) ? 7 : r.int(8)));
     }
     const ea = this.solve(insn, bytes, next, t);
