@@ -21,6 +21,7 @@ export interface Manifest {
   readonly dependencies?: Readonly<Record<string, string>>;
   readonly devDependencies?: Readonly<Record<string, string>>;
   readonly peerDependencies?: Readonly<Record<string, string>>;
+  readonly os?: readonly string[];
   readonly optionalDependencies?: Readonly<Record<string, string>>;
 }
 
@@ -65,11 +66,17 @@ function isTool(folder: string): boolean {
   return /^(tools\/|examples\/|bench$)/.test(folder);
 }
 
+/** Whether it is a package of one platform, which holds a build and no sources: known by name, bound by no other rule. */
+function isBuild(p: Package): boolean {
+  return p.manifest.os !== undefined;
+}
+
 /** Checks packages against every rule. */
 export function check(packages: readonly Package[]): Finding[] {
   const findings: Finding[] = [];
   const byName = new Map(packages.map((p) => [p.manifest.name, p]));
   for (const p of packages) {
+    if (isBuild(p)) continue;
     const tool = isTool(p.folder);
     checkManifest(p, tool, byName, findings);
     checkImports(p, tool, byName, findings);
@@ -217,7 +224,7 @@ function checkParts(p: Package, out: Report): void {
 export function checkReferences(references: readonly string[], packages: readonly Package[]): Finding[] {
   const where = 'tsconfig.json';
   const folders = new Set(packages.map((p) => p.folder));
-  const published = packages.filter((p) => !isTool(p.folder)).map((p) => p.folder);
+  const published = packages.filter((p) => !isTool(p.folder) && !isBuild(p)).map((p) => p.folder);
   return [
     ...references.filter((r) => !folders.has(r)).map((r) => ({ where, what: `references ${r}, which is no package` })),
     ...published.filter((f) => !references.includes(f)).map((f) => ({ where, what: `does not reference ${f}` })),

@@ -44,6 +44,19 @@ describe('the layer check', () => {
     expect(findings(good('@hyve/pci', { files: { 'src/index.ts': text }, manifest: usesCore }))).toEqual([]);
   });
 
+  it("knows a platform's build by name, and asks nothing else of it", () => {
+    const build: Package = {
+      ...good('@hyve/hv-native-linux-x64', { manifest: { os: ['linux'], type: 'commonjs' } }),
+      readme: null,
+      sources: new Map(),
+    };
+    const loader = good('@hyve/hv-native', {
+      manifest: { ...usesCore, optionalDependencies: { '@hyve/hv-native-linux-x64': 'workspace:^' } },
+    });
+    expect(findings(build, loader)).toEqual([]);
+    expect(checkReferences(['packages/core'], [core, build])).toEqual([]);
+  });
+
   it('refuses an import that goes up or sideways', () => {
     const vmm = good('@hyve/vmm', { manifest: usesCore });
     const p = good('@hyve/pci', {
