@@ -1,17 +1,12 @@
 // What one request costs in the device, without a VM: reads from doorbell to completion over a back end that answers at
 // once. The driver's side is part of it. Prints nanoseconds per request and heap growth per request.
-import { DATA, Guest, MemoryBackend } from '../test/kit.ts';
+import { NullDisk } from '@hyve/testkit';
+import { DATA, Guest } from '../test/kit.ts';
 
 const ROUNDS = 20_000;
 
-class NullBackend extends MemoryBackend {
-  private readonly answer = Promise.resolve('ok' as const);
-  override read(): Promise<'ok'> {
-    return this.answer;
-  }
-}
-
-const g = new Guest({ backend: new NullBackend() });
+const disk = new NullDisk();
+const g = new Guest({ backend: disk });
 g.mode = 'msix';
 g.enable();
 await g.pair();
@@ -36,9 +31,14 @@ async function measure(name: string, requests: number, blocks: number): Promise<
   const ns = ((performance.now() - start) * 1e6) / ROUNDS / requests;
   globalThis.gc?.();
   const kept = (process.memoryUsage().heapUsed - heap) / ROUNDS / requests;
-  console.log(`${name}: ${ns.toFixed(0)} ns a request, ${kept.toFixed(2)} bytes kept`);
+  console.log(
+    `${name}, ${disk.atOnce ? 'at once' : 'by promise'}: ${ns.toFixed(0)} ns a request, ${kept.toFixed(2)} bytes kept`,
+  );
 }
 
-await measure('read 4 KiB, one at a time', 1, 8);
-await measure('read 128 KiB in 32 pieces', 1, 256);
-await measure('read 4 KiB, 32 at once', 32, 8);
+for (const atOnce of [false, true]) {
+  disk.atOnce = atOnce;
+  await measure('read 4 KiB, one at a time', 1, 8);
+  await measure('read 128 KiB in 32 pieces', 1, 256);
+  await measure('read 4 KiB, 32 at once', 32, 8);
+}

@@ -152,6 +152,42 @@ export class MemoryDisk implements BlockBackend {
   }
 }
 
+/** A disk that does nothing and says that all went well, for benches of devices: by promises, or at once. */
+export class NullDisk implements BlockBackend {
+  readonly size: number = 2 ** 30;
+  readonly sectorSize: number = 512;
+  readonly physicalSectorSize: number = 512;
+  readonly readOnly: boolean = false;
+  readonly canDiscard: boolean = true;
+  readonly identity: string = 'null';
+  /** Whether reads and writes are over when they return. */
+  atOnce = false;
+  private readonly ok: Promise<BlockStatus> = Promise.resolve('ok');
+
+  read(): Promise<BlockStatus> {
+    return this.ok;
+  }
+  write(): Promise<BlockStatus> {
+    return this.ok;
+  }
+  readNow(): BlockStatus | null {
+    return this.atOnce ? 'ok' : null;
+  }
+  writeNow(): BlockStatus | null {
+    return this.atOnce ? 'ok' : null;
+  }
+  flush(): Promise<BlockStatus> {
+    return this.ok;
+  }
+  discard(): Promise<BlockStatus> {
+    return this.ok;
+  }
+  writeZeroes(): Promise<BlockStatus> {
+    return this.ok;
+  }
+  async close(): Promise<void> {}
+}
+
 function total(buffers: readonly Uint8Array[]): number {
   return buffers.reduce((n, b) => n + b.length, 0);
 }

@@ -58,6 +58,7 @@ describe('exports', () => {
         'ManualClock',
         'MemoryDisk',
         'MockCpu',
+        'NullDisk',
         'RecordingIrq',
         'RingDriver',
         'ScriptedVcpu',
