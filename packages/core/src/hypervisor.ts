@@ -262,12 +262,6 @@ export interface EngineInterrupts extends MsiSink {
   setExtInt(asserted: boolean, acknowledge: () => number): void;
   /** An input of the engine's own controllers: ISA interrupts on 0–15, the I/O APIC's further pins (`kind` `all`). */
   setPin(pin: number, asserted: boolean): void;
-  /** State of a vCPU's local APIC, plain data of the engine's own; the vCPU is not under way. */
-  save(vcpu: number): unknown;
-  /** Restores it, after the vCPU's own state. @throws HyveError `STATE_FORMAT` */
-  load(vcpu: number, state: unknown): void;
-  /** Power-on reset of all local APICs; the vCPUs' own comes first. */
-  reset(): void;
 }
 
 /**

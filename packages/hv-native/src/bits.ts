@@ -168,9 +168,7 @@ export const TURN_EXTERNAL = -512;
 export const EXTERNAL_NONE = -1;
 
 /** MSRs of local APICs: they stay in the kernel when those do. (No filter applies to 0x800–0x8FF, those of x2APIC.) */
-export const MSR_APIC_BASE = 0x1b;
-export const MSR_TSC_DEADLINE = 0x6e0;
-export const APIC_MSRS: readonly number[] = [MSR_APIC_BASE, MSR_TSC_DEADLINE];
+export const APIC_MSRS: readonly number[] = [0x1b, 0x6e0];
 /** MSRs of kvmclock (both numbers of both) and of stolen time. */
 export const KVM_MSRS: readonly number[] = [0x11, 0x12, 0x4b564d00, 0x4b564d01, 0x4b564d03];
 /** Hyper-V's: guest id, hypercall page, vCPU index, reset, reference counter, reference TSC, frequencies, EOI, ICR, TPR, assist page. */

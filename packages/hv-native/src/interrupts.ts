@@ -3,7 +3,6 @@
 import { type EngineInterruptKind, type EngineInterrupts, HyveError, type PhysAddr } from '@hyve/core';
 import { EXTERNAL_NONE } from './bits.ts';
 import type { Native, VcpuHandle, VmHandle } from './native.ts';
-import type { ApicStateV1, StateAccess } from './state.ts';
 
 const MSI_BASE = 0xfee00000;
 const MSI_END = 0xfef00000;
@@ -14,20 +13,12 @@ const MODE_SMI = 2;
 const MODE_STARTUP = 6;
 const MODE_EXTINT = 7;
 
-/** A vCPU as its local APIC needs it. */
-export interface ApicOwner {
-  readonly handle: VcpuHandle;
-  readonly state: StateAccess;
-}
-
 /** One VM's. */
 export class KvmInterrupts implements EngineInterrupts {
   readonly kind: EngineInterruptKind;
   private readonly native: Native;
   private readonly vm: VmHandle;
-  private readonly vcpus: readonly ApicOwner[];
-  /** At power-on. */
-  private readonly fresh: ApicStateV1[] = [];
+  private readonly boot: () => VcpuHandle;
   private readonly listeners: { eoi(vector: number): void }[] = [];
   /** Data and destination of each level-triggered pin as the kernel knows it; 0: none. Kept while a pin is masked: its EOI may be due. */
   private readonly data: Uint32Array = new Uint32Array(PINS);
@@ -35,12 +26,11 @@ export class KvmInterrupts implements EngineInterrupts {
   private acknowledge: (() => number) | null = null;
   private asserted = false;
 
-  /** @param vcpus grows as they are made, the boot processor first */
-  constructor(native: Native, vm: VmHandle, kind: EngineInterruptKind, vcpus: readonly ApicOwner[]) {
+  constructor(native: Native, vm: VmHandle, kind: EngineInterruptKind, boot: () => VcpuHandle) {
     this.native = native;
     this.vm = vm;
     this.kind = kind;
-    this.vcpus = vcpus;
+    this.boot = boot;
   }
 
   send(address: PhysAddr, data: number): void {
@@ -80,37 +70,12 @@ export class KvmInterrupts implements EngineInterrupts {
     this.acknowledge = acknowledge;
     if (asserted === this.asserted) return;
     this.asserted = asserted;
-    this.native.external((this.vcpus[0] as ApicOwner).handle, asserted);
+    this.native.external(this.boot(), asserted);
   }
 
   /** @internal The boot processor takes the 8259's interrupt now: its vector, or EXTERNAL_NONE. */
   takeExternal(): number {
     return this.asserted && this.acknowledge !== null ? this.acknowledge() : EXTERNAL_NONE;
-  }
-
-  /** @internal All vCPUs are made: this is power-on. */
-  remember(): void {
-    for (const v of this.vcpus) this.fresh.push(v.state.apic());
-  }
-
-  save(vcpu: number): ApicStateV1 {
-    return this.owner(vcpu).state.apic();
-  }
-
-  load(vcpu: number, state: unknown): void {
-    this.owner(vcpu).state.setApic(state);
-  }
-
-  reset(): void {
-    this.vcpus.forEach((v, i) => {
-      v.state.setApic(this.fresh[i]);
-    });
-  }
-
-  private owner(vcpu: number): ApicOwner {
-    const v = this.vcpus[vcpu];
-    if (v === undefined) throw new HyveError('STATE_FORMAT', `no vCPU ${vcpu}`);
-    return v;
   }
 
   setPin(pin: number, asserted: boolean): void {

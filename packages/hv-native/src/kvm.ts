@@ -251,7 +251,8 @@ class KvmVm implements Vm {
       else if (kind === 'all') this.need(native.createIrqchip(this.handle), 'KVM_CREATE_IRQCHIP');
       const kept = [...K.ENGINE_MSRS, ...(kind === null ? [] : K.APIC_MSRS), ...extraMsrs];
       this.need(native.keepMsrs(this.handle, Uint32Array.from(kept)), 'the MSR filter');
-      const interrupts = kind === null ? null : new KvmInterrupts(native, this.handle, kind, this.own);
+      const boot = (): VcpuHandle => (this.own[0] as KvmVcpu).handle;
+      const interrupts = kind === null ? null : new KvmInterrupts(native, this.handle, kind, boot);
       memory.regions.forEach((r, slot) => {
         const n = native.setMemory(
           this.handle,
@@ -267,7 +268,6 @@ class KvmVm implements Vm {
       }
       this.dirtyLog = new KvmDirtyLog(native, this.handle, memory.regions);
       if (interrupts !== null) {
-        interrupts.remember();
         this.interrupts = interrupts;
         const bells = new KvmDoorbells(native, this.handle);
         const byId = new Map(this.own.map((v, i) => [o.interrupts?.apicId(i) ?? i, v]));
@@ -403,8 +403,7 @@ class KvmVcpu implements Vcpu, ThreadedVcpu {
   private readonly bus: VcpuBus;
   private readonly memory: GuestMemory;
   private readonly counts: Counts;
-  /** @internal */
-  readonly state: StateAccess;
+  private readonly state: StateAccess;
   private readonly signature: number;
   /** struct kvm_run, and the same in wider elements. All empty once closed: stores vanish. */
   private readonly u8: Uint8Array;

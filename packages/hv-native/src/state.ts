@@ -15,15 +15,6 @@ const XSAVE_LEGACY = 576;
 /** The parts that the kernel does not keep without a local APIC of its own. */
 export type Kept = Pick<VcpuStateV1, 'activity' | 'injected'>;
 
-/** State of a local APIC in the kernel. */
-export interface ApicStateV1 {
-  v: 1;
-  /** struct kvm_lapic_state. */
-  registers: Uint8Array;
-  base: bigint;
-  deadline: bigint;
-}
-
 /** Reads and writes states of one vCPU. */
 export class StateAccess {
   private readonly native: Native;
@@ -92,36 +83,6 @@ export class StateAccess {
     const e = this.take(K.PART_EVENTS, this.events, 'events');
     if ((e.getUint8(K.EVENTS_NMI_PENDING) | e.getUint8(K.EVENTS_NMI_INJECTED)) === 0) return 'none';
     return e.getUint8(K.EVENTS_NMI_MASKED) !== 0 ? 'blocked' : 'due';
-  }
-
-  /** The local APIC in the kernel: its registers, IA32_APIC_BASE and IA32_TSC_DEADLINE. */
-  apic(): ApicStateV1 {
-    const registers = part(K.SIZE_LAPIC);
-    this.take(K.PART_LAPIC, registers, 'the local APIC');
-    return {
-      v: 1,
-      registers: registers.bytes,
-      base: this.readMsr(K.MSR_APIC_BASE) ?? 0n,
-      deadline: this.readMsr(K.MSR_TSC_DEADLINE) ?? 0n,
-    };
-  }
-
-  /** Restores it. @throws HyveError `STATE_FORMAT` */
-  setApic(state: unknown): void {
-    const s = state as ApicStateV1 | null;
-    if (typeof s !== 'object' || s === null || s.v !== 1 || s.registers?.length !== K.SIZE_LAPIC)
-      throw new HyveError('STATE_FORMAT', 'this is no state of a local APIC of KVM');
-    const write = (index: number, value: bigint): void => {
-      const r = this.native.set(this.vcpu, K.PART_MSRS, msrList([[index, value]]).bytes);
-      if (r !== 1)
-        throw new HyveError('STATE_FORMAT', `KVM does not take 0x${hex(value)} for MSR 0x${index.toString(16)}`);
-    };
-    write(K.MSR_APIC_BASE, s.base);
-    const registers = part(K.SIZE_LAPIC);
-    registers.bytes.set(s.registers);
-    const r = this.native.set(this.vcpu, K.PART_LAPIC, registers.bytes);
-    if (r < 0) throw new HyveError('STATE_FORMAT', `KVM does not take this local APIC (error ${-r})`);
-    write(K.MSR_TSC_DEADLINE, s.deadline);
   }
 
   /** KVM_MP_STATE_, where the kernel has the local APIC. */

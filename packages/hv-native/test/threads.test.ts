@@ -170,40 +170,6 @@ describe.skipIf(noKvm !== null)(`vCPUs on threads${NEED}`, () => {
     expect(Number(`0x${other.log[0]?.split(' ')[2]}`)).toBe((last + 1) & 0xff);
   });
 
-  it('saves local APICs with what they do, and resets them', async () => {
-    // The periodic timer of the local APIC, vector 0x40, set up by its registers: 2 ms.
-    const rig = make(SLEEP);
-    handler(rig, 0x40, 7);
-    const chips = rig.vm.interrupts;
-    const power = chips?.save(0) as { v: 1; registers: Uint8Array };
-    const registers = power.registers.slice();
-    const view = new DataView(registers.buffer);
-    for (const [at, value] of [
-      [0xf0, 0x1ff],
-      [0x3e0, 0xb],
-      [0x320, 0x20040],
-      [0x380, 2_000_000],
-      [0x390, 2_000_000],
-    ] as const)
-      view.setUint32(at, value, true);
-    chips?.load(0, { ...power, registers });
-    start(rig);
-    await until(() => rig.log.length >= 3, 'three ticks');
-    expect(rig.vm.engineThreads?.pause()).toBe(true);
-    const other = make(SLEEP);
-    handler(other, 0x40, 7);
-    other.vcpu.setState(rig.vcpu.getState());
-    other.vm.interrupts?.load(0, chips?.save(0));
-    start(other);
-    await until(() => other.log.length >= 3, 'three ticks more');
-    rig.vcpu.reset();
-    chips?.reset();
-    const again = chips?.save(0) as { registers: Uint8Array };
-    expect([...again.registers]).toEqual([...power.registers]);
-    for (const wrong of [null, {}, { ...power, v: 2 }, { ...power, registers: new Uint8Array(4) }])
-      expect(() => chips?.load(0, wrong)).toThrow(expect.objectContaining({ code: 'STATE_FORMAT' }));
-  });
-
   it('reports a triple fault, what it cannot run, and devices that throw', async () => {
     const bad = make([0xea, 0x34, 0x12, 0xff, 0xff]); // to where there is no memory
     start(bad);

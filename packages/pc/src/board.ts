@@ -229,8 +229,9 @@ export class Pc {
 
   /** Runs until the guest stops. */
   async run(): Promise<StopReason> {
+    if (this.pausing === null) this.threads?.go();
     const end = await this.loop.run();
-    await this.threads?.end();
+    await this.threads?.pause();
     this.detail = end.detail;
     if (end.kind === 'triple-fault' && end.detail === '' && end.vcpu >= 0) {
       const { rip, segments } = (this.vm.vcpus[end.vcpu] as Vm['vcpus'][number]).getState();
@@ -255,12 +256,15 @@ export class Pc {
   /**
    * Stops vCPUs, guest time and devices. Resolves once no request of the guest is with the host any more: its memory and
    * disks do not change until {@link Pc.resume}.
-   * @throws HyveError `PC_UNSUPPORTED` where vCPUs have threads of their own
+   * @throws HyveError `PC_UNSUPPORTED` where the engine runs vCPUs on threads of its own
    */
   pause(): Promise<void> {
     if (!this.parts.whole)
       return Promise.reject(
-        new HyveError('PC_UNSUPPORTED', 'pausing a machine whose vCPUs have threads of their own is not built yet'),
+        new HyveError(
+          'PC_UNSUPPORTED',
+          'pausing a machine whose engine runs vCPUs on threads of its own is not built yet',
+        ),
       );
     this.pausing ??= this.stand();
     return this.pausing;
@@ -270,6 +274,7 @@ export class Pc {
     this.loop.pause();
     // The slice that may be running now is over.
     await this.scheduler.yieldToHost();
+    await this.threads?.pause();
     this.parts.time.stop();
     await Promise.all(this.devices.map((d) => d.pause?.()));
   }
@@ -280,6 +285,7 @@ export class Pc {
     this.pausing = null;
     this.parts.time.go();
     for (const d of this.devices) d.resume?.();
+    this.threads?.go();
     this.loop.resume();
   }
 
@@ -353,8 +359,8 @@ export class Pc {
     };
     add('cpu', this.vm.counters());
     add('loop', this.loop.counters());
-    this.threads?.counters.forEach((c, i) => {
-      add(`vcpu${i + 1}`, c);
+    this.threads?.processors.forEach((p, i) => {
+      add(`vcpu${i + 1}`, p.counters);
     });
     for (const d of this.devices) add(d.name, d.counters?.());
     return out;
@@ -843,6 +849,7 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
             acknowledgePic: () => pic.acknowledge(),
             eoi: (v) => apics.eoi(v),
           },
+          startMs: () => time.origin / 1e6,
           plan: (i) => ({
             share: (vm.share as () => VmShare)(),
             index: i,
@@ -864,7 +871,7 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
   const e820 = buildE820({ lowmem: low, highmem: high, ecam: { base: ECAM_BASE, size: ECAM_SIZE } });
   const tables = rom === null ? buildTables() : { images: [], rsdp: null };
   boot(files);
-  threads?.start();
+  threads?.go();
   return new Pc({
     vm,
     loop: runLoop,
@@ -876,24 +883,23 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
     parts: {
       memory: vm.memory,
       memoryBytes: spec.memoryBytes,
-      vcpus: vm.vcpus,
-      lapics,
-      msrs,
+      vcpus: [...vm.vcpus, ...(threads?.processors.map((p) => p.vcpu) ?? [])],
+      lapics: [...lapics, ...(threads?.processors.map((p) => p.lapic) ?? [])],
+      msrs: [...msrs, ...(threads?.processors.map((p) => p.msrs) ?? [])],
       devices: [...chips, pci, ...functions],
       disks,
       time,
       virtual,
       now: () => clock.now(),
-      whole: vm.engineThreads !== undefined || threads === null,
-      interrupts: vm.interrupts,
+      whole: turns !== null,
     },
     scheduler,
     powerOn: async () => {
       const again = await readBootFiles(spec, host);
       for (const v of vm.vcpus) v.reset();
+      threads?.reset();
       for (const m of msrs) m.reset();
       for (const l of lapics) l.reset();
-      vm.interrupts?.reset();
       for (const c of chips) c.reset();
       pci.reset();
       testExit = -1;

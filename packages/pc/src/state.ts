@@ -3,7 +3,6 @@
 import {
   type BlockBackend,
   type Device,
-  type EngineInterrupts,
   type GuestMemory,
   HyveError,
   type PhysAddr,
@@ -23,6 +22,11 @@ export class HostTime {
   constructor(source: () => number, origin: number = source()) {
     this.source = source;
     this.offset = origin;
+  }
+
+  /** The source's value at which guest time is, or would have been, 0; while time goes on. */
+  get origin(): number {
+    return this.offset;
   }
 
   /** Nanoseconds of guest time. */
@@ -84,11 +88,9 @@ export interface MemoryPiece {
 export interface MachineParts {
   readonly memory: GuestMemory;
   readonly memoryBytes: number;
-  readonly vcpus: readonly Vcpu[];
-  readonly lapics: readonly LocalApic[];
-  /** The engine's, which then are in the place of the board's local APICs. */
-  readonly interrupts?: EngineInterrupts | undefined;
-  readonly msrs: readonly MsrPolicy[];
+  readonly vcpus: readonly Pick<Vcpu, 'getState' | 'setState'>[];
+  readonly lapics: readonly Pick<LocalApic, 'save' | 'load'>[];
+  readonly msrs: readonly Pick<MsrPolicy, 'save' | 'load'>[];
   /** Interrupt controllers first, the PCI bus before its functions. */
   readonly devices: readonly Device[];
   readonly disks: readonly BlockBackend[];
@@ -112,8 +114,8 @@ export function saveParts(m: MachineParts): MachineStateV1 {
     virtual: m.virtual?.position() ?? null,
     processors: m.vcpus.map((vcpu, i) => ({
       vcpu: vcpu.getState(),
-      lapic: m.interrupts?.save(i) ?? (m.lapics[i] as LocalApic).save(),
-      msrs: (m.msrs[i] as MsrPolicy).save(),
+      lapic: (m.lapics[i] as MachineParts['lapics'][number]).save(),
+      msrs: (m.msrs[i] as MachineParts['msrs'][number]).save(),
     })),
     devices: m.devices.map((d) => ({ name: d.name, state: d.save?.() ?? null })),
   };
@@ -138,10 +140,9 @@ export function loadParts(m: MachineParts, state: unknown): void {
   if (m.virtual !== null && s.virtual !== null) m.virtual.restore(s.virtual);
   else m.time.set(s.timeNs);
   s.processors.forEach((p, i) => {
-    (m.vcpus[i] as Vcpu).setState(p.vcpu);
-    (m.msrs[i] as MsrPolicy).load(p.msrs);
-    if (m.interrupts !== undefined) m.interrupts.load(i, p.lapic);
-    else (m.lapics[i] as LocalApic).load(p.lapic);
+    (m.vcpus[i] as MachineParts['vcpus'][number]).setState(p.vcpu);
+    (m.msrs[i] as MachineParts['msrs'][number]).load(p.msrs);
+    (m.lapics[i] as MachineParts['lapics'][number]).load(p.lapic);
   });
   m.devices.forEach((d, i) => {
     d.load?.((s.devices[i] as DeviceEntry).state);

@@ -1,8 +1,8 @@
 // vCPUs on threads of their own, as thread 0 sees them: starting, serving, ending. The other side is vcpu-worker.ts.
-import type { Logger } from '@hyve/core';
-import type { HostScheduler, Outcome, RunLoop, WakeSignal } from '@hyve/vmm';
-import type { LocalApic } from '@hyve/vmm/lapic';
-import type { AccessTarget, Orders, Switchboard, VcpuPlan } from '@hyve/vmm/threads';
+import { HyveError, type Logger, type VcpuStateV1 } from '@hyve/core';
+import type { HostScheduler, MsrPolicyStateV1, Outcome, RunLoop, WakeSignal } from '@hyve/vmm';
+import type { LocalApic, LocalApicStateV1 } from '@hyve/vmm/lapic';
+import type { AccessTarget, Orders, ProcessorState, Switchboard, VcpuPlan } from '@hyve/vmm/threads';
 
 /** A thread that runs {@link serveVcpu} of `@hyve/pc/vcpu-worker`. */
 export interface VcpuWorker {
@@ -24,17 +24,39 @@ export interface ThreadHost {
   start(name: string): VcpuWorker;
 }
 
+/** @internal What a thread is told. */
+export type ToWorker =
+  | { readonly kind: 'plan'; readonly plan: VcpuPlan }
+  | {
+      readonly kind: 'go';
+      /** See VcpuPlan. */
+      readonly startMs: number;
+      /** The state to go on with: its own, that after power-on, or another. */
+      readonly from: 'here' | 'reset' | ProcessorState;
+    };
+
 /** @internal What a thread says. */
 export type FromWorker =
-  | { readonly kind: 'end'; readonly outcome: Outcome | null; readonly counters: Readonly<Record<string, number>> }
+  | {
+      readonly kind: 'stop';
+      /** Null: as ordered. */
+      readonly outcome: Outcome | null;
+      /** Null: it is over for good. */
+      readonly state: ProcessorState | null;
+      readonly counters: Readonly<Record<string, number>>;
+    }
   | { readonly kind: 'log'; readonly level: 'info' | 'warn'; readonly text: string };
 
 /** How long threads get to stop by themselves, ms. */
 const GRACE_MS = 1000;
+/** How often thread 0 looks while it waits for that, ms. */
+const LOOK_MS = 1;
 
 interface Timers {
   setTimeout(f: () => void, ms: number): unknown;
   clearTimeout(t: unknown): void;
+  setInterval(f: () => void, ms: number): unknown;
+  clearInterval(t: unknown): void;
 }
 const timers = globalThis as unknown as Timers;
 
@@ -47,56 +69,184 @@ export interface VcpuThreadsOptions {
   readonly log: Logger;
   readonly devices: AccessTarget;
   readonly plan: (index: number) => VcpuPlan;
+  /** VcpuPlan's startMs as of now. */
+  readonly startMs: () => number;
+}
+
+/** @internal One processor on another thread, at rest: its state can be read and replaced, and goes there with the next resume. */
+export class RemoteProcessor {
+  private worker: VcpuWorker | null = null;
+  private readonly index: number;
+  private readonly o: VcpuThreadsOptions;
+  private readonly stopped: () => void;
+  private state: ProcessorState | null = null;
+  private from: 'here' | 'reset' | ProcessorState = 'here';
+  /** Whether its thread stands still, or there is none. */
+  still = true;
+  counters: Readonly<Record<string, number>> = {};
+
+  constructor(index: number, o: VcpuThreadsOptions, stopped: () => void) {
+    this.index = index;
+    this.o = o;
+    this.stopped = stopped;
+  }
+
+  /** Starts or goes on. */
+  go(): void {
+    this.still = false;
+    this.announce();
+    if (this.worker !== null) {
+      this.tell({ kind: 'go', startMs: this.o.startMs(), from: this.from });
+      this.from = 'here';
+      return;
+    }
+    const worker = this.o.host.start(`vcpu${this.index}`);
+    this.worker = worker;
+    worker.onMessage = (m) => this.hear(m as FromWorker);
+    worker.onDeath = (reason) => {
+      if (this.worker !== worker) return;
+      this.worker = null;
+      this.o.loop.fail(`vCPU ${this.index}: its thread has ended: ${reason}`);
+      this.halted();
+    };
+    this.tell({ kind: 'plan', plan: { ...this.o.plan(this.index), startMs: this.o.startMs() } });
+    this.tell({ kind: 'go', startMs: this.o.startMs(), from: this.from });
+    this.from = 'here';
+  }
+
+  /** What others may send from now on must find the state that the thread will have. */
+  private announce(): void {
+    const { board, plan } = this.o;
+    if (this.from === 'here') return;
+    board.forget(this.index);
+    if (this.from === 'reset') {
+      const p = plan(this.index);
+      board.publishReset(this.index, p.apicIds[this.index] as number, p.x2apic === 'on');
+      return;
+    }
+    const { mode, xapicId, ldr, dfr, svr } = this.from.lapic;
+    board.publishRouting(
+      { mode, xapicId, ldr, dfr, enabled: mode !== 0 && (svr & 0x100) !== 0, lintOpen: 3 },
+      this.index,
+    );
+  }
+
+  private tell(m: ToWorker): void {
+    this.worker?.post(m);
+  }
+
+  private hear(m: FromWorker): void {
+    if (m.kind === 'log') {
+      if (m.level === 'warn') this.o.log.warn(`vCPU ${this.index}: ${m.text}`);
+      else this.o.log.info(`vCPU ${this.index}: ${m.text}`);
+      return;
+    }
+    this.counters = m.counters;
+    this.state = m.state;
+    if (m.outcome !== null) this.o.loop.adopt(m.outcome);
+    if (m.state === null) void this.close();
+    this.halted();
+  }
+
+  private halted(): void {
+    this.still = true;
+    this.stopped();
+    this.o.loop.wake();
+  }
+
+  /** Ends the thread. */
+  async close(): Promise<void> {
+    const w = this.worker;
+    this.worker = null;
+    this.still = true;
+    await w?.close();
+  }
+
+  private get current(): ProcessorState {
+    const s = typeof this.from === 'object' ? this.from : this.state;
+    if (s === null || this.from === 'reset')
+      throw new HyveError('STATE_BUSY', `vCPU ${this.index} has no state before it has run`);
+    return s;
+  }
+
+  /** A part of the state to go on with; loadParts sets all three. */
+  private set(part: Partial<ProcessorState>): void {
+    this.from = { ...((typeof this.from === 'object' ? this.from : {}) as ProcessorState), ...part };
+  }
+
+  /** The three parts as MachineParts wants them. */
+  readonly vcpu = {
+    getState: (): VcpuStateV1 => this.current.vcpu,
+    setState: (vcpu: VcpuStateV1): void => this.set({ vcpu }),
+  };
+  /** See vcpu. */
+  readonly lapic = {
+    save: (): LocalApicStateV1 => this.current.lapic,
+    load: (lapic: unknown): void => this.set({ lapic: lapic as LocalApicStateV1 }),
+  };
+  /** See vcpu. */
+  readonly msrs = {
+    save: (): MsrPolicyStateV1 => this.current.msrs,
+    load: (msrs: unknown): void => this.set({ msrs: msrs as MsrPolicyStateV1 }),
+  };
+
+  /** Power-on reset. */
+  reset(): void {
+    this.from = 'reset';
+  }
 }
 
 /** @internal The threads of vCPUs 1 and up. */
 export class VcpuThreads {
   private readonly o: VcpuThreadsOptions;
-  private readonly orders: Orders = { leave: false, pause: null };
-  private readonly workers: { worker: VcpuWorker; ended: boolean }[] = [];
+  private readonly orders: Orders = { leave: false, pause: false };
+  /** By index, from vCPU 1 on. */
+  readonly processors: readonly RemoteProcessor[];
   private ending: Promise<void> | null = null;
-  private allEnded: (() => void) | null = null;
-  /** Counters of each thread, once it has ended. */
-  readonly counters: Readonly<Record<string, number>>[] = [];
+  private whenStill: (() => void) | null = null;
 
   constructor(o: VcpuThreadsOptions) {
     this.o = o;
+    this.processors = Array.from(
+      { length: o.board.threads - 1 },
+      (_, n) =>
+        new RemoteProcessor(n + 1, o, () => {
+          if (this.still) this.whenStill?.();
+        }),
+    );
   }
 
-  /** Starts them. They may come up late: what is sent to them waits. */
-  start(): void {
-    for (let i = 1; i < this.o.board.threads; i++) {
-      const worker = this.o.host.start(`vcpu${i}`);
-      const entry = { worker, ended: false };
-      this.workers.push(entry);
-      worker.onMessage = (m) => this.hear(i, entry, m as FromWorker);
-      worker.onDeath = (reason) => {
-        if (entry.ended) return;
-        this.done(entry);
-        this.o.loop.fail(`vCPU ${i}: its thread has ended: ${reason}`);
-        this.o.loop.wake();
-      };
-      worker.post(this.o.plan(i));
-    }
+  private get still(): boolean {
+    return this.processors.every((p) => p.still);
   }
 
-  private hear(i: number, entry: { ended: boolean }, m: FromWorker): void {
-    if (m.kind === 'log') {
-      if (m.level === 'warn') this.o.log.warn(`vCPU ${i}: ${m.text}`);
-      else this.o.log.info(`vCPU ${i}: ${m.text}`);
-      return;
-    }
-    this.counters[i - 1] = m.counters;
-    if (m.outcome !== null) {
-      this.o.loop.adopt(m.outcome);
-      this.o.loop.wake();
-    }
-    this.done(entry);
+  /** Starts them, or lets them go on. They may come up late: what is sent to them waits. */
+  go(): void {
+    for (const p of this.processors) if (p.still) p.go();
   }
 
-  private done(entry: { ended: boolean }): void {
-    entry.ended = true;
-    if (this.workers.every((w) => w.ended)) this.allEnded?.();
+  /** Stops them; resolves when all stand still. */
+  async pause(): Promise<void> {
+    if (this.still) return;
+    this.o.board.order('pause');
+    await this.standStill(Number.POSITIVE_INFINITY);
+  }
+
+  /** Resolves when all stand still, or after `ms`. What they want meanwhile they get. */
+  private async standStill(ms: number): Promise<void> {
+    const look = timers.setInterval(() => this.poll(), LOOK_MS);
+    let late: unknown = null;
+    try {
+      await new Promise<void>((resolve) => {
+        this.whenStill = resolve;
+        if (this.still) resolve();
+        if (ms !== Number.POSITIVE_INFINITY) late = timers.setTimeout(resolve, ms);
+      });
+    } finally {
+      this.whenStill = null;
+      timers.clearInterval(look);
+      if (late !== null) timers.clearTimeout(late);
+    }
   }
 
   /** Does what other threads want; the loop calls it before each slice. */
@@ -104,7 +254,13 @@ export class VcpuThreads {
     this.o.board.take(this.o.lapic, this.orders, this.o.devices);
   }
 
-  /** Stops and ends them all. */
+  /** Power-on reset of the processors here, and of what was on its way to any. */
+  reset(): void {
+    this.o.board.forget(0);
+    for (const p of this.processors) p.reset();
+  }
+
+  /** Ends the threads. */
   end(): Promise<void> {
     this.ending ??= this.endAll();
     return this.ending;
@@ -112,16 +268,8 @@ export class VcpuThreads {
 
   private async endAll(): Promise<void> {
     this.o.board.order('leave');
-    if (!this.workers.every((w) => w.ended))
-      await new Promise<void>((resolve) => {
-        const t = timers.setTimeout(resolve, GRACE_MS);
-        this.allEnded = () => {
-          timers.clearTimeout(t);
-          resolve();
-        };
-      });
-    for (const w of this.workers) w.ended = true;
-    await Promise.all(this.workers.map((w) => w.worker.close()));
+    if (!this.still) await this.standStill(GRACE_MS);
+    await Promise.all(this.processors.map((p) => p.close()));
   }
 }
 

@@ -1,8 +1,21 @@
 // One test program on one board: Multiboot, COM1, test device, QEMU's fw_cfg; output and exit value come back.
 import { readFile } from 'node:fs/promises';
-import type { CharBackend, CpuidEntry, Hypervisor, MsrValue, VcpuBus, Vm, VmOptions, Width } from '@hyve/core';
+import { availableParallelism } from 'node:os';
+import { Worker } from 'node:worker_threads';
+import type {
+  AttachOptions,
+  CharBackend,
+  CpuidEntry,
+  Hypervisor,
+  MsrValue,
+  VcpuBus,
+  Vm,
+  VmOptions,
+  VmShare,
+  Width,
+} from '@hyve/core';
 import { SoftCpu } from '@hyve/cpu';
-import { createPc, type MachineSpec, type PcHost } from '@hyve/pc';
+import { createPc, type MachineSpec, type PcHost, type ThreadHost, type VcpuWorker } from '@hyve/pc';
 
 /** Features that an entry takes away from the processor, by QEMU's names. */
 export type HiddenFeature = 'x2apic' | 'pcid' | 'invpcid' | 'umip' | 'smep' | 'smap';
@@ -24,6 +37,8 @@ export interface TestRun {
   readonly hide?: readonly HiddenFeature[];
   /** Whose processor CPUID says it is. Default Intel's. */
   readonly vendor?: Vendor;
+  /** Whether vCPUs have threads of their own. Default false. */
+  readonly threads?: boolean;
   /** Ends the machine after this many seconds. Default 60. */
   readonly limitSeconds?: number;
   /** Executions before a block is translated, as `SoftCpuOptions.threshold`. Default: the processor's own. */
@@ -118,7 +133,7 @@ const ICR_HIGH = 0xfee00310;
  * The software CPU as the tests want to see it: some features hidden, the vendor chosen, hypercalls answered as KVM does
  * (all unknown but "send IPI"), because a few tests make them without looking whether there is anybody to answer.
  */
-class TestEngine implements Hypervisor {
+export class TestEngine implements Hypervisor {
   readonly name = 'soft';
   private readonly inner: SoftCpu;
   private readonly hide: readonly HiddenFeature[];
@@ -148,16 +163,26 @@ class TestEngine implements Hypervisor {
       this.buses[i] = b;
       return b;
     };
+    this.buses.length = o.vcpus;
     return this.inner.createVm({ ...o, bus, cpuid: (i) => hideFeatures(o.cpuid(i), this.hide) });
+  }
+
+  attach(share: VmShare, index: number, o: AttachOptions): Vm {
+    const b = this.hide.includes('x2apic') ? new XapicBus(o.bus) : o.bus;
+    // Only its own bus counts here: the others' are as many as there are.
+    this.buses.length = (share.data as { layout: { threads: number } }).layout.threads;
+    this.buses[index] = b;
+    return this.inner.attach(share, index, { ...o, bus: b, cpuid: hideFeatures(o.cpuid, this.hide) });
   }
 
   /** @returns for "send IPI", to how many vCPUs; else that the call does not exist */
   private hypercall(vcpu: number, nr: number, lowMask: number, highMask: number, firstId: number, icr: number): number {
     if (nr !== HC_SEND_IPI) return ENOSYS;
     const bus = this.buses[vcpu] as VcpuBus;
+    const cpus = this.buses.length;
     let sent = 0;
     for (let bit = 0; bit < 64; bit++) {
-      if ((((bit < 32 ? lowMask : highMask) >>> (bit & 31)) & 1) === 0 || firstId + bit >= this.buses.length) continue;
+      if ((((bit < 32 ? lowMask : highMask) >>> (bit & 31)) & 1) === 0 || firstId + bit >= cpus) continue;
       bus.mmioWrite(ICR_HIGH, 4, ((firstId + bit) << 24) >>> 0);
       bus.mmioWrite(ICR_LOW, 4, icr);
       sent++;
@@ -204,6 +229,27 @@ function specOf(run: TestRun): MachineSpec {
     keyboardLayout: null,
     engine: 'soft',
     pidfile: null,
+    vcpuThreads: run.threads === true ? 'on' : 'off',
+  };
+}
+
+/** Threads that know what the run hides. */
+function threads(hide: readonly HiddenFeature[], vendor: Vendor): ThreadHost {
+  return {
+    cores: availableParallelism(),
+    start(name): VcpuWorker {
+      const worker = new Worker(new URL('./vcpu-worker.ts', import.meta.url), { name, workerData: { hide, vendor } });
+      const out: VcpuWorker = {
+        post: (m) => worker.postMessage(m),
+        onMessage: null,
+        onDeath: null,
+        close: async () => void (await worker.terminate()),
+      };
+      worker.on('message', (m) => out.onMessage?.(m));
+      worker.on('error', (e) => out.onDeath?.(e instanceof Error ? e.message : String(e)));
+      worker.on('exit', (code) => out.onDeath?.(`exit status ${code}`));
+      return out;
+    },
   };
 }
 
@@ -229,6 +275,7 @@ export async function runTest(run: TestRun): Promise<RunEnd> {
     log: { on: false, debug: () => {}, info: () => {}, warn: () => {} },
     wallClock: { nowMs: () => Date.now(), offsetMinutes: () => 0 },
     engines: { soft: () => new TestEngine(run.hide ?? [], run.vendor ?? 'intel', run.threshold) },
+    threads: threads(run.hide ?? [], run.vendor ?? 'intel'),
   };
   const pc = await createPc(specOf(run), host);
   const start = performance.now();

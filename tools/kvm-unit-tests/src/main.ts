@@ -9,6 +9,7 @@ Runs kvm-unit-tests, built elsewhere, on the board in this process, and compares
   --dir DIR     .flat files of the x86_64 build; default $HYVE_KVM_UNIT_TESTS
   --dir32 DIR   .flat files of the i386 build; default $HYVE_KVM_UNIT_TESTS_I386
   --quick       leave out what takes long
+  --threads     give each vCPU a thread of its own
   --verbose     show the programs' output
   --threshold N executions after which the processor translates code; 0 never, "random" another one for each entry
   --seed N      of the random ones; default 1
@@ -22,6 +23,7 @@ interface Options {
   dir32: string | null;
   quick: boolean;
   verbose: boolean;
+  threads: boolean;
   list: boolean;
   help: boolean;
   threshold: number | 'random' | null;
@@ -35,6 +37,7 @@ function parse(argv: readonly string[], env: Readonly<Record<string, string | un
     dir32: env['HYVE_KVM_UNIT_TESTS_I386'] ?? null,
     quick: false,
     verbose: false,
+    threads: false,
     list: false,
     help: false,
     threshold: null,
@@ -47,6 +50,7 @@ function parse(argv: readonly string[], env: Readonly<Record<string, string | un
     else if (a === '--dir32') o.dir32 = argv[++i] ?? null;
     else if (a === '--quick') o.quick = true;
     else if (a === '--verbose') o.verbose = true;
+    else if (a === '--threads') o.threads = true;
     else if (a === '--list') o.list = true;
     else if (a === '--help') o.help = true;
     else if (a === '--threshold') o.threshold = thresholdOf(argv[++i]);
@@ -104,7 +108,7 @@ async function main(argv: readonly string[]): Promise<number> {
   for (const e of chosen) {
     const threshold = o.threshold === 'random' ? (drawn.next().value as number) : o.threshold;
     const show = o.verbose ? (t: string): boolean => process.stdout.write(t) : undefined;
-    const r = await runEntry(e, builds, show, threshold ?? undefined);
+    const r = await runEntry(e, builds, show, threshold ?? undefined, o.threads);
     outcomes.push(r);
     console.log(o.threshold === 'random' ? `${line(r)}  (threshold ${threshold})` : line(r));
   }

@@ -80,12 +80,14 @@ export function fileOf(entry: Entry, builds: Builds): string | null {
  * Runs one entry.
  * @param onOutput sees the console as it comes
  * @param threshold of the processor's translator; default its own
+ * @param threads vCPUs get threads of their own
  */
 export async function runEntry(
   entry: Entry,
   builds: Builds,
   onOutput?: (text: string) => void,
   threshold?: number,
+  threads = false,
 ): Promise<Outcome> {
   const path = fileOf(entry, builds);
   if (path === null || entry.omit === true) {
@@ -101,6 +103,7 @@ export async function runEntry(
       vendor: entry.vendor ?? 'intel',
       limitSeconds: entry.limit ?? 60,
       ...(threshold === undefined ? {} : { threshold }),
+      threads: threads && (entry.cpus ?? 1) > 1,
       ...(onOutput === undefined ? {} : { onOutput }),
     });
     const surprises = compare(entry, end);

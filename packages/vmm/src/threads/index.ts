@@ -1,3 +1,3 @@
 // vCPUs on threads of their own.
 export { type AccessTarget, type Orders, Switchboard } from './switchboard.ts';
-export { sharedNow, type ThreadEnd, type VcpuPlan, VcpuThread } from './vcpu-thread.ts';
+export { type ProcessorState, sharedNow, type ThreadEnd, type VcpuPlan, VcpuThread } from './vcpu-thread.ts';

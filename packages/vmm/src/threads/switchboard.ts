@@ -67,9 +67,8 @@ const EVENT_EOI = 1 << 9;
 const EVENT_LOOK = 1 << 10;
 /** To the others: leave the run loop. */
 const EVENT_LEAVE = 1 << 11;
-/** To the others: hold still until EVENT_RESUME or EVENT_LEAVE. */
+/** To the others: leave it for now. */
 const EVENT_PAUSE = 1 << 12;
-const EVENT_RESUME = 1 << 13;
 
 const SLOT_IDLE = 0;
 const SLOT_REQUEST = 1;
@@ -90,8 +89,8 @@ const SIPI_NONE = 0;
 export interface Orders {
   /** Leave the run loop for good. */
   leave: boolean;
-  /** Hold still: `pause`; go on: `resume`. */
-  pause: 'pause' | 'resume' | null;
+  /** Stop until told to go on. */
+  pause: boolean;
 }
 
 /** What thread 0 answers accesses with. */
@@ -220,10 +219,10 @@ export class Switchboard {
   }
 
   /** Orders from thread 0 to all others. */
-  order(what: 'leave' | 'pause' | 'resume'): void {
+  order(what: 'leave' | 'pause'): void {
     if (what === 'leave') Atomics.store(this.w, CLOSED, 1);
     for (let t = 1; t < this.threads; t++) {
-      this.send(t, what === 'leave' ? EVENT_LEAVE : what === 'pause' ? EVENT_PAUSE : EVENT_RESUME);
+      this.send(t, what === 'leave' ? EVENT_LEAVE : EVENT_PAUSE);
       if (what === 'leave') Atomics.notify(this.w, t * AREA + SLOT);
     }
   }
@@ -244,8 +243,7 @@ export class Switchboard {
     if (w[this.own + EVENTS] === 0) return;
     const e = Atomics.exchange(w, this.own + EVENTS, 0);
     if (e & EVENT_LEAVE) orders.leave = true;
-    if (e & EVENT_PAUSE) orders.pause = 'pause';
-    if (e & EVENT_RESUME) orders.pause = 'resume';
+    if (e & EVENT_PAUSE) orders.pause = true;
     if (e & EVENT_INIT) lapic.receive(DELIVERY_INIT, 0, false);
     if (e & EVENT_SIPI) {
       const v = Atomics.exchange(w, this.own + SIPI, SIPI_NONE);
@@ -318,6 +316,22 @@ export class Switchboard {
     }
     Atomics.store(w, a + SLOT, SLOT_ANSWER);
     Atomics.notify(w, a + SLOT);
+  }
+
+  /**
+   * Drops what has come for a thread that stands still: its processor was reset, or gets another state. Levels of pins stay.
+   * For thread 0, before it lets the others go on: they may be sent something at once.
+   */
+  forget(thread: number): void {
+    const a = thread * AREA;
+    for (let i = 0; i < 8; i++) {
+      Atomics.store(this.w, a + EDGE + i, 0);
+      Atomics.store(this.w, a + LEVEL + i, 0);
+    }
+    Atomics.store(this.w, a + NMIS, 0);
+    Atomics.store(this.w, a + SIPI, SIPI_NONE);
+    Atomics.and(this.w, a + EVENTS, EVENT_LEAVE | EVENT_LINT | EVENT_ACCESS);
+    Atomics.store(this.w, a + STUCK, thread === 0 ? 0 : 1);
   }
 
   /** Whether something waits to be taken. */
@@ -419,10 +433,10 @@ export class Switchboard {
     return Atomics.load(this.w, thread * AREA + n);
   }
 
-  /** Publishes this thread's local APIC's routing; for LocalApicOptions. */
-  publishRouting(r: ApicRouting): void {
+  /** Publishes this thread's local APIC's routing, for LocalApicOptions; or another's that stands still. */
+  publishRouting(r: ApicRouting, thread: number = this.me): void {
     const w = this.w;
-    const a = this.own;
+    const a = thread * AREA;
     w[a + XAPIC_ID] = r.xapicId;
     w[a + LDR] = r.ldr;
     w[a + DFR] = r.dfr;

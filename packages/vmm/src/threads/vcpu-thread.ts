@@ -6,12 +6,13 @@ import {
   type Logger,
   TimerQueue,
   type Vcpu,
+  type VcpuStateV1,
   type Vm,
   type VmShare,
 } from '@hyve/core';
 import { ApicBus } from '../lapic/apic-bus.ts';
-import { LocalApic, type X2ApicSupport } from '../lapic/lapic.ts';
-import { MsrPolicy } from '../msr.ts';
+import { LocalApic, type LocalApicStateV1, type X2ApicSupport } from '../lapic/lapic.ts';
+import { MsrPolicy, type MsrPolicyStateV1 } from '../msr.ts';
 import { type Outcome, RunLoop } from '../run-loop.ts';
 import { vcpuBus } from '../vcpu-bus.ts';
 import { type Orders, Switchboard } from './switchboard.ts';
@@ -48,8 +49,21 @@ export interface VcpuPlan {
   readonly crowded: boolean;
 }
 
-/** How a thread's run ended: what the machine ends with, or null when thread 0 ordered it. */
-export type ThreadEnd = Outcome | null;
+/**
+ * How a thread's run ended: what the machine ends with, or by thread 0's order: `left` for good, `paused` until it runs
+ * again.
+ */
+export type ThreadEnd = Outcome | 'left' | 'paused';
+
+/** One processor at rest. */
+export interface ProcessorState {
+  /** The vCPU. */
+  readonly vcpu: VcpuStateV1;
+  /** Its local APIC. */
+  readonly lapic: LocalApicStateV1;
+  /** Its MSRs. */
+  readonly msrs: MsrPolicyStateV1;
+}
 
 /** @internal The platform's monotonic clock. */
 interface Performance {
@@ -80,12 +94,18 @@ export class VcpuThread {
   private readonly board: Switchboard;
   private readonly loop: RunLoop;
   private readonly clock: TimerQueue;
-  private readonly orders: Orders = { leave: false, pause: null };
+  private readonly orders: Orders = { leave: false, pause: false };
+  private readonly lapic: LocalApic;
+  private readonly msrs: MsrPolicy;
+  private readonly virtualWire: boolean;
+  private startMs: number;
 
   /** @throws HyveError `VM_SHARE` unless the engine can run vCPUs on threads of their own */
   constructor(plan: VcpuPlan, engine: Hypervisor, log: Logger) {
     const now = sharedNow(plan.timeOrigin);
-    const clock = new TimerQueue(() => (now() - plan.startMs) * 1e6);
+    this.startMs = plan.startMs;
+    this.virtualWire = plan.virtualWire;
+    const clock = new TimerQueue(() => (now() - this.startMs) * 1e6);
     this.clock = clock;
     if (engine.attach === undefined)
       throw new HyveError('VM_SHARE', `engine ${engine.name} runs all vCPUs on one thread`);
@@ -148,6 +168,8 @@ export class VcpuThread {
     this.vm = vm;
     vcpu = vm.vcpus[0] as Vcpu;
     this.vcpu = vcpu;
+    this.lapic = lapic;
+    this.msrs = msrs;
     this.loop = new RunLoop({
       vcpus: vm.vcpus,
       apics,
@@ -169,26 +191,48 @@ export class VcpuThread {
   run(): ThreadEnd {
     for (;;) {
       const r = this.loop.runSlice();
-      if (this.orders.leave || this.board.closed) return null;
-      if (this.orders.pause !== null) {
-        if (this.orders.pause === 'pause') this.loop.pause();
-        else this.loop.resume();
-        this.orders.pause = null;
-        continue;
+      if (this.orders.leave || this.board.closed) return 'left';
+      if (this.orders.pause) {
+        this.orders.pause = false;
+        return 'paused';
       }
       switch (r.kind) {
         case 'ended':
           return this.explain(r.outcome as Outcome);
-        case 'paused':
-          this.board.sleep(LONG_MS);
-          break;
         case 'idle':
           this.idle(r.idleUntilNs);
           break;
-        case 'busy':
+        default:
           break;
       }
     }
+  }
+
+  /** The processor's state; while it does not run. */
+  save(): ProcessorState {
+    return { vcpu: this.vcpu.getState(), lapic: this.lapic.save(), msrs: this.msrs.save() };
+  }
+
+  /** Restores {@link VcpuThread.save}. @throws HyveError `STATE_VERSION`, `STATE_FORMAT`, `VCPU_STATE` */
+  load(s: ProcessorState): void {
+    this.vcpu.setState(s.vcpu);
+    this.msrs.load(s.msrs);
+    this.lapic.load(s.lapic);
+    this.loop.restart();
+  }
+
+  /** Power-on reset. */
+  reset(): void {
+    this.vcpu.reset();
+    this.msrs.reset();
+    this.lapic.reset();
+    if (this.virtualWire) this.lapic.enterVirtualWire();
+    this.loop.restart();
+  }
+
+  /** Guest time goes on: `startMs` as in the plan. */
+  timeFrom(startMs: number): void {
+    this.startMs = startMs;
   }
 
   private idle(until: number): void {
