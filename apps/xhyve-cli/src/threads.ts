@@ -1,7 +1,8 @@
-// Node's worker threads for vCPUs.
+// Node's worker threads for vCPUs and for the translator.
 import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
 import type { ThreadHost, VcpuWorker } from '@hyve/pc';
+import type { TranslatorThread } from '@hyve/pc/translator-worker';
 
 /** Threads of this process. */
 export function nodeThreads(): ThreadHost {
@@ -17,6 +18,22 @@ export function nodeThreads(): ThreadHost {
         close: async () => {
           await worker.terminate();
         },
+      };
+      worker.on('message', (m) => out.onMessage?.(m));
+      worker.on('error', (e) => out.onDeath?.(e instanceof Error ? e.message : String(e)));
+      worker.on('exit', (code) => out.onDeath?.(`exit status ${code}`));
+      return out;
+    },
+    translator(): TranslatorThread {
+      const file = import.meta.url.endsWith('.ts') ? './translator-worker.ts' : './translator-worker.js';
+      const worker = new Worker(new URL(file, import.meta.url), { name: 'translator' });
+      // It has nothing to do once the machine has ended.
+      worker.unref();
+      const out: TranslatorThread = {
+        post: (m) => worker.postMessage(m),
+        onMessage: null,
+        onDeath: null,
+        close: () => void worker.terminate(),
       };
       worker.on('message', (m) => out.onMessage?.(m));
       worker.on('error', (e) => out.onDeath?.(e instanceof Error ? e.message : String(e)));

@@ -77,6 +77,46 @@ function unitOfRow(id: number): number {
   return UNIT_NONE;
 }
 
+/** The unit of every row of the opcode table, for {@link modeForbids}. */
+export function unitsOfRows(): Uint8Array {
+  return Uint8Array.from(ROWS, (r) => unitOfRow(r.id));
+}
+
+/** Vector of the exception that a decoded instruction raises because its unit is off in a mode, or 0. */
+export function modeForbids(units: Uint8Array, n: Insn, mode: number): number {
+  if (n.row < 0) return 0;
+  const unit = units[n.row] as number;
+  if (unit === UNIT_NONE) return 0;
+  if (unit === UNIT_X87) {
+    const mmx = n.kind0 === Kind.Mmx || n.kind1 === Kind.Mmx || n.op === OP.EMMS;
+    if (mode & S.MODE_EM) return mmx ? S.EXC_UD : S.EXC_NM;
+    return mode & S.MODE_TS ? S.EXC_NM : 0;
+  }
+  if (unit >= UNIT_AVX) {
+    if ((mode & S.MODE_VEX) === 0) return S.EXC_UD;
+    if (unit === UNIT_VEX) return 0;
+    if ((mode & S.MODE_AVX) === 0) return S.EXC_UD;
+  } else if ((mode & S.MODE_EM) !== 0 || (mode & S.MODE_SSE) === 0) return S.EXC_UD;
+  return mode & S.MODE_TS ? S.EXC_NM : 0;
+}
+
+/** Blocks in one bucket that a look without locks goes through at most. */
+const LONGEST_CHAIN = 4096;
+
+/** How often the block at a host address ran under a mode key; 0 if there is none. */
+export function runsOf(words: Int32Array, halves: Uint16Array, L: Layout, host: number, mode: number): number {
+  let head = words[(L.hash >> 2) + hashIndex(host, L)] as number;
+  for (let i = 0; head !== 0 && i < LONGEST_CHAIN; i++) {
+    if (words[(head + R.B_HOST) >> 2] === host && words[(head + R.B_MODE) >> 2] === mode) {
+      const h = halves[head >> 1];
+      if (h === R.H_JIT) return 0x7fffffff;
+      return h === R.H_HEAD ? (words[(head + R.B_PAGE2_NEXT) >> 2] as number) : 0;
+    }
+    head = words[(head + R.B_NEXT) >> 2] as number;
+  }
+  return 0;
+}
+
 /** The block cache of one VM. */
 export class BlockCache {
   private readonly L: Layout;
@@ -122,7 +162,7 @@ export class BlockCache {
     this.fetch = o.fetch;
     this.first = this.L.arena + STEP_RECORDS * R.REC * 2;
     this.next = this.first;
-    this.units = Uint8Array.from(ROWS, (r) => unitOfRow(r.id));
+    this.units = unitsOfRows();
     this.decoder.decode(this.fnop, Uint8Array.of(0xd9, 0xd0), 0, 2, 32);
   }
 
@@ -290,20 +330,7 @@ export class BlockCache {
 
   /** Vector of the exception that a decoded instruction raises because its unit is off, or 0. */
   unavailable(n: Insn, mode: number): number {
-    if (n.row < 0) return 0;
-    const unit = this.units[n.row] as number;
-    if (unit === UNIT_NONE) return 0;
-    if (unit === UNIT_X87) {
-      const mmx = n.kind0 === Kind.Mmx || n.kind1 === Kind.Mmx || n.op === OP.EMMS;
-      if (mode & S.MODE_EM) return mmx ? S.EXC_UD : S.EXC_NM;
-      return mode & S.MODE_TS ? S.EXC_NM : 0;
-    }
-    if (unit >= UNIT_AVX) {
-      if ((mode & S.MODE_VEX) === 0) return S.EXC_UD;
-      if (unit === UNIT_VEX) return 0;
-      if ((mode & S.MODE_AVX) === 0) return S.EXC_UD;
-    } else if ((mode & S.MODE_EM) !== 0 || (mode & S.MODE_SSE) === 0) return S.EXC_UD;
-    return mode & S.MODE_TS ? S.EXC_NM : 0;
+    return modeForbids(this.units, n, mode);
   }
 
   private begin(handler: number, off: number, len: number): number {
@@ -616,16 +643,7 @@ export class BlockCache {
 
   /** How often the block at a host address ran under a mode key; 0 if there is none. */
   runs(host: number, mode: number): number {
-    let head = this.i32[(this.L.hash >> 2) + hashIndex(host, this.L)] as number;
-    while (head !== 0) {
-      if (this.i32[(head + R.B_HOST) >> 2] === host && this.i32[(head + R.B_MODE) >> 2] === mode) {
-        const h = this.u16[head >> 1];
-        if (h === R.H_JIT) return 0x7fffffff;
-        return h === R.H_HEAD ? (this.i32[(head + R.B_PAGE2_NEXT) >> 2] as number) : 0;
-      }
-      head = this.i32[(head + R.B_NEXT) >> 2] as number;
-    }
-    return 0;
+    return runsOf(this.i32, this.u16, this.L, host, mode);
   }
 
   /** How often each handler ran, by number, from the execution counts of the blocks that are in the cache now. */

@@ -1,2 +1,3 @@
 // Software x86-64 CPU.
 export { SoftCpu, type SoftCpuOptions, SoftVcpu, SoftVm } from './soft.ts';
+export { serveTranslator, type TranslatorPort, type TranslatorThread } from './translator.ts';

@@ -361,13 +361,48 @@ function emitSegLinear(m: Module, raise: FnRef): Fn {
 /** Emits named functions for handlers on first use, in the main module, so that all are importable by handler modules. */
 export type HelperEmitter = (m: Module) => Readonly<Record<string, FnRef>>;
 
+/** A function that modules beside the main one may import. Plain data. */
+export interface Signature {
+  readonly name: string;
+  readonly params: readonly number[];
+  readonly result: number;
+}
+
+/** A module under construction that can call everything the main one exports. */
+export function satelliteOf(
+  L: Layout,
+  functions: readonly Signature[],
+  shared: boolean,
+): { m: Module; env: Env } {
+  const m = new Module({ min: L.wasmPages, max: L.wasmPages, shared: true });
+  m.importTable(TABLE_SLOTS);
+  const refs: Record<string, FnRef> = {};
+  for (const s of functions) refs[s.name] = m.importOnUse('x', s.name, s.params as never, s.result as never);
+  const get = (name: string): FnRef => {
+    const r = refs[name];
+    if (r === undefined) throw new Error(`no helper function ${name}`);
+    return r;
+  };
+  const env: Env = {
+    mem: refs as never,
+    segLinear: get('segLinear'),
+    getFlags: get('getFlags'),
+    setFlags: get('setFlags'),
+    sys: get('sys'),
+    tsc: get('tsc'),
+    shared,
+    fn: get,
+  };
+  return { m, env };
+}
+
 /** The generated interpreter of one VM. */
 export class Interpreter {
   readonly exports: InterpExports;
   private readonly semantics: ReadonlyMap<number, Semantic>;
   private readonly memory: WebAssembly.Memory;
   private readonly shared: boolean;
-  private readonly memoryLimits: { min: number; max: number; shared: boolean };
+  private readonly L: Layout;
   private readonly byKey: Map<string, number> = new Map();
   private readonly names: string[];
   private readonly sigs: Map<string, { params: number[]; result: number }> = new Map();
@@ -403,9 +438,9 @@ export class Interpreter {
     this.threshold = threshold;
     this.memory = memory;
     this.shared = L.threads > 1;
-    this.memoryLimits = { min: L.wasmPages, max: L.wasmPages, shared: true };
+    this.L = L;
     this.names = [];
-    const m = new Module(this.memoryLimits);
+    const m = new Module({ min: L.wasmPages, max: L.wasmPages, shared: true });
     const imported = new Map<string, FnRef>();
     for (const [name, params, result] of IMPORTS) imported.set(name, m.import('host', name, params, result));
     m.importTable(TABLE_SLOTS);
@@ -516,36 +551,32 @@ export class Interpreter {
 
   /** A module under construction that can call everything the main one exports. */
   satellite(): { m: Module; env: Env; importObject: WebAssembly.Imports } {
-    const m = new Module(this.memoryLimits);
-    m.importTable(TABLE_SLOTS);
-    const refs: Record<string, FnRef> = {};
-    const functions: Record<string, unknown> = {};
-    for (const name of this.names) {
-      const s = this.sigs.get(name) as { params: number[]; result: number };
-      refs[name] = m.importOnUse('x', name, s.params as never, s.result as never);
-      functions[name] = this.instanceExports[`x_${name}`];
-    }
-    const get = (name: string): FnRef => {
-      const r = refs[name];
-      if (r === undefined) throw new Error(`no helper function ${name}`);
-      return r;
-    };
-    const env: Env = {
-      mem: refs as never,
-      segLinear: get('segLinear'),
-      getFlags: get('getFlags'),
-      setFlags: get('setFlags'),
-      sys: get('sys'),
-      tsc: get('tsc'),
-      shared: this.shared,
-      fn: get,
-    };
-    const importObject = {
-      env: { memory: this.memory, table: this.exports.table },
-      x: functions as WebAssembly.ModuleImports,
-    };
-    return { m, env, importObject };
+    return { ...satelliteOf(this.L, this.functions(), this.shared), importObject: this.importObject() };
   }
+
+  /** What modules of their own may call, for {@link satelliteOf}. */
+  functions(): readonly Signature[] {
+    this.signatures ??= this.names.map((name) => {
+      const s = this.sigs.get(name) as { params: number[]; result: number };
+      return { name, params: s.params, result: s.result };
+    });
+    return this.signatures;
+  }
+  private signatures: readonly Signature[] | null = null;
+
+  /** The imports of every such module. */
+  importObject(): WebAssembly.Imports {
+    if (this.imports === null) {
+      const functions: Record<string, unknown> = {};
+      for (const name of this.names) functions[name] = this.instanceExports[`x_${name}`];
+      this.imports = {
+        env: { memory: this.memory, table: this.exports.table },
+        x: functions as WebAssembly.ModuleImports,
+      };
+    }
+    return this.imports;
+  }
+  private imports: WebAssembly.Imports | null = null;
 
   /** Compiles the handlers asked for since the last call; do this before records that use them run. */
   flushPending(): void {

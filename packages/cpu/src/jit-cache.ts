@@ -3,14 +3,24 @@ import type { Decoder } from '@hyve/x86';
 import type { BlockCache, RegionIndex } from './blocks.ts';
 import type { Semantic } from './ctx.ts';
 import { type Interpreter, inTypeScript, JIT_FIRST_SLOT, TABLE_SLOTS } from './interp.ts';
-import { CELL, type Found, J_LOOKUP, JC_ENTRIES, type Region, RegionTranslator, rangesOf } from './jit.ts';
+import { CELL, codePageOf, type Found, J_LOOKUP, JC_ENTRIES, type Region, RegionTranslator, rangesOf } from './jit.ts';
 import type { Layout } from './layout.ts';
 import * as R from './record.ts';
 import * as S from './state.ts';
+import {
+  bytesIn,
+  type HotBlock,
+  type TranslateReply,
+  type TranslateRequest,
+  type TranslatorPlan,
+  type TranslatorThread,
+} from './translator.ts';
 import { c32, I32 } from './wasm/builder.ts';
 
 /** Regions compiled together. */
 const BATCH = 128;
+/** Most blocks that wait for the translator's thread. */
+const MAX_WAITING = 32768;
 /** A shorter queue is compiled once its oldest member has waited this many calls of {@link JitCache.pump}. */
 const PATIENCE = 48;
 
@@ -18,11 +28,18 @@ const PATIENCE = 48;
 export class JitCache implements RegionIndex {
   private readonly L: Layout;
   private readonly i32: Int32Array;
+  private readonly u8: Uint8Array;
   private readonly u16: Uint16Array;
   private readonly interp: Interpreter;
   private readonly blocks: BlockCache;
   private readonly translator: RegionTranslator;
   private readonly attention: () => void;
+  private thread: TranslatorThread | null = null;
+  private generation = 0;
+  private nextId = 1;
+  /** Blocks that the thread is to be asked for, and all it has not answered for. */
+  private asked: HotBlock[] = [];
+  private readonly waiting: Map<number, { head: number; block: HotBlock }> = new Map();
   private queue: { region: Region; found: Found }[] = [];
   private waited = 0;
   private readonly patience: number;
@@ -36,6 +53,8 @@ export class JitCache implements RegionIndex {
   instructions = 0;
   bytes = 0;
   ms = 0;
+  /** Milliseconds that the translator's thread spent. */
+  backgroundMs = 0;
   dropped = 0;
   modules = 0;
 
@@ -49,7 +68,11 @@ export class JitCache implements RegionIndex {
     semantics: ReadonlyMap<number, Semantic>;
     threshold: number;
     attention: () => void;
+    memory: WebAssembly.Memory;
+    /** Where to translate, if not on this thread. */
+    translator: TranslatorThread | null;
   }) {
+    this.u8 = new Uint8Array(o.buffer);
     this.L = o.layout;
     this.i32 = new Int32Array(o.buffer);
     this.u16 = new Uint16Array(o.buffer);
@@ -74,23 +97,34 @@ export class JitCache implements RegionIndex {
           return c;
         },
         runs: (host, mode) => o.blocks.runs(host, mode),
-        codePage: (base, page) => this.codePage(base, page),
+        codePage: (base, page) => codePageOf(this.i32, base, page),
         jumpCache: this.L.jumpCache,
       },
       Math.max(1, o.threshold >> 4),
     );
-  }
-
-  /** Page `page` in the code TLB of the vCPU at `base`: its host address, or 0. */
-  private codePage(base: number, page: number): number {
-    const tlb = this.i32[(base + S.TLB_CODE) >> 2] as number;
-    const index = ((page % S.TLB_ENTRIES) + S.TLB_ENTRIES) % S.TLB_ENTRIES;
-    const e = (tlb + index * S.TLB_STRIDE) >> 2;
-    const lo = ((page % 0x100000) * 4096) | 0;
-    const hi = Math.floor(page / 0x100000) | 0;
-    if (this.i32[e + 4] !== lo || this.i32[e + 5] !== hi) return 0;
-    const host = (lo + (this.i32[e + 6] as number)) >>> 0;
-    return host;
+    const thread = o.translator;
+    if (thread === null) return;
+    const plan: TranslatorPlan = {
+      kind: 'plan',
+      layout: this.L,
+      memory: o.memory,
+      functions: o.interp.functions(),
+      shared: this.L.threads > 1,
+      threshold: o.threshold,
+    };
+    thread.onMessage = (m) => this.answer(m as TranslateReply);
+    thread.onDeath = () => {
+      if (this.thread === null) return;
+      this.thread = null;
+      const lost = [...this.waiting.values()];
+      this.waiting.clear();
+      this.asked = [];
+      for (const { head, block } of lost)
+        if (this.u16[head >> 1] === R.H_HEAD && this.i32[(head + R.B_HOST) >> 2] === block.host)
+          this.find(block.base, block.host, block.page, block.mode, head);
+    };
+    thread.post(plan);
+    this.thread = thread;
   }
 
   /** The block that the vCPU at `base` is about to run reached the threshold. */
@@ -102,22 +136,33 @@ export class JitCache implements RegionIndex {
       (mode & S.MODE_FLAT) !== 0 &&
       (bits === 2 || (bits === 1 && (mode & S.MODE_SS32) !== 0));
     if (!suited) return;
-    const t0 = now();
     const host = this.i32[(head + R.B_HOST) >> 2] as number;
     const lo = this.i32[(base + S.RIP_BASE) >> 2] as number;
     const hi = this.i32[(base + S.RIP_BASE + 4) >> 2] as number;
-    // Other pages are looked up while the address space that ran the code is the current one.
-    const found = this.translator.discover(base, host, hi * 0x100000 + (lo >>> 12), mode);
+    const page = hi * 0x100000 + (lo >>> 12);
+    if (this.thread === null) {
+      this.find(base, host, page, mode, head);
+      return;
+    }
+    if (this.waiting.size >= MAX_WAITING) return;
+    const block = { id: this.nextId++, base, host, page, mode };
+    this.asked.push(block);
+    this.waiting.set(block.id, { head, block });
+  }
+
+  /** Finds the region of a hot block. Other pages are looked up while the address space that ran it is the current one. */
+  private find(base: number, host: number, page: number, mode: number, head: number): void {
+    const t0 = now();
+    const found = this.translator.discover(base, host, page, mode);
     if (found !== null) {
       const region: Region = { head, ranges: rangesOf(found), slot: 0, alive: true };
-      this.enlist(region);
-      this.queue.push({ region, found });
+      if (this.enlist(region, bytesIn(this.u8, region.ranges))) this.queue.push({ region, found });
     }
     this.ms += now() - t0;
   }
 
-  /** From here on a change of the region's bytes drops it. */
-  private enlist(region: Region): void {
+  /** From here on a change of the region's bytes drops it. False if they are not `code` any more. */
+  private enlist(region: Region, code: Uint8Array): boolean {
     for (const [from, to] of region.ranges) {
       this.blocks.markCode(from, to - from);
       const page = (from - this.L.ram) >>> 12;
@@ -125,10 +170,23 @@ export class JitCache implements RegionIndex {
       if (list === undefined) this.byPage.set(page, [region]);
       else if (list[list.length - 1] !== region && !list.includes(region)) list.push(region);
     }
+    // Another thread may have written to a page before writes to it were heard of.
+    const now = bytesIn(this.u8, region.ranges);
+    for (let i = 0; i < code.length; i++)
+      if (code[i] !== now[i]) {
+        this.drop(region);
+        return false;
+      }
+    return true;
   }
 
   /** Compiles what has gathered; call it often, outside the guest. */
   pump(): void {
+    if (this.asked.length > 0 && this.thread !== null) {
+      const request: TranslateRequest = { kind: 'translate', generation: this.generation, blocks: this.asked };
+      this.asked = [];
+      this.thread.post(request);
+    }
     if (this.queue.length === 0) return;
     if (this.queue.length < BATCH && ++this.waited < this.patience) return;
     this.waited = 0;
@@ -145,7 +203,7 @@ export class JitCache implements RegionIndex {
     const { m, env, importObject } = this.interp.satellite();
     const jitType = m.type([I32], I32);
     const made: { region: Region; name: string }[] = [];
-    if (this.stale === null) m.fn([I32], I32, 'stale').emit(c32(J_LOOKUP));
+    if (this.stale === null) this.makeStale();
     for (const { region, found } of batch) {
       // Its bytes may have changed, or its block gone, since it was queued.
       if (!region.alive) continue;
@@ -163,22 +221,73 @@ export class JitCache implements RegionIndex {
       m.name(m.lastRef, `region_${(this.i32[(region.head + R.B_HOST) >> 2] as number).toString(16)}`);
       made.push({ region, name });
     }
-    if (made.length === 0 && this.stale !== null) return;
+    if (made.length === 0) return;
     const bytes = m.finish();
     this.modules++;
     this.bytes += bytes.length;
     const exports = new WebAssembly.Instance(new WebAssembly.Module(bytes), importObject).exports;
-    this.stale ??= exports['stale'] as WebAssembly.ExportValue;
-    for (const { region, name } of made) {
-      const head = region.head;
-      const slot = this.nextSlot++;
-      this.interp.exports.table.set(slot, exports[name] as never);
-      region.slot = slot;
-      this.byHead.set(head, region);
-      this.u16[head >> 1] = R.H_JIT;
-      this.i32[(head + R.B_PAGE2_NEXT) >> 2] = slot;
-      this.compiled++;
+    for (const { region, name } of made) this.install(region, exports[name]);
+  }
+
+  private install(region: Region, code: unknown): void {
+    const head = region.head;
+    const slot = this.nextSlot++;
+    this.interp.exports.table.set(slot, code as never);
+    region.slot = slot;
+    this.byHead.set(head, region);
+    this.u16[head >> 1] = R.H_JIT;
+    this.i32[(head + R.B_PAGE2_NEXT) >> 2] = slot;
+    this.compiled++;
+  }
+
+  /** Takes in what the translator's thread made. Runs while no vCPU of this thread does. */
+  private answer(m: TranslateReply): void {
+    if (m.generation !== this.generation) return;
+    for (const id of m.without) this.waiting.delete(id);
+    this.modules++;
+    this.bytes += m.bytes;
+    this.instructions += m.instructions;
+    this.backgroundMs += m.ms;
+    if (m.full || this.nextSlot + m.regions.length + 1 > TABLE_SLOTS) {
+      this.blocks.flush();
+      return;
     }
+    if (m.module === null) return;
+    const t0 = now();
+    if (this.stale === null) this.makeStale();
+    const exports = new WebAssembly.Instance(m.module, this.interp.importObject()).exports;
+    m.regions.forEach((r, i) => {
+      const w = this.waiting.get(r.id);
+      if (w === undefined) return;
+      this.waiting.delete(r.id);
+      const { head, block } = w;
+      // The block may have gone, and its records be another's.
+      if (
+        this.u16[head >> 1] !== R.H_HEAD ||
+        this.i32[(head + R.B_HOST) >> 2] !== block.host ||
+        this.i32[(head + R.B_MODE) >> 2] !== block.mode
+      )
+        return;
+      const region: Region = { head, ranges: r.ranges, slot: 0, alive: true };
+      if (this.enlist(region, r.code)) this.install(region, exports[`r${i}`]);
+    });
+    this.ms += now() - t0;
+  }
+
+  private makeStale(): void {
+    const { m, importObject } = this.interp.satellite();
+    m.fn([I32], I32, 'stale').emit(c32(J_LOOKUP));
+    this.stale = new WebAssembly.Instance(new WebAssembly.Module(m.finish()), importObject).exports[
+      'stale'
+    ] as WebAssembly.ExportValue;
+  }
+
+  /** Ends the translator's thread. */
+  close(): void {
+    this.thread?.close();
+    this.thread = null;
+    this.waiting.clear();
+    this.asked = [];
   }
 
   private drop(r: Region): void {
@@ -231,6 +340,9 @@ export class JitCache implements RegionIndex {
     this.byPage.clear();
     this.byHead.clear();
     this.queue = [];
+    this.asked = [];
+    this.waiting.clear();
+    this.generation++;
     this.nextSlot = JIT_FIRST_SLOT;
     this.nextCell = this.L.cells + CELL;
     this.i32.fill(0, this.L.jumpCache >> 2, (this.L.jumpCache >> 2) + JC_ENTRIES * 4);

@@ -213,6 +213,17 @@ export interface JitHost {
   readonly jumpCache: number;
 }
 
+/** Page `page` (linear address >> 12, signed) in the code TLB of the vCPU at `base`: its host address, or 0. */
+export function codePageOf(words: Int32Array, base: number, page: number): number {
+  const tlb = words[(base + S.TLB_CODE) >> 2] as number;
+  const index = ((page % S.TLB_ENTRIES) + S.TLB_ENTRIES) % S.TLB_ENTRIES;
+  const e = (tlb + index * S.TLB_STRIDE) >> 2;
+  const lo = ((page % 0x100000) * 4096) | 0;
+  const hi = Math.floor(page / 0x100000) | 0;
+  if (words[e + 4] !== lo || words[e + 5] !== hi) return 0;
+  return (lo + (words[e + 6] as number)) >>> 0;
+}
+
 /** Decodes a region and writes its function. */
 export class RegionTranslator {
   private readonly h: JitHost;

@@ -38,6 +38,7 @@ import * as S from './state.ts';
 import { VENDOR_AMD, VENDOR_HYGON } from './system/bits.ts';
 import { DEBUG_FAULT, DELIVERED, EventSource, hasErrorCode } from './system/events.ts';
 import { SystemUnit } from './system/system.ts';
+import type { TranslatorThread } from './translator.ts';
 
 /** Whether an instruction's bytes are MOV to or from a debug register: 0F 21 or 0F 23 behind prefixes. */
 function aboutDebugRegisters(bytes: Uint8Array): boolean {
@@ -60,6 +61,11 @@ export interface SoftCpuOptions {
   readonly hypercall?: (vcpu: number, nr: number, a0: number, a1: number, a2: number, a3: number) => number;
   /** Runs after which a block is translated; 0 never translates. Default 2000; virtual time never translates. */
   readonly threshold?: number;
+  /**
+   * Starts a thread that runs `serveTranslator` of `@hyve/cpu/translator`. Default: translation happens on the thread that
+   * runs the guest.
+   */
+  readonly translator?: () => TranslatorThread;
   /** Handler keys to compile into the main loop; default those found hot in Linux boots. */
   readonly inlineKeys?: readonly string[];
 }
@@ -262,6 +268,8 @@ export class SoftVm implements Vm {
         decoder,
         semantics,
         threshold,
+        memory: this.wasmMemory,
+        translator: thread === 0 && threshold >= FORCED ? (cpu.translator?.() ?? null) : null,
         attention: () => {
           for (const v of vcpus) v.access.set(S.BUDGET, S.ATTENTION);
         },
@@ -310,6 +318,7 @@ export class SoftVm implements Vm {
       regionInstructions: this.jit?.instructions ?? 0,
       regionBytes: this.jit?.bytes ?? 0,
       regionMs: Math.round(this.jit?.ms ?? 0),
+      regionBackgroundMs: Math.round(this.jit?.backgroundMs ?? 0),
       regionsDropped: this.jit?.dropped ?? 0,
       regionModules: this.jit?.modules ?? 0,
       ...(this.peers === null
@@ -319,7 +328,7 @@ export class SoftVm implements Vm {
   }
 
   close(): void {
-    // Everything is garbage once unreferenced.
+    this.jit?.close();
   }
 }
 

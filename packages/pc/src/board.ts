@@ -1166,7 +1166,11 @@ function pickEngine(spec: MachineSpec, host: PcHost): Hypervisor {
   if (spec.engine === 'auto' || spec.engine === 'soft') {
     const soft = host.engines?.['soft'];
     if (soft !== undefined) return soft();
-    return new SoftCpu(spec.clock.mode === 'virtual' ? { random: repeatableWords(CPU_SEED) } : {});
+    if (spec.clock.mode === 'virtual') return new SoftCpu({ random: repeatableWords(CPU_SEED) });
+    // With one core only, a thread of its own would make translation no faster, and later.
+    const { threads } = host;
+    const translator = threads !== undefined && threads.cores > 1 ? threads.translator : undefined;
+    return new SoftCpu(translator === undefined ? {} : { translator });
   }
   if (spec.clock.mode === 'virtual')
     throw new HyveError('ENGINE_UNAVAILABLE', `virtual time needs the software CPU, not engine ${spec.engine}`);

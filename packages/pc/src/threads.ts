@@ -1,5 +1,6 @@
 // vCPUs on threads of their own, as thread 0 sees them: starting, serving, ending. The other side is vcpu-worker.ts.
 import { HyveError, type Logger, type VcpuStateV1 } from '@hyve/core';
+import type { TranslatorThread } from '@hyve/cpu/translator';
 import type { HostScheduler, MsrPolicyStateV1, Outcome, RunLoop, WakeSignal } from '@hyve/vmm';
 import type { LocalApic, LocalApicStateV1 } from '@hyve/vmm/lapic';
 import type { AccessTarget, Orders, ProcessorState, Switchboard, VcpuPlan } from '@hyve/vmm/threads';
@@ -22,6 +23,8 @@ export interface ThreadHost {
   readonly cores: number;
   /** A new thread. */
   start(name: string): VcpuWorker;
+  /** A new thread that runs `serveTranslator` of `@hyve/cpu`; absent: the software CPU translates where it runs. */
+  readonly translator?: () => TranslatorThread;
 }
 
 /** @internal What a thread is told. */

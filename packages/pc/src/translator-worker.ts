@@ -1,0 +1,2 @@
+// What the thread of the software CPU's translator runs; loads no more of the CPU than it needs.
+export { serveTranslator, type TranslatorPort, type TranslatorThread } from '@hyve/cpu/translator';
