@@ -369,11 +369,7 @@ export interface Signature {
 }
 
 /** A module under construction that can call everything the main one exports. */
-export function satelliteOf(
-  L: Layout,
-  functions: readonly Signature[],
-  shared: boolean,
-): { m: Module; env: Env } {
+export function satelliteOf(L: Layout, functions: readonly Signature[], shared: boolean): { m: Module; env: Env } {
   const m = new Module({ min: L.wasmPages, max: L.wasmPages, shared: true });
   m.importTable(TABLE_SLOTS);
   const refs: Record<string, FnRef> = {};

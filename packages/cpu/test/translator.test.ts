@@ -1,0 +1,138 @@
+// Translation on a thread of its own: answers are taken in, come too late, or never.
+import { TimerQueue, type VcpuBus } from '@hyve/core';
+import { describe, expect, it } from 'vitest';
+import { SoftCpu } from '../src/index.ts';
+import { serveTranslator, type TranslatorThread } from '../src/translator.ts';
+
+/** A thread that is none: it answers when told to. */
+class SameThread implements TranslatorThread {
+  onMessage: ((message: unknown) => void) | null = null;
+  onDeath: ((reason: string) => void) | null = null;
+  closed = false;
+  readonly answers: unknown[] = [];
+  private serve: (message: unknown) => void = () => {};
+
+  constructor() {
+    serveTranslator({
+      post: (m) => void this.answers.push(m),
+      listen: (f) => {
+        this.serve = f;
+      },
+    });
+  }
+  post(message: unknown): void {
+    this.serve(message);
+  }
+  /** Waits for the next answer to be ready. */
+  async ready(): Promise<void> {
+    for (let i = 0; i < 500 && this.answers.length === 0; i++) await new Promise((done) => setTimeout(done, 2));
+  }
+  deliver(): void {
+    for (const a of this.answers.splice(0)) this.onMessage?.(a);
+  }
+  close(): void {
+    this.closed = true;
+  }
+}
+
+/** 32-bit code at 0x1000 with EAX counting up; 64 KiB of RAM. */
+function machine(code: readonly number[], thread: TranslatorThread) {
+  const bus: VcpuBus = {
+    ioRead: () => 0,
+    ioWrite: () => {},
+    mmioRead: () => 0,
+    mmioWrite: () => {},
+    rdmsr: () => false,
+    wrmsr: () => false,
+    readCr8: () => 0,
+    writeCr8: () => {},
+  };
+  const cpu = new SoftCpu({ threshold: 100, translator: () => thread });
+  const vm = cpu.createVm({
+    memory: [{ base: 0, size: 1 << 16, kind: 'ram', name: 'ram' }],
+    vcpus: 1,
+    bus: () => bus,
+    cpuid: () => cpu.supportedCpuid(),
+    clock: new TimerQueue(() => performance.now() * 1e6),
+    tscHz: 1e9,
+  });
+  const vcpu = vm.vcpus[0] as (typeof vm.vcpus)[number];
+  vm.memory.load(0x1000, Uint8Array.from(code));
+  const s = vcpu.getState();
+  const flat = { base: 0n, limit: 0xffffffff };
+  vcpu.setState({
+    ...s,
+    rip: 0x1000n,
+    cr0: 0x11n,
+    segments: s.segments.map((g, n) =>
+      n === 1
+        ? { ...g, ...flat, selector: 8, attr: 0xc09b }
+        : n < 6
+          ? { ...g, ...flat, selector: 16, attr: 0xc093 }
+          : g,
+    ),
+  });
+  return { vm, vcpu, regions: () => vm.counters()['regions'] as number };
+}
+
+// inc ebx; add eax, 1; jmp back
+const LOOP = [0x43, 0x83, 0xc0, 0x01, 0xeb, 0xfa];
+
+describe('translation on another thread', () => {
+  it('takes in what was translated, and the guest goes on in it', async () => {
+    const thread = new SameThread();
+    const { vm, vcpu, regions } = machine(LOOP, thread);
+    for (let i = 0; i < 5; i++) vcpu.run(2e6);
+    expect(regions()).toBe(0);
+    await thread.ready();
+    thread.deliver();
+    expect(regions()).toBe(1);
+    const before = vcpu.retired();
+    vcpu.run(2e6);
+    const [eax, , , ebx] = vcpu.getState().gpr as [bigint, bigint, bigint, bigint];
+    expect(vcpu.retired()).toBeGreaterThan(before);
+    expect([0n, 1n]).toContain(ebx - eax);
+    vm.close();
+    expect(thread.closed).toBe(true);
+  });
+
+  it('does not take in code that has changed since', async () => {
+    const thread = new SameThread();
+    const { vm, vcpu, regions } = machine(LOOP, thread);
+    for (let i = 0; i < 5; i++) vcpu.run(2e6);
+    await thread.ready();
+    expect(thread.answers.length).toBe(1);
+    const eax = vcpu.getState().gpr[0] as bigint;
+    // add eax, 1 becomes sub eax, 1.
+    vm.memory.write8(0x1002, 0xe8);
+    thread.deliver();
+    expect(regions()).toBe(0);
+    vcpu.run(2e6);
+    expect(BigInt.asIntN(32, (vcpu.getState().gpr[0] as bigint) - eax)).toBeLessThan(0n);
+  });
+
+  it('drops what was taken in when its code changes', async () => {
+    const thread = new SameThread();
+    const { vm, vcpu, regions } = machine(LOOP, thread);
+    for (let i = 0; i < 5; i++) vcpu.run(2e6);
+    await thread.ready();
+    thread.deliver();
+    expect(regions()).toBe(1);
+    vcpu.run(1e6);
+    const eax = vcpu.getState().gpr[0] as bigint;
+    vm.memory.write8(0x1002, 0xe8);
+    vcpu.run(2e6);
+    expect(BigInt.asIntN(32, (vcpu.getState().gpr[0] as bigint) - eax)).toBeLessThan(0n);
+  });
+
+  it('translates by itself when the thread dies', async () => {
+    const thread = new SameThread();
+    const { vcpu, regions } = machine(LOOP, thread);
+    for (let i = 0; i < 5; i++) vcpu.run(2e6);
+    await thread.ready();
+    thread.answers.length = 0;
+    thread.onDeath?.('gone');
+    for (let i = 0; i < 200 && regions() === 0; i++) vcpu.run(1e6);
+    expect(regions()).toBe(1);
+  });
+});
