@@ -391,11 +391,15 @@ export function rewrite(rounds: number): Program {
   };
 }
 
-/** `work` times a hash step by each of the first `busy` processors; the others halt. */
+/** Time that {@link busy} took, TSC ticks. */
+export const BUSY_TICKS: number = VARS + 0x900;
+
+/** `work` times a hash step by each of the first `busyCpus` processors; the others wait in HLT. */
 export function busy(work: number, busyCpus: number): Program {
   return (c, cpus) => {
     barrier(c, cpus);
-    c.b(0x83, 0xfe, busyCpus).b(0x0f, 0x83).rel(4, 'done'); // cmp esi, busyCpus; jae
+    c.b(0x0f, 0x31, 0x48, 0xc1, 0xe2, 0x20, 0x48, 0x09, 0xc2, 0x49, 0x89, 0xd5); // r13 = tsc
+    c.b(0x83, 0xfe, busyCpus).b(0x0f, 0x83).rel(4, 'idle'); // cmp esi, busyCpus; jae
     c.b(0xb8).n(4, 0x12345);
     c.b(0xbf).n(4, ARRAYS).b(0x89, 0xf1, 0xc1, 0xe1, 0x14, 0x01, 0xcf); // mov edi, ARRAYS; ecx = esi << 20; add edi, ecx
     loop(c, work, () => {
@@ -404,7 +408,11 @@ export function busy(work: number, busyCpus: number): Program {
       c.b(0x01, 0x04, 0x8f); // add [rdi+rcx*4], eax
       c.b(0x33, 0x04, 0x8f); // xor eax, [rdi+rcx*4]
     });
-    c.label('done');
-    barrier(c, cpus);
+    c.b(0xf0, 0xff, 0x04, 0x25).n(4, OVER); // lock inc dword [OVER]
+    c.b(0x85, 0xf6).b(0x0f, 0x85).rel(4, 'idle');
+    c.label('others').b(0xf3, 0x90).b(0x83, 0x3c, 0x25).n(4, OVER).b(busyCpus).b(0x0f, 0x82).rel(4, 'others');
+    c.b(0x0f, 0x31, 0x48, 0xc1, 0xe2, 0x20, 0x48, 0x09, 0xc2, 0x4c, 0x29, 0xea); // rdx = tsc - r13
+    c.b(0x48, 0x89, 0x14, 0x25).n(4, BUSY_TICKS);
+    c.b(0x66, 0xba).n(2, 0x404).b(0x66, 0xb8).n(2, 0x3400).b(0x66, 0xef); // power off
   };
 }
