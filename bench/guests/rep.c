@@ -146,12 +146,12 @@ static u64 cmpsb_run(u32 n) {
 }
 
 const struct workload rep_workloads[] = {
-    {"rep", "movsb64", movsb_64, 91000},    {"rep", "movsb4k", movsb_4k, 1500},
-    {"rep", "movsb1m", movsb_1m, 8},        {"rep", "movsw64", movsw_64, 970000},
-    {"rep", "movsw4k", movsw_4k, 22000},     {"rep", "movsw1m", movsw_1m, 79},
+    {"rep", "movsb64", movsb_64, 3000000},    {"rep", "movsb4k", movsb_4k, 60000},
+    {"rep", "movsb1m", movsb_1m, 240},        {"rep", "movsw64", movsw_64, 6000000},
+    {"rep", "movsw4k", movsw_4k, 220000},     {"rep", "movsw1m", movsw_1m, 800},
     {"rep", "stosb64", stosb_64, 2600000},    {"rep", "stosb4k", stosb_4k, 41000},
     {"rep", "stosb1m", stosb_1m, 160},        {"rep", "stosw4k", stosw_4k, 330000},
-    {"rep", "scasb", scasb_run, 33000},      {"rep", "cmpsb", cmpsb_run, 7800},
+    {"rep", "scasb", scasb_run, 33000},      {"rep", "cmpsb", cmpsb_run, 80000},
     {"rep", "memcpy64", memcpy_64, 3000000}, {"rep", "memcpy4k", memcpy_4k, 73000},
     {"rep", "memcpy1m", memcpy_1m, 280},     {"rep", "memcpyodd", memcpy_odd, 1400000},
     {"rep", "aliasmovs", alias_movsw, 22000}, {"rep", "aliascpy", alias_memcpy, 73000},
