@@ -124,6 +124,7 @@ describe('a Debian tree', () => {
     expect(text(t, 'etc/passwd')).toMatch(/^root:x:0:0:root:\/root:\/bin\/bash$/mu);
     const shadow = text(t, 'etc/shadow').trimEnd().split('\n');
     expect(shadow.filter((l) => l.split(':')[1] === '').map((l) => l.split(':')[0])).toEqual(['root']);
+    expect(text(t, 'etc/group')).toMatch(/^kvm:x:\d+:$/mu);
     expect(t.get('etc/shadow')).toMatchObject({ mode: 0o640, gid: 42 });
     expect(text(t, 'etc/pam.d/common-auth')).toContain('pam_unix.so nullok');
     expect(text(t, 'etc/pam.d/common-session')).not.toContain('pam_systemd');

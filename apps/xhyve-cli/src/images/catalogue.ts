@@ -52,7 +52,7 @@ export interface CatalogueEntry {
 const INITRD_RECIPE = 3;
 
 /** Version of what {@link debianDisk} makes. */
-const DISK_RECIPE = 10 * INITRD_RECIPE + 2;
+const DISK_RECIPE = 10 * INITRD_RECIPE + 3;
 
 /** What the system on the disk is made of, besides what every Debian has. */
 const DISK_PACKAGES: readonly string[] = [
@@ -270,7 +270,7 @@ async function debianDisk(c: RecipeContext): Promise<RecipeResult> {
   const kernel = files.find((f) => f.path.startsWith('boot/vmlinuz-'));
   if (kernel === undefined || busybox === undefined) throw runError(`no kernel in ${linux.name}, or no busybox`);
   const release = kernel.path.slice('boot/vmlinuz-'.length);
-  const { initrd, modules } = await debianInitrd(release, files, busybox.data);
+  const { initrd, modules } = await debianInitrd(release, files, busybox.data, { modules: ['autofs4'] });
   const total = packages.reduce((sum, p) => sum + p.data.length, 0);
   const root = await debianRoot({
     packages,

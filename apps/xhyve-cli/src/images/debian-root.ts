@@ -201,6 +201,7 @@ function setUp(tree: Tree, parts: DebianRootParts): void {
   tree.file('etc/fstab', `LABEL=${parts.label} / ext4 defaults 0 1\n`);
   tree.file('etc/machine-id', '', 0o444); // systemd makes one and keeps it
   tree.file('etc/default/locale', 'LANG=C.UTF-8\n');
+  tree.file('etc/environment', '');
   tree.file('etc/timezone', 'Etc/UTC\n');
   const release = /^VERSION_CODENAME=(.*)$/mu.exec(tree.text('usr/lib/os-release'))?.[1];
   if (release !== undefined) {
@@ -223,7 +224,9 @@ function setUp(tree: Tree, parts: DebianRootParts): void {
 function users(tree: Tree): void {
   const group = tree.text('usr/share/base-passwd/group.master').replaceAll(/^([^:]+):\*:/gmu, '$1:x:');
   const passwd = tree.text('usr/share/base-passwd/passwd.master').replaceAll(/^([^:]+):\*:/gmu, '$1:x:');
-  const more = { passwd: '_apt:x:42:65534::/nonexistent:/usr/sbin/nologin\n', group: '' };
+  // Groups that udev's rules name.
+  const devices = ['input', 'sgx', 'kvm', 'render'].map((name, n) => `${name}:x:${102 + n}:\n`).join('');
+  const more = { passwd: '_apt:x:42:65534::/nonexistent:/usr/sbin/nologin\n', group: devices };
   if (!tree.has('usr/lib/sysusers.d/dbus.conf')) {
     more.passwd += 'messagebus:x:100:101::/nonexistent:/usr/sbin/nologin\n';
     more.group += 'messagebus:x:101:\n';
