@@ -435,7 +435,8 @@ export class BlockCache {
   /** A pending x87 error comes before what is wrong with a segment: it is looked at before the address is computed. */
   private pendingFirst(off: number, mode: number): void {
     const n = this.insn;
-    if (this.units[n.row] !== UNIT_X87 || (mode & 3) === 2 || NOT_WAITING.has(n.op)) return;
+    const x87 = this.units[n.row] === UNIT_X87 || n.kind0 === Kind.Mmx;
+    if (!x87 || (mode & 3) === 2 || NOT_WAITING.has(n.op)) return;
     if ((mode & S.MODE_FLAT) !== 0 && n.seg < 4 && n.seg !== S.CS) return;
     this.begin(this.interp().handler(handlerKey(this.fnop, mode)), off, n.length);
   }

@@ -293,6 +293,7 @@ describe('a pending error and a segment that faults', () => {
   it.each([
     ['FLD', [0x64, 0xd9, 0x05, 0, 0, 0, 0], 16],
     ['PADDB', [0x64, 0x0f, 0xfc, 0x05, 0, 0, 0, 0], 16],
+    ['CVTPS2PI', [0x64, 0x0f, 0x2d, 0x05, 0, 0, 0, 0], 16],
     ['FNSTENV, which does not wait', [0x64, 0xd9, 0x35, 0, 0, 0, 0], 13],
   ])('%s', (_, code, vector) => {
     const noFs = [0x31, 0xc0, 0x8e, 0xe0]; // xor eax, eax; mov fs, ax

@@ -135,6 +135,8 @@ export const EXCLUSIONS: readonly Exclusion[] = [
 /** What the generator itself avoids. */
 export const AVOIDED: readonly string[] = [
   'POPA, POP to memory and CALL where the stack faults: which registers are changed by then, and which of two faults comes first, is up to the processor',
+  'FS and GS after WRFSBASE and WRGSBASE: operands would hit what else is mapped in the runner',
+  'ARPL and VMASKMOV after segment loads: the processor faults for a read-only segment only if something is written',
   'XSAVE and its like after VZEROALL and VZEROUPPER: whether registers of zeros are in use (XINUSE) is up to the processor',
   'string moves between two addresses of the same page: fast-string microcode tells overlap by linear addresses',
   'REP MOVS with 16-bit addresses and junk above them: the host looks for overlap in the whole registers (seen on family 1Ah)',

@@ -158,6 +158,10 @@ export class Generator {
   private ignored: number[] = [];
   private faultAddress = true;
   private floating = false;
+  /** FS or GS has a base: what goes through them may hit anything that is mapped. */
+  private stray = false;
+  /** A segment register was loaded, maybe with a read-only segment. */
+  private loaded = false;
   /** A state component was set to zeros: whether it counts as in use is up to the processor. */
   private initial = false;
   /** No instruction may follow: it would read what is not compared. */
@@ -252,6 +256,8 @@ export class Generator {
     this.floating = false;
     this.last = false;
     this.initial = false;
+    this.stray = false;
+    this.loaded = false;
     this.vectors.clear();
     this.kept.clear();
     this.fillMemory();
@@ -472,6 +478,8 @@ export class Generator {
     else if (TRANSCENDENTAL.has(name)) this.approximate = 'x87';
     if (LARGE.has(name) && !this.settled) this.faultAddress = false;
     if (family(row) !== 'int') this.floating = true;
+    if (name === 'WRFSBASE' || name === 'WRGSBASE') this.stray = true;
+    if (insn.kind0 === Kind.Seg || FAR.has(name)) this.loaded = true;
     if (name === 'VZEROALL' || name === 'VZEROUPPER') this.initial = true;
     return {
       bytes,
@@ -736,6 +744,8 @@ export class Generator {
     const high = this.high && r.chance(80);
     if (STACK_OPS.has(name) && this.state[4] !== FIXED) return false;
     const toMemory = insn.kind0 === Kind.Mem || insn.kind0 === Kind.Gpr;
+    if (this.stray && insn.seg >= 4) return false;
+    if (this.loaded && (name === 'ARPL' || /^VP?MASKMOV/.test(name))) return false;
     if ((name === 'POPA' || ((name === 'POP' || name === 'CALL') && toMemory)) && !this.plainStack()) return false;
     // String instructions.
     if (STRING_OPS.has(name)) return this.placeString(name, insn, high);
@@ -826,7 +836,7 @@ export class Generator {
     if (ea < 0n) return false;
     if (bit && !this.placeBitOffset(insn)) return false;
     this.ignore(name, insn, ea);
-    if (name === 'LDMXCSR') {
+    if (name === 'LDMXCSR' || name === 'VLDMXCSR') {
       // Bit 17 means something on AMD only.
       const bad = r.chance(10) ? 1 << (18 + r.int(13)) : 0;
       this.keep(ea, 4, BigInt(((r.u32() & 0xffff) | bad) >>> 0));
