@@ -1,6 +1,7 @@
 // What threads that run vCPUs on one memory tell each other: writes to code, pages that must be watched, "stand still".
 // Docs: docs/decisions on vCPU threads. Each thread is either parked (it touches nothing of the guest's until it has read
 // its messages) or running (it reads them at the next block or back edge, see ATTN).
+import { HyveError } from '@hyve/core';
 import { type Layout, SMP_STRIDE, threadLayout } from './layout.ts';
 import * as S from './state.ts';
 
@@ -39,6 +40,8 @@ const ATTENTION = 0x7fffffff;
 const SPINS = 300;
 /** A sleeper looks again after this at the latest, ms: what wakes it may come from a thread that has died. */
 const NAP_MS = 2;
+/** So many naps, 20 s, and the other thread is dead: a live one comes to a safe point in less than a millisecond of its time. */
+const MOST_NAPS = 10_000;
 
 /** What a thread does for others. */
 export interface PeerDuties {
@@ -100,14 +103,19 @@ export class Peers {
   /** Back to running, with all messages read. Waits while others must stand still. */
   unpark(): void {
     const i = this.i32;
-    for (;;) {
+    for (let naps = 0; ; naps++) {
       Atomics.store(i, this.own + (T_STATE >> 2), RUNNING);
       const s = Atomics.load(i, this.global + (G_STOPPED >> 2));
       if (s === 0 || s === this.me + 1) break;
       this.park();
+      if (naps > MOST_NAPS) this.dead(s - 1);
       Atomics.wait(i, this.global + (G_STOPPED >> 2), s, NAP_MS);
     }
     this.serve();
+  }
+
+  private dead(t: number): never {
+    throw new HyveError('VCPU_THREAD', `the thread of vCPU ${t} does not answer`);
   }
 
   /** Wakes those who wait for something of a thread. */
@@ -184,7 +192,10 @@ export class Peers {
 
   private spinLock(word: number): void {
     for (let n = 0; Atomics.compareExchange(this.i32, word, 0, 1) !== 0; n++)
-      if (n > SPINS) Atomics.wait(this.i32, word, 1, 0.05);
+      if (n > SPINS) {
+        Atomics.wait(this.i32, word, 1, NAP_MS / 20);
+        if (n > 20 * MOST_NAPS) throw new HyveError('VCPU_THREAD', 'a vCPU thread died while it held a lock');
+      }
   }
 
   /** Leaves `t` a message; `posted` and `lost` say how to know when it has been read. */
@@ -216,9 +227,10 @@ export class Peers {
     const a = this.area(t);
     for (let n = 0; n < SPINS; n++) if (done()) return;
     Atomics.add(i, a + (T_WAITERS >> 2), 1);
-    for (;;) {
+    for (let naps = 0; ; naps++) {
       const bell = Atomics.load(i, a + (T_BELL >> 2));
       if (done()) break;
+      if (naps > MOST_NAPS) this.dead(t);
       Atomics.wait(i, a + (T_BELL >> 2), bell, NAP_MS);
     }
     Atomics.sub(i, a + (T_WAITERS >> 2), 1);
@@ -313,9 +325,10 @@ export class Peers {
     const i = this.i32;
     const word = this.global + (G_STOPPED >> 2);
     this.stops++;
-    for (;;) {
+    for (let naps = 0; ; naps++) {
       const s = Atomics.compareExchange(i, word, 0, this.me + 1);
       if (s === 0) break;
+      if (naps > MOST_NAPS) this.dead(s - 1);
       this.park();
       Atomics.wait(i, word, s, NAP_MS);
       this.unpark();

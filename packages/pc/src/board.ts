@@ -231,8 +231,14 @@ export class Pc {
   async run(): Promise<StopReason> {
     if (this.pausing === null) this.threads?.go();
     const end = await this.loop.run();
-    await this.threads?.pause();
     this.detail = end.detail;
+    try {
+      await this.threads?.pause();
+    } catch (e) {
+      if (!isHyveError(e)) throw e;
+      this.detail = e.message;
+      return 'error';
+    }
     if (end.kind === 'triple-fault' && end.detail === '' && end.vcpu >= 0) {
       const { rip, segments } = (this.vm.vcpus[end.vcpu] as Vm['vcpus'][number]).getState();
       this.detail = `vCPU ${end.vcpu} at ${segments[1].selector.toString(16)}:${rip.toString(16)}`;

@@ -52,6 +52,8 @@ export type FromWorker =
 
 /** How long threads get to stop by themselves, ms. */
 const GRACE_MS = 1000;
+/** How long until one that does not stop counts as dead, ms. */
+const PATIENCE_MS = 20_000;
 /** How often thread 0 looks while it waits for that, ms. */
 const LOOK_MS = 1;
 
@@ -228,11 +230,13 @@ export class VcpuThreads {
     for (const p of this.processors) if (p.still) p.go();
   }
 
-  /** Stops them; resolves when all stand still. */
+  /** Stops them; resolves when all stand still. @throws HyveError `PC_THREADS` when one does not */
   async pause(): Promise<void> {
     if (this.still) return;
     this.o.board.order('pause');
-    await this.standStill(Number.POSITIVE_INFINITY);
+    await this.standStill(PATIENCE_MS);
+    const running = this.processors.findIndex((p) => !p.still);
+    if (running >= 0) throw new HyveError('PC_THREADS', `the thread of vCPU ${running + 1} does not stop`);
   }
 
   /** Resolves when all stand still, or after `ms`. What they want meanwhile they get. */
@@ -243,12 +247,12 @@ export class VcpuThreads {
       await new Promise<void>((resolve) => {
         this.whenStill = resolve;
         if (this.still) resolve();
-        if (ms !== Number.POSITIVE_INFINITY) late = timers.setTimeout(resolve, ms);
+        late = timers.setTimeout(resolve, ms);
       });
     } finally {
       this.whenStill = null;
       timers.clearInterval(look);
-      if (late !== null) timers.clearTimeout(late);
+      timers.clearTimeout(late);
     }
   }
 
