@@ -54,9 +54,9 @@ export interface KillResult {
 const isQcow2 = (f: Format): boolean => f.includes('qcow2');
 const hasFiles = (f: Format): boolean => f.startsWith('ext4');
 
-function tool(command: string, ...args: readonly string[]): { status: number; text: string } {
+function tool(command: string, ...args: readonly string[]): { status: number; text: string; out: string } {
   const r = spawnSync(command, args, { encoding: 'utf8', maxBuffer: 64 << 20 });
-  return { status: r.status ?? -1, text: `${r.stdout}${r.stderr}` };
+  return { status: r.status ?? -1, text: `${r.stdout}${r.stderr}`, out: r.stdout ?? '' };
 }
 
 /** What the tool needs of the host and does not find, or null. */
@@ -212,7 +212,7 @@ wait
       // Without lazy refcounts a crash may only leak; with them the counts are behind until they are repaired.
       if (d.format !== 'qcow2-lazy') {
         const r = tool('qemu-img', 'check', '--output=json', d.file);
-        const report = JSON.parse(r.text.slice(r.text.indexOf('{'))) as Record<string, number>;
+        const report = JSON.parse(r.out) as Record<string, number>;
         if ((report['corruptions'] ?? 0) > 0 || (report['check-errors'] ?? 0) > 0)
           wrong.push(`qemu-img check: ${r.text}`);
       }
