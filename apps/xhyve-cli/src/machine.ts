@@ -280,7 +280,13 @@ function resolveBoot(c: ConfigTree): BootSpec {
     case undefined:
       throw usageError('nothing to boot; give -f kexec,KERNEL[,INITRD[,CMDLINE]] or -l bootrom,ROM');
     case 'kexec':
-      return { loader, kernel: need('kernel'), initrd: optional('initrd'), cmdline: optional('cmdline') };
+      return {
+        loader,
+        kernel: need('kernel'),
+        initrd: optional('initrd'),
+        cmdline: optional('cmdline'),
+        ...decompress(c),
+      };
     case 'multiboot':
       return { loader, kernel: need('kernel'), modules: modules(optional('modules')), cmdline: optional('cmdline') };
     case 'userboot':
@@ -288,6 +294,14 @@ function resolveBoot(c: ConfigTree): BootSpec {
     default:
       throw usageError(`boot.loader: '${loader}' is none of kexec, multiboot, userboot`);
   }
+}
+
+/** `boot.decompress`, which is there only if given: the host is the default. */
+function decompress(c: ConfigTree): { decompress?: 'host' | 'guest' } {
+  const who = c.get('boot.decompress');
+  if (who === undefined) return {};
+  if (who !== 'host' && who !== 'guest') throw usageError(`boot.decompress: '${who}' is neither host nor guest`);
+  return { decompress: who };
 }
 
 function modules(text: string | null): MultibootModuleSpec[] {
@@ -427,6 +441,7 @@ function bootRows(boot: BootSpec): [string, string][] {
         ['boot', `kexec ${boot.kernel}`],
         ['initrd', boot.initrd ?? '(none)'],
         ['cmdline', boot.cmdline ?? '(default)'],
+        ...(boot.decompress === 'guest' ? [['unpacked', 'by the guest'] as [string, string]] : []),
       ];
     case 'multiboot':
       return [

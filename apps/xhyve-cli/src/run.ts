@@ -4,8 +4,10 @@ import { closeSync, openSync, readFileSync, unlinkSync, writeSync } from 'node:f
 import { readFile } from 'node:fs/promises';
 import { flushCompileCache } from 'node:module';
 import { totalmem } from 'node:os';
+import { gunzipSync, zstdDecompressSync } from 'node:zlib';
 import { openCharBackend } from '@hyve/char-backends';
 import { type CharBackend, type Hypervisor, isHyveError, type Logger } from '@hyve/core';
+import type { KernelCompression } from '@hyve/loaders';
 import type { BoardSupport, CharRequest, MachineSpec, PcHost, StopReason } from '@hyve/pc';
 import { errorLine, exitStatusOf, runError } from './errors.ts';
 import { formatBytes } from './sizes.ts';
@@ -353,6 +355,7 @@ export async function runMachine(spec: MachineSpec, options: RunOptions): Promis
           throw runError(`${path}: ${fileReason(e)}`, e);
         }
       },
+      decompressKernel,
       log: logger(io),
       wallClock: { nowMs: () => Date.now(), offsetMinutes: () => -new Date().getTimezoneOffset() },
     });
@@ -383,6 +386,14 @@ export async function runMachine(spec: MachineSpec, options: RunOptions): Promis
     process.off('unhandledRejection', onUncaught);
   }
   return status;
+}
+
+/** What node:zlib adds to the forms that the loader unpacks itself. */
+function decompressKernel(payload: Uint8Array, format: KernelCompression, size: number): Uint8Array | null {
+  const options = { maxOutputLength: Math.max(1, size) };
+  if (format === 'gzip') return gunzipSync(payload, options);
+  if (format === 'zstd') return zstdDecompressSync(payload, options);
+  return null;
 }
 
 function logger(io: RunIo): Logger {

@@ -16,6 +16,8 @@ const MAX_NOTE_BYTES = 1 << 20;
 export interface ElfSegment {
   type: number;
   offset: number;
+  /** Low half of the virtual address. */
+  vaddr32: number;
   paddr: number;
   fileBytes: number;
   memBytes: number;
@@ -57,6 +59,7 @@ export function parseElf(img: Image, code: string): Elf {
       ? {
           type: img.u32(at),
           offset: img.u64(at + 8),
+          vaddr32: img.u32(at + 16),
           paddr: img.u64(at + 24),
           fileBytes: img.u64(at + 32),
           memBytes: img.u64(at + 40),
@@ -64,6 +67,7 @@ export function parseElf(img: Image, code: string): Elf {
       : {
           type: img.u32(at),
           offset: img.u32(at + 4),
+          vaddr32: img.u32(at + 8),
           paddr: img.u32(at + 12),
           fileBytes: img.u32(at + 16),
           memBytes: img.u32(at + 20),

@@ -2,7 +2,14 @@
 
 export type { SetupData } from './boot-params.ts';
 export { type BootRom, bootRom } from './bootrom.ts';
-export { type DecompressKernel, type KernelCompression, kernelPayload, type LinuxOptions, loadLinux } from './linux.ts';
+export {
+  type DecompressKernel,
+  type KernelCompression,
+  kernelPayload,
+  type LinuxOptions,
+  loadLinux,
+  unpackKernel,
+} from './linux.ts';
 export { isMultiboot, loadMultiboot, type MultibootModule, type MultibootOptions } from './multiboot.ts';
 export type { E820Entry, GuestRam, Placement } from './ram.ts';
 export { type EntryState, type FlatEntry, longModeState, powerOnState, protectedModeState } from './state.ts';

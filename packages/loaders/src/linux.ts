@@ -1,6 +1,6 @@
 // Linux bzImage, boot protocol 2.06 and later (Documentation/arch/x86/boot.rst), 32-bit and 64-bit entry. memtest86+ uses
 // the same format. Mirrors xhyve's kexec.c, and adds 64-bit entry, init_size, setup_data, RSDP and initrds above 4 GiB.
-import { HyveError } from '@hyve/core';
+import { HyveError, isHyveError } from '@hyve/core';
 import {
   BP,
   fillBootParams,
@@ -10,6 +10,7 @@ import {
   placeSetupData,
   placeZeroPage,
 } from './boot-params.ts';
+import { placeVmlinux } from './direct.ts';
 import { alignUp, hex, Image } from './image.ts';
 import { GDT, GIB4, MIB, PAGE_TABLES, ZERO_PAGE } from './layout.ts';
 import { RamPlan } from './ram.ts';
@@ -22,6 +23,9 @@ import {
   writeFlatGdt,
   writeIdentityTables,
 } from './state.ts';
+import { unpackLz4 } from './unpack/lz4.ts';
+import { unpackLzma } from './unpack/lzma.ts';
+import { unpackXz } from './unpack/xz.ts';
 
 // Setup header fields that are read from the file only.
 const SETUP_SECTS = 0x1f1;
@@ -37,6 +41,8 @@ const PREF_ADDRESS = 0x258;
 const INIT_SIZE = 0x260;
 
 const LOADED_HIGH = 1;
+/** What the decompressor leaves in loadflags when it has chosen a random place. */
+const KASLR_FLAG = 1 << 1;
 const XLF_KERNEL_64 = 1 << 0;
 const XLF_ABOVE_4G = 1 << 1;
 
@@ -58,16 +64,23 @@ export interface LinuxOptions extends LinuxHandover {
   readonly kernel: Uint8Array;
   /** Entry to use; `auto`: 64-bit where the kernel offers it (XLF_KERNEL_64), else 32-bit. Default `auto`. */
   readonly entry?: '32' | '64' | 'auto';
+  /**
+   * The kernel's payload as {@link unpackKernel} gives it: the guest then starts behind its own decompressor. It is changed
+   * in place. A payload that cannot be started that way is left alone, and the guest unpacks for itself.
+   */
+  readonly vmlinux?: Uint8Array | null;
+  /** 32 random bits for the place of a kernel started from `vmlinux`; without it, or with `nokaslr`, none is taken. */
+  readonly random?: () => number;
 }
 
 /** How a kernel's payload is packed. */
 export type KernelCompression = 'gzip' | 'bzip2' | 'lzma' | 'xz' | 'lzo' | 'lz4' | 'zstd';
 
 /**
- * A host's own decompressor for kernel payloads, to start the vmlinux inside a bzImage by `loadVmlinux` without running
- * the guest's: gets the packed bytes, gives the ELF file, or null if it cannot.
+ * A host's own decompressor for kernel payloads: gets the packed bytes and the size of what is in them, gives the ELF file,
+ * or null if it cannot. What throws has failed, no more.
  */
-export type DecompressKernel = (payload: Uint8Array, format: KernelCompression) => Uint8Array | null;
+export type DecompressKernel = (payload: Uint8Array, format: KernelCompression, size: number) => Uint8Array | null;
 
 interface Header {
   version: number;
@@ -176,37 +189,58 @@ export function loadLinux(o: LinuxOptions): EntryState {
   const img = new Image(o.kernel, 'LINUX_TRUNCATED', 'Linux kernel');
   const h = parseHeader(img);
   const mode = chooseEntry(h, o.entry ?? 'auto');
-  const plan = new RamPlan(o);
   const page = new Uint8Array(4096);
   const headerEnd = Math.min(BP.magic + img.u8(JUMP_LENGTH), HEADER_END, img.length);
   page.set(img.slice(BP.header, headerEnd - BP.header), BP.header);
   const view = new DataView(page.buffer);
 
-  plan.reserve('gdt', GDT, FLAT_GDT_BYTES, 'LINUX_MEMORY');
-  if (mode === '64') plan.reserve('page tables', PAGE_TABLES, IDENTITY_TABLE_BYTES, 'LINUX_MEMORY');
-  placeCmdline(plan, o.cmdline ?? '', h.cmdlineMax);
-  const base = placeKernel(plan, h);
-  const initrdAt = placeInitrd(plan, o.initrd, h.initrdMax, (h.xloadflags & XLF_ABOVE_4G) !== 0);
+  let plan = new RamPlan(o);
+  reserveLow(plan, o, h, mode);
+  let initrdAt = 0;
+  let direct: { entry: number; random: boolean } | null = null;
+  if (o.vmlinux != null) {
+    try {
+      initrdAt = placeInitrd(plan, o.initrd, h.initrdMax, (h.xloadflags & XLF_ABOVE_4G) !== 0);
+      direct = placeVmlinux(plan, {
+        vmlinux: o.vmlinux,
+        mode,
+        alignment: h.alignment,
+        initSize: h.initSize,
+        prefAddress: h.prefAddress,
+        random: o.random === undefined || /(?:^|\s)nokaslr(?:\s|$)/u.test(o.cmdline ?? '') ? null : o.random,
+      });
+    } catch (e) {
+      if (!isHyveError(e, 'LINUX_INITRD')) throw e;
+    }
+    if (direct === null) {
+      plan = new RamPlan(o);
+      reserveLow(plan, o, h, mode);
+    }
+  }
+  let base = h.prefAddress;
+  if (direct === null) {
+    base = placeKernel(plan, h);
+    initrdAt = placeInitrd(plan, o.initrd, h.initrdMax, (h.xloadflags & XLF_ABOVE_4G) !== 0);
+  } else if (direct.random) page[BP.loadflags] = (page[BP.loadflags] as number) | KASLR_FLAG;
   fillBootParams(view, o, initrdAt, { rsdp: h.version >= V2_14 });
   view.setUint32(BP.code32Start, base, true);
   if (h.version >= V2_09) view.setUint32(BP.setupData, placeSetupData(plan, o.memory, o.setupData ?? []), true);
   placeZeroPage(plan, page);
   writeFlatGdt(o.memory, GDT, mode);
-  if (mode === '32')
-    return {
-      state: protectedModeState({ entry: base, gdt: GDT, rsi: ZERO_PAGE }),
-      mode,
-      entry: base,
-      placed: plan.placed,
-    };
-  writeIdentityTables(o.memory, PAGE_TABLES);
-  const entry = base + ENTRY_64;
-  return {
-    state: longModeState({ entry, gdt: GDT, rsi: ZERO_PAGE, cr3: PAGE_TABLES }),
-    mode,
-    entry,
-    placed: plan.placed,
-  };
+  const start = direct?.entry ?? (mode === '64' ? base + ENTRY_64 : base);
+  if (mode === '64') writeIdentityTables(o.memory, PAGE_TABLES);
+  const state =
+    mode === '64'
+      ? longModeState({ entry: start, gdt: GDT, rsi: ZERO_PAGE, cr3: PAGE_TABLES })
+      : protectedModeState({ entry: start, gdt: GDT, rsi: ZERO_PAGE });
+  return { state, mode, entry: start, placed: plan.placed };
+}
+
+/** Takes what lies below 1 MiB: descriptors, page tables, command line; setup_data and zero page follow later. */
+function reserveLow(plan: RamPlan, o: LinuxOptions, h: Header, mode: '32' | '64'): void {
+  plan.reserve('gdt', GDT, FLAT_GDT_BYTES, 'LINUX_MEMORY');
+  if (mode === '64') plan.reserve('page tables', PAGE_TABLES, IDENTITY_TABLE_BYTES, 'LINUX_MEMORY');
+  placeCmdline(plan, o.cmdline ?? '', h.cmdlineMax);
 }
 
 const MAGICS: readonly [KernelCompression, readonly number[]][] = [
@@ -232,4 +266,38 @@ export function kernelPayload(kernel: Uint8Array): { format: KernelCompression; 
   const bytes = img.slice(h.setupBytes + img.u32(PAYLOAD_OFFSET), length);
   for (const [format, magic] of MAGICS) if (magic.every((b, i) => bytes[i] === b)) return { format, bytes };
   return null;
+}
+
+/** Payloads that say they are larger are left to the guest. */
+const UNPACKED_MAX = 1 << 30;
+
+/**
+ * Unpacks the kernel inside a bzImage for {@link LinuxOptions.vmlinux}: LZ4, xz and LZMA here, other forms by the host's
+ * decompressor. Null: no payload, a form nobody knows, or not what its header says.
+ * @throws HyveError like {@link loadLinux} for a file that is no bzImage
+ */
+export function unpackKernel(kernel: Uint8Array, host: DecompressKernel = () => null): Uint8Array | null {
+  const packed = kernelPayload(kernel);
+  if (packed === null || packed.bytes.length < 8) return null;
+  // The last four bytes are the unpacked size: gzip's own trailer, in other forms added to the file.
+  const end = packed.bytes.length - 4;
+  const size = new DataView(packed.bytes.buffer, packed.bytes.byteOffset + end, 4).getUint32(0, true);
+  if (size > UNPACKED_MAX) return null;
+  const body = packed.format === 'gzip' ? packed.bytes : packed.bytes.subarray(0, end);
+  try {
+    switch (packed.format) {
+      case 'lz4':
+        return unpackLz4(body, size);
+      case 'xz':
+        return unpackXz(body, size);
+      case 'lzma':
+        return unpackLzma(body, size);
+      default: {
+        const out = host(body, packed.format, size);
+        return out?.length === size ? out : null;
+      }
+    }
+  } catch {
+    return null;
+  }
 }

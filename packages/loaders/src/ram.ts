@@ -81,6 +81,11 @@ export class RamPlan {
   /** Takes a range and fills it: `bytes`, then zeros up to `size`. @throws HyveError with `code` */
   put(name: string, base: number, bytes: Uint8Array, code: string, size: number = bytes.length): void {
     this.reserve(name, base, size, code);
+    this.fillPart(base, bytes, size);
+  }
+
+  /** Fills a part of a range that {@link RamPlan.reserve} has taken: `bytes`, then zeros up to `size`. */
+  fillPart(base: number, bytes: Uint8Array, size: number): void {
     this.memory.load(base, bytes);
     if (size > bytes.length) this.memory.fill(base + bytes.length, size - bytes.length, 0);
   }

@@ -334,6 +334,7 @@ describe('api', () => {
       'longModeState',
       'powerOnState',
       'protectedModeState',
+      'unpackKernel',
     ]);
   });
 });

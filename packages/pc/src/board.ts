@@ -23,7 +23,15 @@ import {
 } from '@hyve/core';
 import { SoftCpu } from '@hyve/cpu';
 import { buildAcpi, buildE820, buildMpTable, buildSmbios, type TableImage } from '@hyve/firmware-tables';
-import { bootRom, type EntryState, loadLinux, loadMultiboot, loadVmlinux } from '@hyve/loaders';
+import {
+  bootRom,
+  type DecompressKernel,
+  type EntryState,
+  loadLinux,
+  loadMultiboot,
+  loadVmlinux,
+  unpackKernel,
+} from '@hyve/loaders';
 import { NvmeController } from '@hyve/nvme';
 import { DummyDevice, HostBridge, LpcBridge, PciBus, PciUart, PirqRouter } from '@hyve/pci';
 import { AcpiPm, claimAcpiPm } from '@hyve/platform/acpi-pm';
@@ -109,6 +117,8 @@ export interface PcHost {
   readonly entropy?: EntropySource;
   /** The whole of a file. Rejects with a HyveError naming it. */
   readFile(path: string): Promise<Uint8Array>;
+  /** Unpacks kernels in forms that the loader does not know itself, such as gzip and Zstandard; absent: the guest does. */
+  readonly decompressKernel?: DecompressKernel;
   /** Where the board reports to. */
   readonly log: Logger;
   /** Host time for the RTC. */
@@ -166,6 +176,7 @@ const MAX_THREADS = 31;
 /** Where the random numbers of a machine on virtual time begin. */
 const CPU_SEED = 1;
 const VIRTIO_SEED = 2;
+const KASLR_SEED = 3;
 
 /** A machine, built and ready to run. Create with {@link createPc}. */
 export class Pc {
@@ -1018,9 +1029,18 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
           ...(files.initrd === null ? {} : { initrd: files.initrd }),
           ...(tables.rsdp === null ? {} : { rsdp: tables.rsdp }),
         };
-        return isElf
-          ? loadVmlinux({ ...handover, kernel: files.kernel })
-          : loadLinux({ ...handover, kernel: files.kernel });
+        if (isElf) return loadVmlinux({ ...handover, kernel: files.kernel });
+        const vmlinux = spec.boot.decompress === 'guest' ? null : unpackKernel(files.kernel, host.decompressKernel);
+        const words = new Uint32Array(1);
+        const state = loadLinux({
+          ...handover,
+          kernel: files.kernel,
+          vmlinux,
+          random: virtual === null ? () => webCrypto.getRandomValues(words)[0] as number : repeatableWords(KASLR_SEED),
+        });
+        // Tens of megabytes that need not wait for the garbage collector.
+        if (vmlinux?.buffer instanceof ArrayBuffer) vmlinux.buffer.transfer(0);
+        return state;
       }
       case 'multiboot':
         return loadMultiboot({
@@ -1088,7 +1108,7 @@ function confOf(s: PciSlotSpec): string {
 }
 
 interface WebCrypto {
-  getRandomValues(a: Uint8Array): void;
+  getRandomValues<T extends Uint8Array | Uint32Array>(a: T): T;
   readonly subtle: { digest(algorithm: string, data: Uint8Array): Promise<ArrayBuffer> };
 }
 const webCrypto = (globalThis as unknown as { crypto: WebCrypto }).crypto;

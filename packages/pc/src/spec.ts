@@ -23,6 +23,8 @@ export interface KexecBootSpec {
   readonly initrd: string | null;
   /** Kernel command line, or null for the loader's own default. */
   readonly cmdline: string | null;
+  /** Who unpacks a bzImage: the host, before the guest begins, where it can, or always the guest. Default `host`. */
+  readonly decompress?: 'host' | 'guest';
 }
 
 /** One Multiboot module: a file and the text handed over with it. */
