@@ -19,8 +19,14 @@ export interface RunInvocation {
   readonly dryRun: boolean;
   /** `--json`: print what is printed as JSON. */
   readonly json: boolean;
-  /** `--stats`: counters on stderr at the end. */
-  readonly stats: boolean;
+  /** `--stats`: counters on stderr at the end, and every so many seconds unless that is 0; null without it. */
+  readonly stats: number | null;
+  /** `--trace`: file for the text of guest blocks, or null. */
+  readonly trace: string | null;
+  /** `--profile`: file for hot guest addresses, or null. */
+  readonly profile: string | null;
+  /** `--symbols`: a System.map or kallsyms, or null. */
+  readonly symbols: string | null;
   /** Remarks for stderr that stop nothing. */
   readonly notes: readonly string[];
 }
@@ -91,7 +97,10 @@ class LineParser {
   private readonly notes: string[] = [];
   private dryRun = false;
   private json = false;
-  private stats = false;
+  private stats: number | null = null;
+  private trace: string | null = null;
+  private profile: string | null = null;
+  private symbols: string | null = null;
   private fwcfgItems = 0;
   /** Set by options that end parsing. */
   private early: Invocation | null = null;
@@ -136,6 +145,9 @@ class LineParser {
       dryRun: this.dryRun,
       json: this.json,
       stats: this.stats,
+      trace: this.trace,
+      profile: this.profile,
+      symbols: this.symbols,
       notes: this.notes,
     };
   }
@@ -170,12 +182,20 @@ class LineParser {
         this.dryRun = true;
         return 0;
       case '--stats':
-        plain();
-        this.stats = true;
+        this.stats = attached === null ? 0 : Number(attached);
+        if (!(this.stats >= 0 && this.stats <= 86_400) || attached === '')
+          throw usageError(`--stats=${attached}: a number of seconds expected`);
         return 0;
       case '--trace':
-        this.features.add('trace');
-        return 0;
+      case '--profile':
+      case '--symbols': {
+        const file = attached ?? next;
+        if (file === undefined || file === '') throw usageError(`${name} needs a file name`);
+        if (name === '--trace') this.trace = file;
+        else if (name === '--profile') this.profile = file;
+        else this.symbols = file;
+        return attached === null ? 1 : 0;
+      }
       case '--engine': {
         const value = attached ?? next;
         if (value === undefined) throw usageError('--engine needs a value: auto, soft or kvm');

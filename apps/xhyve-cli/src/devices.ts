@@ -78,7 +78,6 @@ const FEATURE_NAMES: Readonly<Record<string, string>> = {
   'keyboard-layout': 'a keyboard layout (-K)',
   'vmnet-mac': 'printing the vmnet MAC address (-M)',
   'pidfile-monitor': 'monitor mode',
-  trace: 'tracing (--trace)',
 };
 
 const BOOT_NAMES: Readonly<Record<string, string>> = {

@@ -59,8 +59,10 @@ export const OPTIONS: readonly OptionHelp[] = [
   row('--engine', 'auto|soft|kvm', 'what runs the processors'),
   row('--dry-run', '', 'print the resolved machine and run nothing'),
   row('--json', '', 'print as JSON where there is something to parse'),
-  row('--stats', '', 'counters on stderr at the end'),
-  row('--trace', '', 'trace the guest'),
+  row('--stats', '[=SECONDS]', 'counters on stderr at the end, and a line of rates every SECONDS'),
+  row('--trace', 'FILE', 'write the instructions of guest blocks as the software CPU meets them'),
+  row('--profile', 'FILE', 'write where the guest spends its time'),
+  row('--symbols', 'FILE', 'names for --profile: System.map (with nokaslr) or /proc/kallsyms'),
   row('--help', '', 'this text'),
   row('--version', '', 'the version'),
 ];

@@ -99,6 +99,7 @@ export function resolveMachine(run: RunInvocation, support: BoardSupport): Machi
     pciEnableBars: c.has('pci.enable_bars') ? c.bool('pci.enable_bars', true) : null,
     keyboardLayout: c.get('keyboard.layout') ?? null,
     engine: choice(c, 'engine', ['auto', 'soft', 'kvm'] as const, 'auto'),
+    ...translator(c),
     vcpuThreads: choice(c, 'vcpu_threads', ['auto', 'on', 'off'] as const, 'off'),
     localApics: choice(c, 'kvm.irqchip', ['auto', 'board', 'engine'] as const, 'auto'),
     paravirtual: choice(c, 'kvm.paravirt', ['none', 'kvm', 'hyperv'] as const, 'none'),
@@ -296,6 +297,17 @@ function resolveBoot(c: ConfigTree): BootSpec {
   }
 }
 
+/** `translator`: `on`, `off`, or runs after which a block is translated. */
+function translator(c: ConfigTree): { translatorThreshold?: number } {
+  const text = c.get('translator');
+  if (text === undefined || text === 'on') return {};
+  if (text === 'off') return { translatorThreshold: 0 };
+  const n = parseCInteger(text);
+  if (n === null || n < 1 || n > 1_000_000_000)
+    throw usageError(`translator: '${text}' is not on, off or a number of runs`);
+  return { translatorThreshold: n };
+}
+
 /** `boot.decompress`, which is there only if given: the host is the default. */
 function decompress(c: ConfigTree): { decompress?: 'host' | 'guest' } {
   const who = c.get('boot.decompress');
@@ -415,6 +427,7 @@ export function describeMachine(spec: MachineSpec): string {
       : `virtual, ${clock.instructionsPerSecond} instructions a second, RTC ${new Date((clock.startSeconds ?? 0) * 1000).toISOString()}`,
   ]);
   const policy = [
+    spec.translatorThreshold === 0 ? 'no translator' : '',
     spec.x2apic ? 'x2APIC' : '',
     spec.strictIo ? 'strict I/O' : '',
     spec.strictMsr ? '' : 'unknown MSRs ignored',

@@ -113,5 +113,12 @@ async function run(invocation: RunInvocation, host: MainHost): Promise<number> {
     host.print(invocation.json ? machineJson(spec) : describeMachine(spec));
     return 0;
   }
-  return runMachine(spec, { board, io: host.io, stats: invocation.stats });
+  return runMachine(spec, {
+    board,
+    io: host.io,
+    stats: invocation.stats,
+    trace: invocation.trace,
+    profile: invocation.profile,
+    symbols: invocation.symbols,
+  });
 }

@@ -10,6 +10,7 @@ import { type CharBackend, type Hypervisor, isHyveError, type Logger } from '@hy
 import type { KernelCompression } from '@hyve/loaders';
 import type { BoardSupport, CharRequest, MachineSpec, PcHost, StopReason } from '@hyve/pc';
 import { errorLine, exitStatusOf, runError } from './errors.ts';
+import { startProfile, TraceFile, watchRates } from './observe.ts';
 import { formatBytes } from './sizes.ts';
 import { nodeThreads } from './threads.ts';
 
@@ -25,6 +26,8 @@ export interface RunnablePc {
   close(): Promise<void>;
   /** Counters for --stats. */
   stats(): Readonly<Record<string, number>>;
+  /** Linear addresses where the processors are, null for one that sleeps; for --profile. */
+  positions?(): readonly (bigint | null)[];
   /** What went wrong after `error` or `triple-fault`. */
   readonly detail?: string;
 }
@@ -219,8 +222,14 @@ export interface RunOptions {
   readonly board: Board;
   /** The process. */
   readonly io: RunIo;
-  /** Prints counters at the end. */
-  readonly stats?: boolean;
+  /** Prints counters at the end, and rates every so many seconds unless that is 0. Null: neither. */
+  readonly stats?: number | null;
+  /** File for the text of guest blocks. */
+  readonly trace?: string | null;
+  /** File for a profile of the guest. */
+  readonly profile?: string | null;
+  /** File with names for the profile. */
+  readonly symbols?: string | null;
   /** Opens character devices in place of the usual ones; null falls through to those. */
   readonly openChar?: (request: CharRequest) => CharBackend | null;
   /** Says the way out when the terminal goes raw; default a line on stderr, null for none. */
@@ -329,9 +338,12 @@ export async function runMachine(spec: MachineSpec, options: RunOptions): Promis
   process.on('uncaughtException', onUncaught);
   process.on('unhandledRejection', onUncaught);
   let status = 4;
+  const observers: { stop(): void }[] = [];
   try {
     checkHostMemory(spec, options.hostBytes ?? hostMemoryBytes());
     if (spec.pidfile !== null) run.pid = PidFile.create(spec.pidfile, process.pid);
+    const trace = options.trace == null ? null : new TraceFile(options.trace);
+    if (trace !== null) observers.push({ stop: () => trace.close() });
     const choice = await chooseEngine(spec, options.board.support);
     if (choice.note !== '') io.note(`xhyve: ${choice.note}`);
     try {
@@ -356,19 +368,22 @@ export async function runMachine(spec: MachineSpec, options: RunOptions): Promis
         }
       },
       decompressKernel,
+      ...(trace === null ? {} : { trace: (text: string) => trace.add(text) }),
       log: logger(io),
       wallClock: { nowMs: () => Date.now(), offsetMinutes: () => -new Date().getTimezoneOffset() },
     });
     run.pc = pc;
     options.onPc?.(pc);
     if (run.stop) pc.forceOff(); // a signal came while the machine was being built
+    if (options.stats != null) observers.push(watchRates(pc, options.stats, (line) => io.note(line)));
+    if (options.profile != null) observers.push(startProfile(pc, options.profile, options.symbols ?? null));
     const reason = await Promise.race([pc.run(), fatal]);
     status = exitStatus(reason);
     if ((reason === 'error' || reason === 'triple-fault') && pc.detail !== undefined && pc.detail !== '') {
       io.restoreTerminal();
       io.note(`xhyve: ${reason === 'error' ? '' : 'triple fault: '}${pc.detail}`);
     }
-    if (options.stats === true) {
+    if (options.stats != null) {
       io.restoreTerminal();
       for (const [name, value] of Object.entries(pc.stats())) io.note(`${name} ${value}`);
     }
@@ -378,6 +393,13 @@ export async function runMachine(spec: MachineSpec, options: RunOptions): Promis
     status = isHyveError(e) ? exitStatusOf(e) : 4;
   } finally {
     clearTimeout(grace);
+    for (const o of observers) {
+      try {
+        o.stop();
+      } catch (e) {
+        io.note(errorLine(e));
+      }
+    }
     await (run.pc?.close() ?? run.console?.close())?.catch((e: unknown) => io.note(errorLine(e)));
     putBack();
     for (const [s, h] of handlers) process.off(s, h);

@@ -337,7 +337,6 @@ describe('what is not built yet', () => {
     [`-M ${K}`, 'printing the vmnet MAC address (-M) is not built yet'],
     [`-p 0:1 ${K}`, 'pinning vCPUs to host CPUs (-p) is not built yet'],
     [`--engine kvm ${K}`, '--engine kvm is not built yet'],
-    [`--trace ${K}`, 'tracing (--trace) is not built yet'],
   ])('%s', (line, message) => {
     let error: unknown;
     try {
@@ -354,7 +353,7 @@ describe('any argv', () => {
   const piece = fc.oneof(
     fc.constantFrom(
       ...words(
-        '-A -b -c -C -e -f -F -g -h -H -l -m -M -p -P -s -S -u -U -v -w -W -x -Y -a -D -G -k -K -n -o -r --json --dry-run --engine --stats --trace -- - help 0 1 4 1G 64K -1 0x10 1e9 com1 com1,stdio com1,tcp=:1 31,lpc 0,hostbridge 3,virtio-blk,a,b=c 4,ahci,hd:x,ro 5,passthru,1/2/3 kexec,k,i,c kexec multiboot,k,m;a:b fbsd,a,b bootrom,r x,string=y pci.0.3.0.path=x pci.0.3.0=x name=%(name) cpus=%(x) a.b=c a=b cpus=2,sockets=2 id=0,cpus=0-3 0,1,2 tpm,swtpm,s fwcfg,qemu w:99999 [::1]:1 pull images',
+        '-A -b -c -C -e -f -F -g -h -H -l -m -M -p -P -s -S -u -U -v -w -W -x -Y -a -D -G -k -K -n -o -r --json --dry-run --engine --stats --stats=1 --trace --profile=p --symbols -- - help 0 1 4 1G 64K -1 0x10 1e9 com1 com1,stdio com1,tcp=:1 31,lpc 0,hostbridge 3,virtio-blk,a,b=c 4,ahci,hd:x,ro 5,passthru,1/2/3 kexec,k,i,c kexec multiboot,k,m;a:b fbsd,a,b bootrom,r x,string=y pci.0.3.0.path=x pci.0.3.0=x name=%(name) cpus=%(x) a.b=c a=b cpus=2,sockets=2 id=0,cpus=0-3 0,1,2 tpm,swtpm,s fwcfg,qemu w:99999 [::1]:1 pull images',
       ),
     ),
     fc.string({ maxLength: 12 }),

@@ -8,7 +8,7 @@ export const EVERYTHING: BoardSupport = {
   lpc: LPC_EMULATIONS.map((e) => e.name),
   boot: ['kexec', 'multiboot', 'bootrom', 'userboot'],
   engines: ['soft', 'kvm'],
-  features: ['gdb', 'bvm-debug-port', 'numa', 'restore', 'fwcfg-items', 'pinning', 'keyboard-layout', 'trace'],
+  features: ['gdb', 'bvm-debug-port', 'numa', 'restore', 'fwcfg-items', 'pinning', 'keyboard-layout'],
 };
 
 /** The same without KVM, whose presence depends on the machine. */

@@ -89,7 +89,7 @@ describe('exit status', () => {
   });
   it('prints counters with --stats', async () => {
     const i = io();
-    await runMachine(spec(), { board: board({ reason: 'reset' }), io: i, stats: true });
+    await runMachine(spec(), { board: board({ reason: 'reset' }), io: i, stats: 0 });
     expect(i.lines).toEqual(['cpu.instructions 42']);
   });
 });

@@ -38,6 +38,7 @@ import * as S from './state.ts';
 import { VENDOR_AMD, VENDOR_HYGON } from './system/bits.ts';
 import { DEBUG_FAULT, DELIVERED, EventSource, hasErrorCode } from './system/events.ts';
 import { SystemUnit } from './system/system.ts';
+import { blockText } from './trace.ts';
 import type { TranslatorThread } from './translator.ts';
 
 /** Whether an instruction's bytes are MOV to or from a debug register: 0F 21 or 0F 23 behind prefixes. */
@@ -68,6 +69,11 @@ export interface SoftCpuOptions {
   readonly translator?: () => TranslatorThread;
   /** Handler keys to compile into the main loop; default those found hot in Linux boots. */
   readonly inlineKeys?: readonly string[];
+  /**
+   * Gets the text of every block of instructions when it is decoded: its first line says `vCPU, mode, linear address of the
+   * first instruction, host offset`, then comes one line an instruction. A block that runs again is not decoded again.
+   */
+  readonly trace?: (text: string) => void;
 }
 
 /** The engine for machines without hardware virtualization, and for browsers. Needs shared WebAssembly memory. */
@@ -204,7 +210,14 @@ export class SoftVm implements Vm {
         this.blocks.invalidate(at, size);
         this.peers?.written(at, size);
       },
-      translate: (base, at) => this.blocks.translate(base, at),
+      translate:
+        cpu.trace === undefined
+          ? (base, at) => this.blocks.translate(base, at)
+          : (base, at) => {
+              const head = this.blocks.translate(base, at);
+              if (head !== 0) cpu.trace?.(blockText(new Uint8Array(buffer), L, decoder, base, head));
+              return head;
+            },
       sys: (base, rec) => of(base).sys(rec),
       tsc: (base) => of(base).tsc(),
       stop: () => this.peers?.stop(),

@@ -119,6 +119,8 @@ export interface PcHost {
   readFile(path: string): Promise<Uint8Array>;
   /** Unpacks kernels in forms that the loader does not know itself, such as gzip and Zstandard; absent: the guest does. */
   readonly decompressKernel?: DecompressKernel;
+  /** Gets the text of guest blocks as the software CPU decodes them. */
+  readonly trace?: (text: string) => void;
   /** Where the board reports to. */
   readonly log: Logger;
   /** Host time for the RTC. */
@@ -366,6 +368,16 @@ export class Pc {
     for (const b of this.owned) await b.close();
     await Promise.all(this.chars.map((c) => c.close()));
     this.vm.close();
+  }
+
+  /** Where each processor is: RIP as a linear address, or null for one that is halted or was not started. */
+  positions(): (bigint | null)[] {
+    return this.vm.vcpus.map((v) => {
+      if (v.halted || v.waitingForSipi) return null;
+      const { rip, segments, efer } = v.getState();
+      const long = (efer & (1n << 10n)) !== 0n && (segments[1].attr & (1 << 13)) !== 0;
+      return long ? rip : rip + segments[1].base;
+    });
   }
 
   /** Counters of the engine, the run loop and the devices. */
@@ -1192,11 +1204,16 @@ function pickEngine(spec: MachineSpec, host: PcHost): Hypervisor {
   if (spec.engine === 'auto' || spec.engine === 'soft') {
     const soft = host.engines?.['soft'];
     if (soft !== undefined) return soft();
-    if (spec.clock.mode === 'virtual') return new SoftCpu({ random: repeatableWords(CPU_SEED) });
+    const observed = {
+      ...(spec.translatorThreshold === undefined ? {} : { threshold: spec.translatorThreshold }),
+      ...(host.trace === undefined ? {} : { trace: host.trace }),
+    };
+    if (spec.clock.mode === 'virtual') return new SoftCpu({ ...observed, random: repeatableWords(CPU_SEED) });
     // With one core only, a thread of its own would make translation no faster, and later.
     const { threads } = host;
-    const translator = threads !== undefined && threads.cores > 1 ? threads.translator : undefined;
-    return new SoftCpu(translator === undefined ? {} : { translator });
+    const translator =
+      threads !== undefined && threads.cores > 1 && spec.translatorThreshold !== 0 ? threads.translator : undefined;
+    return new SoftCpu(translator === undefined ? observed : { ...observed, translator });
   }
   if (spec.clock.mode === 'virtual')
     throw new HyveError('ENGINE_UNAVAILABLE', `virtual time needs the software CPU, not engine ${spec.engine}`);

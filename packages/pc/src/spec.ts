@@ -199,6 +199,8 @@ export interface MachineSpec {
   readonly uuid: string | null;
   /** Time. */
   readonly clock: ClockSpec;
+  /** Runs after which the software CPU translates a block; 0: never. Default the engine's own. */
+  readonly translatorThreshold?: number;
   /** Local APICs start in x2APIC mode (-x). */
   readonly x2apic: boolean;
   /** A port nobody claims ends the machine (-e) instead of reading all ones. */

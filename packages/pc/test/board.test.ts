@@ -33,6 +33,26 @@ describe('a guest that prints over COM1 and powers off through ACPI', () => {
     const boot = { loader: 'kexec', kernel: 'guest', initrd: null, cmdline: 'quiet' } as const;
     expect(await outcome(machine({ boot }), elf64(done))).toEqual(expected);
   });
+  it('gives the text of its blocks as they are decoded, translated or not', async () => {
+    for (const translatorThreshold of [0, 1]) {
+      const boot = { loader: 'kexec', kernel: 'guest', initrd: null, cmdline: 'quiet' } as const;
+      const lines: string[] = [];
+      const screen = new Screen();
+      const pc = await createPc(machine({ boot, translatorThreshold }), {
+        ...host({ guest: elf64(done) }, screen),
+        trace: (text) => lines.push(...text.split('\n')),
+      });
+      expect(pc.positions()).toEqual([0x100000n]);
+      expect(await pc.run()).toBe('poweroff');
+      await pc.close();
+      expect(lines.slice(0, 3)).toEqual([
+        'vcpu 0 64-bit 0000000000100000 physical 100000',
+        '  0000000000100000  mov dx, 0x3f8',
+        '  0000000000100004  mov al, 0x68',
+      ]);
+      expect(lines.filter((l) => l.includes('out dx, al')).length).toBe('hello'.length);
+    }
+  });
   it('starts from the reset vector of a boot ROM', async () => {
     const boot = { loader: 'bootrom', code: 'guest', vars: null } as const;
     const guest = rom([...code16.print('hello'), ...code16.powerOff(), 0xf4]);
