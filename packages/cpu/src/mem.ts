@@ -683,13 +683,57 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
     f.set(f.params[1] as Local, call(prologue.ref, base, la, size, c32(write)));
     f.if(ld.i32(base, S.FAULT), giveUp);
   };
+  /** Accesses that lie in two pages, if both are at hand: `body` gets the parts' host addresses and the first one's length. */
+  const inTwoPages = (
+    f: Fn,
+    size: Node,
+    acc: number,
+    body: (byte: (at: Node) => Node, count: Node, first: Node, second: Node, n1: Node) => void,
+  ): void => {
+    const base = p(f, 0);
+    const la = p(f, 1);
+    const n1 = f.local(I32);
+    const first = f.local(I32);
+    const second = f.local(I32);
+    f.set(n1, i32.sub(c32(4096), i32.and(i32.wrap(la), c32(4095))));
+    f.if(i32.lt_u(n1.get, size), () => {
+      f.set(first, call(tryPtr.ref, base, la, n1.get, c32(acc)));
+      f.if(first.get, () => {
+        f.set(second, call(tryPtr.ref, base, i64.add(la, i64.extend_u(n1.get)), i32.sub(size, n1.get), c32(acc)));
+        f.if(second.get, () => body((at) => ld.i64_8u(at), size, first.get, second.get, n1.get));
+      });
+    });
+  };
   {
     const f = readMiss;
+    inTwoPages(f, p(f, 2), 0, (byte, count, first, second, n1) => {
+      const v = f.local(I64);
+      const i = f.local(I32);
+      f.loop((again) => {
+        const at = select(i32.lt_u(i.get, n1), i32.add(first, i.get), i32.add(second, i32.sub(i.get, n1)));
+        f.set(v, i64.or(v.get, i64.shl(byte(at), i64.extend_u(i32.shl(i.get, c32(3))))));
+        f.set(i, i32.add(i.get, c32(1)));
+        f.brIf(again, i32.lt_u(i.get, count));
+      });
+      f.ret(v.get);
+    });
     guarded(f, p(f, 1), p(f, 2), 0, () => f.ret(c64(0)));
     f.emit(call(readAt.ref, p(f, 0), p(f, 1), p(f, 2), call(dataAcc.ref, p(f, 0)), ld.i32(p(f, 0), S.TLB_DATA)));
   }
   {
     const f = writeMiss;
+    inTwoPages(f, p(f, 3), 1, (_byte, count, first, second, n1) => {
+      const i = f.local(I32);
+      f.loop((again) => {
+        f.st8(
+          select(i32.lt_u(i.get, n1), i32.add(first, i.get), i32.add(second, i32.sub(i.get, n1))),
+          i32.wrap(i64.shr_u(p(f, 2), i64.extend_u(i32.shl(i.get, c32(3))))),
+        );
+        f.set(i, i32.add(i.get, c32(1)));
+        f.brIf(again, i32.lt_u(i.get, count));
+      });
+      f.ret();
+    });
     guarded(f, p(f, 1), p(f, 3), 1, () => f.ret());
     f.do(
       call(writeAt.ref, p(f, 0), p(f, 1), p(f, 2), p(f, 3), call(dataAcc.ref, p(f, 0)), ld.i32(p(f, 0), S.TLB_DATA)),
@@ -945,6 +989,7 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
   }
   {
     // (base, la, size, write): no fault state is left behind.
+    // Host address if all of [la, la + size), within one page, can be accessed at once; else 0 and no fault.
     const f = tryPtr;
     const base = p(f, 0);
     const la = p(f, 1);
@@ -956,7 +1001,22 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
       e,
       i32.add(ld.i32(base, S.TLB_DATA), i32.and(i32.wrap(i64.shr_u(la, c64(7))), c32((S.TLB_ENTRIES - 1) << 5))),
     );
-    f.if(i64.eq(ld.i64(i32.add(e.get, i32.shl(p(f, 3), c32(3)))), tag.get), () => f.ret(hostOf(e.get, la)));
+    const hit = (): void =>
+      f.if(i64.eq(ld.i64(i32.add(e.get, i32.shl(p(f, 3), c32(3)))), tag.get), () => f.ret(hostOf(e.get, la)));
+    hit();
+    f.if(
+      i32.and(ld.i32(base, S.EFER), c32(0x400)),
+      () => f.if(i64.ne(i64.shr_s(i64.shl(la, c64(16)), c64(16)), la), () => f.ret(c32(0))),
+      () => f.if(i64.ne(i64.and(la, c64(0xffffffff)), la), () => f.ret(c32(0))),
+    );
+    f.set(e, call(fill.ref, base, la, i32.or(p(f, 3), call(dataAcc.ref, base)), ld.i32(base, S.TLB_DATA)));
+    f.if(ld.i32(base, S.FAULT), () => {
+      // Whoever makes the access meets it.
+      f.st32(base, c32(0), S.FAULT);
+      f.ret(c32(0));
+    });
+    f.if(i32.le_u(e.get, c32(1)), () => f.ret(c32(0)));
+    hit();
     f.emit(c32(0));
   }
 

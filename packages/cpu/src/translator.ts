@@ -1,6 +1,6 @@
 // The translator as a service: translation runs on a thread of its own, beside the vCPU that asked for it. The thread reads
 // guest code, block counts and the TLB from the shared memory without locks; the thread of the vCPU checks the bytes that
-// were translated against memory, once writes to them are heard of, before it takes a region in. See docs/decisions/0006.
+// were translated against memory, once writes to them are heard of, before it takes a region in. See docs/decisions/0007.
 import { Decoder } from '@hyve/x86';
 import { modeForbids, runsOf, unitsOfRows } from './blocks.ts';
 import { FEATURES } from './features.ts';
