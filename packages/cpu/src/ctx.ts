@@ -200,6 +200,13 @@ export abstract class SemCtx {
   abstract again(): void;
   /** The record for helpers, i32 (0 where there is none). */
   abstract record(): Node;
+  /** The value of ICOUNT that counts exactly up to this instruction, i64. */
+  countHere(): Node {
+    // The instructions that ask end their block.
+    return ld.i64(this.base, S.ICOUNT);
+  }
+  /** TLB_DATA has changed in the middle of a block. */
+  dataTlbChanged(): void {}
   /** Stores what helpers need to find the instruction (RIP_BASE, CUR_REC), before calls that may look. */
   abstract sync(): void;
 

@@ -2,12 +2,13 @@
 // of all others made on first use as small functions reached through a table.
 import { Insn, Kind, OP } from '@hyve/x86';
 import { type CodeMode, type Env, type Semantic, SemCtx } from './ctx.ts';
-import { emitMatFlags, emitMatState, hashHost, J_BUDGET, J_FAULT, JC_ENTRIES } from './jit.ts';
+import { emitMatFlags, emitMatState, hashHost, J_BUDGET, J_FAULT, J_INTERPRET, JC_ENTRIES } from './jit.ts';
 import type { Layout } from './layout.ts';
 import { emitMemory } from './mem.ts';
 import * as R from './record.ts';
 import { emitArith } from './sem/helpers.ts';
 import { sys } from './sem/integer.ts';
+import { TRANSITIONS } from './sem/transitions.ts';
 import * as S from './state.ts';
 import {
   c32,
@@ -514,7 +515,7 @@ export class Interpreter {
 
   /** Whether the instruction's handler may want the decoded instruction in TypeScript. */
   mayUseSys(n: Insn): boolean {
-    return n.op === OP.POPF || inTypeScript(n) || !this.semantics.has(n.op);
+    return n.op === OP.POPF || TRANSITIONS.has(n.op) || inTypeScript(n) || !this.semantics.has(n.op);
   }
 
   /** Whether the next block might not find room for its handlers: forget all blocks, then {@link Interpreter.resetHandlers}. */
@@ -630,6 +631,7 @@ export class Interpreter {
     const e = f.local(I32);
     const host = f.local(I32);
     const st = f.local(I32);
+    const interpret = f.local(I32);
     const handlerType = m.type([I32, I32, I64], I32);
     const nHandlers = H_INLINE_FIRST + inlineKeys.length;
     const codeLa = (rip: Node): Node =>
@@ -811,6 +813,12 @@ export class Interpreter {
     };
     const jitType = m.type([I32], I32);
     bodies[R.H_JIT] = () => {
+      f.if(interpret.get, () => {
+        // The region left before an instruction that it could not do.
+        f.set(interpret, c32(0));
+        head();
+        advance();
+      });
       f.st64(base, ld.i64(base, S.RIP_BASE), S.RIP);
       f.set(st, callIndirect(jitType, I32, ld.i32(rec.get, R.B_PAGE2_NEXT), base));
       f.if(ld.i32(base, S.PEND_KIND), () => f.do(call(env.fn('matState'), base)));
@@ -819,6 +827,7 @@ export class Interpreter {
         f.ret(c32(S.EX_FAULT));
       });
       f.if(i32.eq(st.get, c32(J_BUDGET)), () => f.ret(c32(S.EX_BUDGET)));
+      f.set(interpret, i32.eq(st.get, c32(J_INTERPRET)));
       toLookup();
     };
     bodies[R.H_GOTO] = () => {

@@ -65,8 +65,13 @@ export interface RegionState {
   readonly leaveLabel: Label;
   /** For those: offset of the RIP to leave at times 256, plus the instructions of the block that did not run. */
   readonly out: Local;
+  /** Not 0: the instruction there is for the interpreter. */
+  readonly before: Local;
   /** The data TLB. */
   readonly tlb: Local;
+  /** Budget when the region was entered, and now, less the whole running block. */
+  readonly bud0: Local;
+  readonly bud: Local;
 }
 
 /** One instruction of a region. */
@@ -201,6 +206,17 @@ export class JitCtx extends SemCtx {
     const v = i64.add(this.s.pageRip.get, c64(this.off + this.insn.length));
     return this.mode.bits === 64 ? v : i64.and(v, c64(0xffffffff));
   }
+  override countHere(): Node {
+    const done = i32.sub(i32.sub(this.s.bud0.get, this.s.bud.get), c32(this.left - 1));
+    return i64.add(ld.i64(this.base, S.ICOUNT), i64.extend_s(done));
+  }
+  override dataTlbChanged(): void {
+    this.f.set(this.s.tlb, ld.i32(this.base, S.TLB_DATA));
+  }
+  /** What an instruction may let through is waiting: the interpreter has to do it. */
+  leaveIfWaiting(): void {
+    this.f.unlikely(ld.i32(this.base, S.IRQ_WINDOW), () => this.leaveBefore());
+  }
   /** Where the region is left to, for {@link RegionState.out}. */
   private place(off: number, left: number): Node {
     return c32(off * 256 + left);
@@ -215,6 +231,7 @@ export class JitCtx extends SemCtx {
   }
   /** Leaves to the interpreter before this instruction. */
   leaveBefore(): void {
+    this.f.set(this.s.before, c32(1));
     this.f.set(this.s.out, this.place(this.off, this.left));
     this.f.br(this.s.leaveLabel);
   }

@@ -33,16 +33,20 @@ const MAX_INSNS = 220;
 export const J_LOOKUP = 0;
 export const J_FAULT = 1;
 export const J_BUDGET = 2;
+/** As J_LOOKUP, and the interpreter must run what is there, even if it is translated. */
+export const J_INTERPRET = 3;
 
 /** Bytes of a link cell: table slot (0: none), host address of the target. */
 export const CELL = 8;
 /** Jump cache: entries of 16 bytes: host address, mode, slot. */
 export const JC_ENTRIES = 4096;
 
-/** Operations that stay with the interpreter: they end a region before them. */
-const DENY: ReadonlySet<number> = new Set([OP.STI, OP.POPF, OP.RDTSC]);
+/** Operations that may let an interrupt through. */
+const OPENERS: ReadonlySet<number> = new Set([OP.STI, OP.POPF, OP.SYSRET]);
+/** Repeated operations that are worth being part of a region. */
+const REPEATED: ReadonlySet<number> = new Set([OP.MOVS, OP.STOS, OP.LODS, OP.SCAS, OP.CMPS]);
 const JUMPS: ReadonlySet<number> = new Set([
-  OP.CALL, OP.JMP, OP.RET, OP.JCC, OP.LOOP, OP.LOOPE, OP.LOOPNE, OP.JCXZ,
+  OP.CALL, OP.JMP, OP.RET, OP.JCC, OP.LOOP, OP.LOOPE, OP.LOOPNE, OP.JCXZ, OP.SYSCALL, OP.SYSRET,
 ]); // biome-ignore format: a list
 const CONDITIONAL: ReadonlySet<number> = new Set([OP.JCC, OP.LOOP, OP.LOOPE, OP.LOOPNE, OP.JCXZ]);
 
@@ -238,7 +242,7 @@ export class RegionTranslator {
 
   /** Whether the translator has code for the decoded instruction. */
   private can(n: Insn, mode: number): boolean {
-    if (n.rep !== 0 || DENY.has(n.op) || this.h.special(n)) return false;
+    if ((n.rep !== 0 && !REPEATED.has(n.op)) || this.h.special(n)) return false;
     if (!this.h.semantics.has(n.op)) return false;
     if (n.vex !== 0 && n.vsib !== 0) return false;
     return this.h.unavailable(n, mode) === 0;
@@ -482,7 +486,10 @@ export class RegionTranslator {
       faultLabel,
       leaveLabel,
       out: f.local(I32),
+      before: f.local(I32),
       tlb: f.local(I32),
+      bud0,
+      bud,
     };
     const cut = (v: Node, size = 8): Node =>
       codeMode.bits === 64 ? v : i64.and(v, c64(size === 2 ? 0xffff : 0xffffffff));
@@ -584,7 +591,10 @@ export class RegionTranslator {
         });
         c.attention = attention;
         c.lea = n.op === OP.LEA;
+        if (OPENERS.has(n.op)) c.leaveIfWaiting();
         (this.h.semantics.get(n.op) as Semantic)(c);
+        // Whether a repeated comparison compared at all shows only when it runs.
+        if (n.rep !== 0) c.kind0 = -1;
         if (c.stores && !JUMPS.has(n.op)) c.checkAttention();
         pending = c.kind0;
         f.release(mark);
@@ -643,7 +653,7 @@ export class RegionTranslator {
     f.unlikely(i32.eq(code.get, c32(J_FAULT)), () => f.ret(c32(J_FAULT)));
     f.unlikely(i32.eq(code.get, c32(3)), () => {
       f.st32(base, c32(0), S.LINK_SLOT);
-      f.ret(c32(J_LOOKUP));
+      f.ret(select(s.before.get, c32(J_INTERPRET), c32(J_LOOKUP)));
     });
     // On to the next region: within this page at once, else if its page is still where it was when the link was made.
     f.if(near.get, () => f.if(ld.i32(xcell.get), () => f.returnCallIndirect(jitType, ld.i32(xcell.get), [base])));

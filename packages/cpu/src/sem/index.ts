@@ -6,10 +6,11 @@ import { type FnRef, ld, type Module } from '../wasm/builder.ts';
 import { emitFloat, floatSemantics } from './float.ts';
 import { integerSemantics } from './integer.ts';
 import { emitPcmpstr, pcmpstrSemantics } from './pcmpstr.ts';
+import { TRANSITIONS } from './transitions.ts';
 
 /** Every operation with a WebAssembly semantic; all others run in TypeScript. */
 export function allSemantics(): Map<number, Semantic> {
-  const m = new Map([...integerSemantics(), ...floatSemantics(), ...pcmpstrSemantics()]);
+  const m = new Map([...integerSemantics(), ...floatSemantics(), ...pcmpstrSemantics(), ...TRANSITIONS]);
   if (!m.has(OP.LDMXCSR)) {
     m.set(OP.LDMXCSR, (c) => c.f.st32(c.base, c.read(0, 4), S.MXCSR));
     m.set(OP.STMXCSR, (c) => c.write(0, ld.i32(c.base, S.MXCSR), 4));

@@ -731,7 +731,7 @@ function requireIopl(c: SemCtx): void {
 }
 const efl = (c: SemCtx): Node => ld.i32(c.base, S.EFL);
 /** Looks at events after the next block boundary if the run loop waits for interrupts to be possible. */
-function attention(c: SemCtx): void {
+export function attention(c: SemCtx): void {
   c.f.if(ld.i32(c.base, S.IRQ_WINDOW), () => c.f.st32(c.base, c32(-1), S.BUDGET));
 }
 const cli: Semantic = (c) => {
@@ -742,8 +742,7 @@ const sti: Semantic = (c) => {
   requireIopl(c);
   c.f.if(i32.eqz(i32.and(efl(c), c32(S.FLAG_IF))), () => {
     c.f.st32(c.base, i32.or(efl(c), c32(S.FLAG_IF)), S.EFL);
-    // STI ends its block, so ICOUNT counts exactly up to here.
-    c.f.st64(c.base, ld.i64(c.base, S.ICOUNT), S.SHADOW_AT);
+    c.f.st64(c.base, c.countHere(), S.SHADOW_AT);
     attention(c);
   });
 };

@@ -1,0 +1,118 @@
+// The common cases of instructions that change privilege or what the guest may touch: SYSCALL and SYSRET in 64-bit mode,
+// SWAPGS, STAC, CLAC. Everything else about them, and every fault, is in system/. Intel SDM volume 2.
+import { OP } from '@hyve/x86';
+import type { Semantic, SemCtx } from '../ctx.ts';
+import * as S from '../state.ts';
+import { ATTR_CODE64, ATTR_DATA32, ATTR_DPL3 } from '../system/bits.ts';
+import { c32, c64, i32, i64, ld, type Node, select } from '../wasm/builder.ts';
+import { attention, sys } from './integer.ts';
+
+const CX = 1;
+const R11 = 11;
+const CR4_SMAP = 1 << 21;
+const EFER_SCE = 1;
+
+const field = (c: SemCtx, off: number): Node => ld.i32(c.base, off);
+const isZero = (v: Node): Node => i32.eqz(v);
+
+/** Loads CS or SS with a flat segment. */
+function setFlat(c: SemCtx, n: number, selector: Node, attr: number): void {
+  const at = S.SEG + n * S.SEG_STRIDE;
+  c.f.st64(c.base, c64(0), at + S.SEG_BASE);
+  c.f.st32(c.base, c32(-1), at + S.SEG_LIMIT);
+  c.f.st32(c.base, c32(attr), at + S.SEG_ATTR);
+  c.f.st32(c.base, i32.and(selector, c32(0xffff)), at + S.SEG_SEL);
+}
+
+/** The data TLB of CPL 0, by SMAP and AC. */
+function supervisorTlb(c: SemCtx): void {
+  const open = i32.and(
+    i32.ne(i32.and(field(c, S.CR4), c32(CR4_SMAP)), c32(0)),
+    i32.ne(i32.and(field(c, S.EFL), c32(S.FLAG_AC)), c32(0)),
+  );
+  c.f.st32(c.base, i32.add(field(c, S.TLB_SYS), select(open, c32(2 * S.TLB_BANK), c32(0))), S.TLB_DATA);
+}
+
+/** Neither single step nor breakpoints nor alignment checks. */
+const undisturbed = (c: SemCtx): Node =>
+  i32.and(isZero(field(c, S.NOFILL)), isZero(i32.and(field(c, S.EFL), c32(S.FLAG_TF))));
+
+const syscall: Semantic = (c) => {
+  const f = c.f;
+  if (c.mode.bits === 64) {
+    f.if(i32.and(undisturbed(c), i32.and(field(c, S.EFER), c32(EFER_SCE))), () => {
+      const flags = f.tmp(c.getFlags());
+      const selector = f.tmp(i32.and(field(c, S.STAR + 4), c32(0xfffc)));
+      c.setGpr64(CX, c.nextRip());
+      c.setGpr64(R11, i64.extend_u(flags));
+      c.setFlags(i32.and(flags, i32.xor(i32.or(field(c, S.FMASK), c32(S.FLAG_RF)), c32(-1))));
+      setFlat(c, S.CS, selector, ATTR_CODE64);
+      setFlat(c, S.SS, i32.add(selector, c32(8)), ATTR_DATA32);
+      f.st32(c.base, c32(0), S.CPL);
+      supervisorTlb(c);
+      f.st32(c.base, i32.add(field(c, S.TLB_SYS), c32(S.TLB_DATA_SETS * S.TLB_BANK)), S.TLB_CODE);
+      c.jumpIndirect(f.tmp(ld.i64(c.base, S.LSTAR)));
+    });
+  }
+  sys(c);
+};
+
+const sysret: Semantic = (c) => {
+  const f = c.f;
+  if (c.mode.bits === 64 && c.size === 8) {
+    const target = f.tmp(c.getGpr64(CX));
+    const flags = f.tmp(i32.and(c.getGpr32(R11), c32(0x3c7fd7)));
+    const canonical = i64.eq(i64.shr_s(i64.shl(target, c64(16)), c64(16)), target);
+    const plain = i32.and(isZero(i32.and(flags, c32(S.FLAG_TF | S.FLAG_AC))), canonical);
+    const allowed = i32.and(isZero(field(c, S.CPL)), i32.and(field(c, S.EFER), c32(EFER_SCE)));
+    f.if(i32.and(i32.and(undisturbed(c), plain), allowed), () => {
+      const selector = f.tmp(i32.shr_u(field(c, S.STAR + 4), c32(16)));
+      setFlat(c, S.CS, i32.or(i32.add(selector, c32(16)), c32(3)), ATTR_CODE64 | ATTR_DPL3);
+      setFlat(c, S.SS, i32.or(i32.add(selector, c32(8)), c32(3)), ATTR_DATA32 | ATTR_DPL3);
+      const opened = f.tmp(i32.and(i32.and(flags, i32.xor(field(c, S.EFL), c32(-1))), c32(S.FLAG_IF)));
+      c.setFlags(flags);
+      f.st32(c.base, c32(3), S.CPL);
+      f.st32(c.base, i32.add(field(c, S.TLB_SYS), c32(S.TLB_BANK)), S.TLB_DATA);
+      f.st32(c.base, i32.add(field(c, S.TLB_SYS), c32((S.TLB_DATA_SETS + 1) * S.TLB_BANK)), S.TLB_CODE);
+      f.if(opened, () => attention(c));
+      c.jumpIndirect(target);
+    });
+  }
+  sys(c);
+};
+
+const swapgs: Semantic = (c) => {
+  const f = c.f;
+  if (c.mode.bits !== 64) {
+    sys(c);
+    return;
+  }
+  f.if(field(c, S.CPL), () => sys(c));
+  const at = S.SEG + S.GS * S.SEG_STRIDE + S.SEG_BASE;
+  const old = f.tmp(ld.i64(c.base, at));
+  f.st64(c.base, ld.i64(c.base, S.KERNEL_GS_BASE), at);
+  f.st64(c.base, old, S.KERNEL_GS_BASE);
+};
+
+const alignCheck =
+  (on: boolean): Semantic =>
+  (c) => {
+    const f = c.f;
+    // CR4.SMAP can be set only where the instructions exist.
+    f.if(i32.or(i32.or(field(c, S.CPL), field(c, S.NOFILL)), isZero(i32.and(field(c, S.CR4), c32(CR4_SMAP)))), () =>
+      sys(c),
+    );
+    const efl = field(c, S.EFL);
+    f.st32(c.base, on ? i32.or(efl, c32(S.FLAG_AC)) : i32.and(efl, c32(~S.FLAG_AC)), S.EFL);
+    f.st32(c.base, i32.add(field(c, S.TLB_SYS), c32(on ? 2 * S.TLB_BANK : 0)), S.TLB_DATA);
+    c.dataTlbChanged();
+  };
+
+/** Operations here: each may end up in TypeScript too. */
+export const TRANSITIONS: ReadonlyMap<number, Semantic> = new Map([
+  [OP.SYSCALL, syscall],
+  [OP.SYSRET, sysret],
+  [OP.SWAPGS, swapgs],
+  [OP.STAC, alignCheck(true)],
+  [OP.CLAC, alignCheck(false)],
+]);
