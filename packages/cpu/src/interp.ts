@@ -1,6 +1,6 @@
 // Generates the interpreter: a br_table loop over decoded records with the commonest instructions inline, and handlers
 // of all others made on first use as small functions reached through a table.
-import { Insn, Kind, OP } from '@hyve/x86';
+import { Insn, Kind, OP, OP_NAMES } from '@hyve/x86';
 import { type CodeMode, type Env, type Semantic, SemCtx } from './ctx.ts';
 import { emitMatFlags, emitMatState, hashHost, J_BUDGET, J_FAULT, J_INTERPRET, JC_ENTRIES } from './jit.ts';
 import type { Layout } from './layout.ts';
@@ -534,6 +534,12 @@ export class Interpreter {
   keyOf(handler: number): string {
     for (const [k, v] of this.byKey) if (v === handler) return k;
     return '';
+  }
+
+  /** Keys of the handlers made beside the inline ones, with the operation's name first, for common-keys.ts. */
+  madeKeys(): string[] {
+    const made = [...this.byKey].filter(([, slot]) => slot >= this.firstSlot);
+    return made.map(([key]) => key.replace(/^\d+/u, (op) => OP_NAMES[Number(op)] ?? op));
   }
 
   /** Number of the handler for a key; a new one is usable after {@link Interpreter.flushPending}. */
