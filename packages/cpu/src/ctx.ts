@@ -553,6 +553,19 @@ export abstract class SemCtx {
     this.setCarries(size, n.or(n.and(n.not(a), b), n.and(n.not(n.xor(a, b)), r)));
     this.f.st32(this.base, i32.xor(n.to32(n.xor(a, b)), n.to32(r)), S.FX);
   }
+  /** Flags of a signed product `r`, cut to its size, of `a` and `b`: CF and OF tell whether it did not fit. AF is clear. */
+  flagsImul(size: number, a: Node, b: Node, r: Node): void {
+    const n = NUM[size] as Num;
+    const over =
+      size === 8
+        ? i64.ne(call(this.env.fn('mulhiS'), a, b), i64.shr_s(r, c64(63)))
+        : i64.ne(i64.mul(n.sext64(a), n.sext64(b)), n.sext64(r));
+    const o = this.f.tmp(over);
+    this.flagsReplaced();
+    this.flagsSzp(size, r);
+    this.setAf(c32(0));
+    this.setCfOf(o, o);
+  }
   /** Flags of AND, OR, XOR, TEST: CF = OF = 0; AF cleared (undefined). */
   flagsLogic(size: number, r: Node): void {
     this.setResult(size, r);

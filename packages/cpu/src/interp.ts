@@ -452,7 +452,7 @@ export class Interpreter {
     const flags = emitFlags(m);
     const segLinear = emitSegLinear(m, mem.raise);
     const arith = emitArith(m);
-    const matFlags = emitMatFlags(m);
+    const matFlags = emitMatFlags(m, arith.mulhiS);
     const named: Record<string, FnRef> = {
       ...arith,
       ...helpers(m),

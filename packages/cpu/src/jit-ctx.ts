@@ -31,6 +31,8 @@ export const FK_SHIFT = 6;
 /** INC and DEC: `b` is CF. */
 export const FK_INC = 7;
 export const FK_DEC = 8;
+/** Signed product cut to the operand size; factors in `a` and `b`. */
+export const FK_IMUL = 9;
 
 const LOG2: Readonly<Record<number, number>> = { 1: 0, 2: 1, 4: 2, 8: 3 };
 
@@ -308,6 +310,9 @@ export class JitCtx extends SemCtx {
   override flagsSub(size: number, a: Node, b: Node, r: Node, borrow = false): void {
     this.pend(borrow ? FK_SBB : FK_SUB, size, a, b, r);
   }
+  override flagsImul(size: number, a: Node, b: Node, r: Node): void {
+    this.pend(FK_IMUL, size, a, b, r);
+  }
   override flagsLogic(size: number, r: Node): void {
     this.pend(FK_LOGIC, size, null, null, r);
   }
@@ -386,7 +391,7 @@ export class JitCtx extends SemCtx {
     return size === 8 ? l.get : i32.wrap(l.get);
   }
   override cf(): Node {
-    if (this.kind0 < 0) this.flagsInMemory();
+    if (this.kind0 < 0 || this.kind0 >> 4 === FK_IMUL) this.flagsInMemory();
     const k = this.kind0;
     if (k === 0) return super.cf();
     const s = this.s;
@@ -414,7 +419,7 @@ export class JitCtx extends SemCtx {
     return n.bits === 64 ? i32.wrap(i64.shr_u(v, c64(63))) : i32.and(i32.shr_u(v, c32(n.bits - 1)), c32(1));
   }
   override of(): Node {
-    if (this.kind0 < 0) this.flagsInMemory();
+    if (this.kind0 < 0 || this.kind0 >> 4 === FK_IMUL) this.flagsInMemory();
     const k = this.kind0;
     if (k === 0) return super.of();
     const s = this.s;
@@ -447,7 +452,9 @@ export class JitCtx extends SemCtx {
     return size === 8 ? c64hl(0x7fffffff, -1) : c32(size === 4 ? 0x7fffffff : size === 2 ? 0x7fff : 0x7f);
   }
   override cond(cc: number): Node {
-    if (this.kind0 < 0) this.flagsInMemory();
+    // Of a product, only the conditions on the result alone are cheap.
+    const result = cc >> 1 === 2 || cc >> 1 === 4 || cc >> 1 === 5;
+    if (this.kind0 < 0 || (this.kind0 >> 4 === FK_IMUL && !result)) this.flagsInMemory();
     const k = this.kind0;
     if (k === 0) return super.cond(cc);
     const s = this.s;

@@ -2,7 +2,18 @@
 // structured control flow (N. Ramsey, "Beyond Relooper", 2022). Semantics are the interpreter's, through JitCtx.
 import { type Decoder, Insn, Kind, OP, ROWS, Status } from '@hyve/x86';
 import type { CodeMode, Env, Semantic } from './ctx.ts';
-import { FK_ADC, FK_ADD, FK_INC, FK_LOGIC, FK_SBB, FK_SHIFT, FK_SUB, JitCtx, type RegionState } from './jit-ctx.ts';
+import {
+  FK_ADC,
+  FK_ADD,
+  FK_IMUL,
+  FK_INC,
+  FK_LOGIC,
+  FK_SBB,
+  FK_SHIFT,
+  FK_SUB,
+  JitCtx,
+  type RegionState,
+} from './jit-ctx.ts';
 import * as S from './state.ts';
 import {
   c32,
@@ -51,7 +62,7 @@ const JUMPS: ReadonlySet<number> = new Set([
 const CONDITIONAL: ReadonlySet<number> = new Set([OP.JCC, OP.LOOP, OP.LOOPE, OP.LOOPNE, OP.JCXZ]);
 
 /** (base, kind, a, b, result): brings pending flags to memory. See FK_ in jit-ctx.ts. */
-export function emitMatFlags(m: Module): FnRef {
+export function emitMatFlags(m: Module, mulhiS: FnRef): FnRef {
   const f = m.fn([I32, I32, I64, I64, I64], 0);
   const p = (n: number): Node => (f.params[n] as Local).get;
   const base = p(0);
@@ -91,6 +102,18 @@ export function emitMatFlags(m: Module): FnRef {
   const cfOf = (cf: Node, of: Node): void =>
     f.st32(base, i32.or(i32.shl(cf, c32(31)), i32.shl(i32.xor(cf, of), c32(30))), S.FC);
   const b0 = i32.and(i32.wrap(b), c32(1));
+  f.if(is(FK_IMUL), () => {
+    const signed = (v: Node): Node => i64.shr_s(i64.shl(v, sh.get), sh.get);
+    const over = f.local(I32);
+    f.if(
+      i64.eqz(sh.get),
+      () => f.set(over, i64.ne(call(mulhiS, a, b), i64.shr_s(r, c64(63)))),
+      () => f.set(over, i64.ne(i64.mul(signed(a), signed(b)), signed(r))),
+    );
+    cfOf(over.get, over.get);
+    f.st32(base, c32(0), S.FX);
+    f.ret();
+  });
   f.if(is(FK_SHIFT), () => {
     cfOf(b0, i32.and(i32.shr_u(i32.wrap(b), c32(1)), c32(1)));
     f.st32(base, c32(0), S.FX);

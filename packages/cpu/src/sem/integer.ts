@@ -294,23 +294,11 @@ const imulMany: Semantic = (c) => {
   const three = c.insn.operandCount === 3;
   const a = three ? c.read(1, size) : c.read(0, size);
   const b = three ? c.read(2, size) : c.read(1, size);
-  let over: Node;
-  let r: Node;
-  if (size === 8) {
-    const bt = f.tmp(b);
-    r = f.tmp(i64.mul(a, bt));
-    over = i64.ne(call(c.env.fn('mulhiS'), a, bt), i64.shr_s(r, c64(63)));
-  } else {
-    const p = f.tmp(i64.mul(n.sext64(a), n.sext64(b)));
-    r = f.tmp(n.from64(p));
-    over = i64.ne(p, n.sext64(r));
-  }
-  const o = f.tmp(over);
+  const x = f.tmp(a);
+  const y = f.tmp(b);
+  const r = f.tmp(size === 8 ? i64.mul(x, y) : n.trunc(i32.mul(x, y)));
   c.write(0, r, size);
-  c.flagsReplaced();
-  c.flagsSzp(size, r);
-  c.setAf(c32(0));
-  c.setCfOf(o, o);
+  c.flagsImul(size, x, y, r);
 };
 
 const div =
@@ -891,6 +879,11 @@ function repeat(
 
 const plainSegments = (c: SemCtx): boolean => c.mode.bits === 64 || c.mode.flat;
 
+/** Takes the time of moving `bytes` from the budget, in instructions. */
+function charge(c: SemCtx, bytes: Node): void {
+  c.f.st32(c.base, i32.sub(ld.i32(c.base, S.BUDGET), i32.shr_u(bytes, c32(6))), S.BUDGET);
+}
+
 /** Bytes, up to the end of either page and the count, that a forward run may cover; i32. */
 function runLength(c: SemCtx, addrs: Node[], size: number): Node {
   const f = c.f;
@@ -922,6 +915,7 @@ const movs: Semantic = (c) => {
           // A destination just above the source repeats a pattern: element by element.
           f.brIf(out, i32.lt_u(i32.sub(to, from), n));
           f.copy(to, from, n);
+          charge(c, n);
           const bytes = i64.extend_u(n);
           setStrReg(c, SI, i64.add(strReg(c, SI), bytes));
           setStrReg(c, DI, i64.add(dst, bytes));
@@ -975,6 +969,7 @@ const stos: Semantic = (c) => {
           const to = f.tmp(call(c.env.mem.tryPtr, c.base, dst, len, c32(1)));
           f.brIf(out, i32.eqz(to));
           f.fill(to, byte, len);
+          charge(c, len);
           setStrReg(c, DI, i64.add(dst, i64.extend_u(len)));
           setStrReg(c, CX, i64.sub(strReg(c, CX), i64.extend_u(i32.div_u(len, c32(size)))));
           f.brIf(out, i32.le_s(ld.i32(c.base, S.BUDGET), c32(0)));
