@@ -8,6 +8,7 @@ import type { TranslatorThread } from '@hyve/pc/translator-worker';
 export function nodeThreads(): ThreadHost {
   return {
     cores: availableParallelism(),
+    x86Order: process.arch === 'x64' || process.arch === 'ia32',
     start(name: string): VcpuWorker {
       const file = import.meta.url.endsWith('.ts') ? './vcpu-worker.ts' : './vcpu-worker.js';
       const worker = new Worker(new URL(file, import.meta.url), { name });

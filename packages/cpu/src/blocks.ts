@@ -24,6 +24,8 @@ export interface FetchPort {
   release(host: number): void;
   /** The decoder is reading the page, or has stopped to (-1): writes to it matter though nothing is marked yet. */
   reading(host: number): void;
+  /** Marks of code are visible to other threads before bytes are read again. */
+  fence(): void;
 }
 
 /** What the cache tells the translator. */
@@ -665,9 +667,11 @@ export class BlockCache {
     return out;
   }
 
-  /** Marks bytes of a page as code on behalf of a region. */
+  /** Marks bytes of a page as code on behalf of a region: changes of what is read from now on are heard of. */
   markCode(host: number, bytes: number): void {
+    this.claim(host);
     this.setMask(host, bytes);
+    this.fetch.fence();
   }
 
   /** Forgets every block. Not while a block runs. */

@@ -96,9 +96,12 @@ export class Peers {
 
   /** From here to {@link unpark} the thread may block: nobody waits for it. */
   park(): void {
+    this.running = false;
     Atomics.store(this.i32, this.own + (T_STATE >> 2), PARKED);
     this.ring(this.own);
   }
+
+  private running = false;
 
   /** Back to running, with all messages read. Waits while others must stand still. */
   unpark(): void {
@@ -111,6 +114,7 @@ export class Peers {
       if (naps > MOST_NAPS) this.dead(s - 1);
       Atomics.wait(i, this.global + (G_STOPPED >> 2), s, NAP_MS);
     }
+    this.running = true;
     this.serve();
   }
 
@@ -260,9 +264,11 @@ export class Peers {
     }
     if (writers & ~this.bit) {
       this.handshakes++;
-      this.park();
+      // Outside run(), where translations are taken in, the thread is parked and stays so.
+      const { running } = this;
+      if (running) this.park();
       for (let t = 0; t < this.L.threads; t++) if (writers & ~this.bit & (1 << t)) this.protectAt(t, host);
-      this.unpark();
+      if (running) this.unpark();
     }
     this.spinLock(this.global + (G_LOCK >> 2));
     Atomics.or(this.u8, flags, S.PF_SETTLED);
@@ -284,6 +290,11 @@ export class Peers {
     const others = Atomics.and(i, (this.L.owners >> 2) + page, ~this.bit) & ~this.bit;
     if (others === 0) Atomics.and(this.u8, this.L.pageFlags + page, ~(S.PF_CODE | S.PF_SETTLED) & 0xff);
     Atomics.store(i, this.global + (G_LOCK >> 2), 0);
+  }
+
+  /** What was stored before is seen by others before what is loaded afterwards is looked at. */
+  fence(): void {
+    Atomics.add(this.i32, this.own + (T_READING >> 2), 0);
   }
 
   /** See FetchPort.reading. */

@@ -270,6 +270,7 @@ export class SoftVm implements Vm {
           flags[p] = (flags[p] as number) & ~S.PF_CODE;
         },
         reading: (at) => this.peers?.reading(at),
+        fence: () => this.peers?.fence(),
       },
     });
     if (threshold !== 0) {

@@ -1173,7 +1173,7 @@ function smbiosStrings(spec: MachineSpec): Record<string, Record<string, string>
 
 /** Where vCPUs get threads of their own: the host's, or null for all on this one. */
 function threadsFor(spec: MachineSpec, host: PcHost, engine: Hypervisor): ThreadHost | null {
-  const wish = spec.vcpuThreads ?? 'off';
+  const wish = spec.vcpuThreads ?? 'auto';
   if (wish === 'off' || spec.cpus.count < 2) return null;
   const t = host.threads;
   const why =
@@ -1186,7 +1186,11 @@ function threadsFor(spec: MachineSpec, host: PcHost, engine: Hypervisor): Thread
           : spec.cpus.count > MAX_THREADS
             ? `at most ${MAX_THREADS} vCPUs can have their own`
             : '';
-  if (t !== undefined && why === '') return wish === 'on' || t.cores > 1 ? t : null;
+  if (t !== undefined && why === '') {
+    if (wish === 'auto') return t.cores > 1 && t.x86Order ? t : null;
+    if (!t.x86Order) host.log.warn('threads for vCPUs: this host orders memory more loosely than x86; guests may fail');
+    return t;
+  }
   if (wish === 'on') throw new HyveError('PC_THREADS', `threads for vCPUs: ${why}`);
   return null;
 }

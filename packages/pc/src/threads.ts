@@ -21,6 +21,8 @@ export interface VcpuWorker {
 export interface ThreadHost {
   /** Threads that can run at the same time, this one included. */
   readonly cores: number;
+  /** Whether threads see each other's loads and stores in x86's order, as on x86 hosts; else `auto` does not use them. */
+  readonly x86Order: boolean;
   /** A new thread. */
   start(name: string): VcpuWorker;
   /** A new thread that runs `serveTranslator` of `@hyve/cpu`; absent: the software CPU translates where it runs. */

@@ -110,6 +110,7 @@ export interface SmpResult {
 export function testThreads(): ThreadHost {
   return {
     cores: 2,
+    x86Order: true,
     start(name) {
       const w = new Worker(new URL('./vcpu-worker-node.ts', import.meta.url), { name });
       const out: ReturnType<ThreadHost['start']> = {

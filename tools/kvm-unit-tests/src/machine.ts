@@ -237,6 +237,7 @@ function specOf(run: TestRun): MachineSpec {
 function threads(hide: readonly HiddenFeature[], vendor: Vendor): ThreadHost {
   return {
     cores: availableParallelism(),
+    x86Order: true,
     start(name): VcpuWorker {
       const worker = new Worker(new URL('./vcpu-worker.ts', import.meta.url), { name, workerData: { hide, vendor } });
       const out: VcpuWorker = {
