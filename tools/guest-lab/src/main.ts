@@ -14,7 +14,8 @@ import { LAB_DEVICES, verify } from './verify.ts';
 const USAGE = `usage: node tools/guest-lab/src/main.ts COMMAND
   verify [KIND…]   the verifying workload on every device over these back ends: ${DISK_KINDS.join(', ')}
   devices [HOW…]   lspci, smartctl, hdparm, nvme and the drivers on every device, interrupting by ${INTERRUPTS.join(', ')}
-  tree [FILES]     a tree of so many files (50000) on raw and qcow2 disks, and e2fsck on the host
+  tree [FILES [FORMAT]]
+                   a tree of so many files (50000) on raw and qcow2 disks, and e2fsck on the host
   host [NAME]      a full disk, a lost NBD server, an image in use, a missing backing file (parts need root); those whose name has NAME in it
   debian [DEVICE…] Debian with systemd on a qcow2 disk: boot, log in, reboot, power off; virtio-blk, ahci-hd, nvme`;
 
@@ -80,12 +81,15 @@ async function devicesCommand(words: readonly string[]): Promise<number> {
 async function treeCommand(words: readonly string[]): Promise<number> {
   const files = Number(words[0] ?? 50000);
   if (!Number.isInteger(files) || files < 1) throw new Error(`${words[0]}: a number of files expected`);
+  if (words[1] !== undefined && words[1] !== 'raw' && words[1] !== 'qcow2')
+    throw new Error(`${words[1]}: raw or qcow2 expected`);
   const image = await labImage();
   let wrong = 0;
   for (const [kind, device] of [
     ['raw', 'virtio-blk'],
     ['qcow2', 'nvme'],
   ] as const) {
+    if (words[1] !== undefined && words[1] !== kind) continue;
     const problem = await inPlace((dir) => growTree(image, { dir, kind, device, files, say: (t) => console.log(t) }));
     console.log(`${files} files, ${device} on ${kind}: ${problem === '' ? 'clean' : problem}`);
     if (problem !== '') wrong++;
