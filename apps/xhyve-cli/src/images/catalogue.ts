@@ -52,7 +52,7 @@ export interface CatalogueEntry {
 const INITRD_RECIPE = 3;
 
 /** Version of what {@link debianDisk} makes. */
-const DISK_RECIPE = 10 * INITRD_RECIPE + 3;
+const DISK_RECIPE = 10 * INITRD_RECIPE + 4;
 
 /** What the system on the disk is made of, besides what every Debian has. */
 const DISK_PACKAGES: readonly string[] = [

@@ -83,7 +83,7 @@ for word in $(cat /proc/cmdline); do
   esac
 done
 if [ -n "$root" ]; then
-  modprobe -qab ext4 2>/dev/null
+  modprobe -qab ext4 autofs4 2>/dev/null
   n=0
   until found=$(place "$root"); [ -n "$found" ]; do
     [ $((n += 1)) -gt 100 ] && break
