@@ -5,7 +5,7 @@ import type { HostScheduler, MsrPolicyStateV1, Outcome, RunLoop, WakeSignal } fr
 import type { LocalApic, LocalApicStateV1 } from '@hyve/vmm/lapic';
 import type { AccessTarget, Orders, ProcessorState, Switchboard, VcpuPlan } from '@hyve/vmm/threads';
 
-/** A thread that runs {@link serveVcpu} of `@hyve/pc/vcpu-worker`. */
+/** A thread that runs `serveVcpu` of `@hyve/pc/vcpu-worker`. */
 export interface VcpuWorker {
   /** Sends it a message (structured clone). */
   post(message: unknown): void;

@@ -41,7 +41,9 @@ export class MemoryDisk implements BlockBackend {
   status: BlockStatus = 'ok';
   /** Requests without an answer, now and at most. */
   inFlight = 0;
+  /** Most requests that were under way at once. */
   mostInFlight = 0;
+  /** Whether it has been closed. */
   closed = false;
   private waiting: (() => void)[] = [];
   /** Answers reads and writes at once while true and nothing is held back; the log says `readNow`, `writeNow`. */

@@ -199,5 +199,5 @@ export const INTERRUPT_CASES: readonly ConformanceCase[] = [
   },
 ];
 
-/** Names of {@link INTERRUPT_CASES}: what an engine without controllers of its own has as known gaps. */
+/** Names of `INTERRUPT_CASES`: what an engine without controllers of its own has as known gaps. */
 export const INTERRUPT_CASE_NAMES: readonly string[] = INTERRUPT_CASES.map((c) => c.name);

@@ -110,7 +110,7 @@ export interface AccessTarget {
 }
 
 /**
- * One thread's view of the words. Nothing here blocks but {@link Switchboard.sleep} and {@link Switchboard.access}.
+ * One thread's view of the words. Nothing here blocks but `sleep` and `access`.
  * @example
  * const words = Switchboard.allocate(4);            // thread 0; post `words` to the others
  * const board = new Switchboard(words, 0, (i) => vm.kick?.(i));
