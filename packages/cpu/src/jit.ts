@@ -1,4 +1,4 @@
-// The translator: regions of hot code within one page become WebAssembly functions with guest registers in locals and
+// The translator: regions of hot code become WebAssembly functions with guest registers in locals and
 // structured control flow (N. Ramsey, "Beyond Relooper", 2022). Semantics are the interpreter's, through JitCtx.
 import { type Decoder, Insn, Kind, OP, ROWS, Status } from '@hyve/x86';
 import type { CodeMode, Env, Semantic } from './ctx.ts';
