@@ -83,8 +83,12 @@ export class Rig implements MemoryPort, SystemEnv {
   readonly insn: Insn = new Insn();
 
   constructor() {
-    const buffer = new ArrayBuffer(RAM + RAM_SIZE);
+    // A TLB behind the memory that knows nothing, so that every access takes the port.
+    const buffer = new ArrayBuffer(RAM + RAM_SIZE + S.TLB_BANK);
+    new Uint8Array(buffer, RAM + RAM_SIZE).fill(0xff);
     this.cpu = new CpuAccess(buffer, 0x10000);
+    this.cpu.set(S.TLB_DATA, RAM + RAM_SIZE);
+    this.cpu.set(S.TLB_SYS, RAM + RAM_SIZE);
     this.cpu.port = this;
     this.mem = new Uint8Array(buffer, RAM, RAM_SIZE);
     this.view = new DataView(buffer, RAM, RAM_SIZE);
