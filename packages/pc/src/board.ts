@@ -1187,7 +1187,7 @@ function threadsFor(spec: MachineSpec, host: PcHost, engine: Hypervisor): Thread
             ? `at most ${MAX_THREADS} vCPUs can have their own`
             : '';
   if (t !== undefined && why === '') {
-    if (wish === 'auto') return t.cores > 1 && t.x86Order ? t : null;
+    if (wish === 'auto') return t.cores > spec.cpus.count && t.x86Order ? t : null;
     if (!t.x86Order) host.log.warn('threads for vCPUs: this host orders memory more loosely than x86; guests may fail');
     return t;
   }
