@@ -100,7 +100,7 @@ export function resolveMachine(run: RunInvocation, support: BoardSupport): Machi
     keyboardLayout: c.get('keyboard.layout') ?? null,
     engine: choice(c, 'engine', ['auto', 'soft', 'kvm'] as const, 'auto'),
     ...translator(c),
-    vcpuThreads: choice(c, 'vcpu_threads', ['auto', 'on', 'off'] as const, 'auto'),
+    vcpuThreads: choice(c, 'vcpu_threads', ['auto', 'on', 'off'] as const, 'off'),
     localApics: choice(c, 'kvm.irqchip', ['auto', 'board', 'engine'] as const, 'auto'),
     paravirtual: choice(c, 'kvm.paravirt', ['none', 'kvm', 'hyperv'] as const, 'none'),
     pidfile: c.get('pidfile') ?? null,

@@ -1173,7 +1173,7 @@ function smbiosStrings(spec: MachineSpec): Record<string, Record<string, string>
 
 /** Where vCPUs get threads of their own: the host's, or null for all on this one. */
 function threadsFor(spec: MachineSpec, host: PcHost, engine: Hypervisor): ThreadHost | null {
-  const wish = spec.vcpuThreads ?? 'auto';
+  const wish = spec.vcpuThreads ?? 'off';
   if (wish === 'off' || spec.cpus.count < 2) return null;
   const t = host.threads;
   const why =
