@@ -203,14 +203,9 @@ function setUp(tree: Tree, parts: DebianRootParts): void {
   tree.file('etc/default/locale', 'LANG=C.UTF-8\n');
   tree.file('etc/environment', '');
   tree.file('etc/timezone', 'Etc/UTC\n');
-  const release = /^VERSION_CODENAME=(.*)$/mu.exec(tree.text('usr/lib/os-release'))?.[1];
-  if (release !== undefined) {
-    const lines = [release, `${release}-updates`].map((s) => `deb http://deb.debian.org/debian ${s} main\n`);
-    tree.file(
-      'etc/apt/sources.list',
-      `${lines.join('')}deb http://security.debian.org/debian-security ${release}-security main\n`,
-    );
-  }
+  // Which mirror to take packages from is the user's choice.
+  const release = /^VERSION_CODENAME=(.*)$/mu.exec(tree.text('usr/lib/os-release'))?.[1] ?? 'stable';
+  tree.file('etc/apt/sources.list', `# deb URI-OF-A-DEBIAN-MIRROR ${release} main\n`);
   tree.file(
     'etc/dpkg/dpkg.cfg.d/excludes',
     ['man', 'info', 'locale', 'groff', 'lintian', 'linda']
