@@ -240,7 +240,7 @@ export class BlockCache {
         if (count > 0) break;
         return this.raise(base, S.EXC_UD);
       }
-      const bad = this.unavailable(this.insn, mode);
+      const bad = modeForbids(this.units, this.insn, mode);
       if (bad !== 0) {
         if (count > 0) break;
         return this.raise(base, bad);
@@ -328,11 +328,6 @@ export class BlockCache {
     if (((this.i32[(base + S.MODE) >> 2] as number) & 3) === 2) return rip + n;
     const cs = (this.i32[(base + S.SEG + S.CS * S.SEG_STRIDE) >> 2] as number) >>> 0;
     return (rip + n + cs) % 0x1_0000_0000;
-  }
-
-  /** Vector of the exception that a decoded instruction raises because its unit is off, or 0. */
-  unavailable(n: Insn, mode: number): number {
-    return modeForbids(this.units, n, mode);
   }
 
   private begin(handler: number, off: number, len: number): number {
@@ -519,7 +514,7 @@ export class BlockCache {
     this.wantedMore = st === Status.NeedMore;
     if (st === Status.Undefined) return this.raise(base, S.EXC_UD);
     if (st !== Status.Ok) return this.raise(base, S.EXC_GP);
-    const bad = this.unavailable(this.insn, mode);
+    const bad = modeForbids(this.units, this.insn, mode);
     if (bad !== 0) return this.raise(base, bad);
     if (this.interp().crowded) this.flush();
     const head = this.L.arena + R.REC;
@@ -642,11 +637,6 @@ export class BlockCache {
       }
       link = next;
     }
-  }
-
-  /** How often the block at a host address ran under a mode key; 0 if there is none. */
-  runs(host: number, mode: number): number {
-    return runsOf(this.i32, this.u16, this.L, host, mode);
   }
 
   /** How often each handler ran, by number, from the execution counts of the blocks that are in the cache now. */

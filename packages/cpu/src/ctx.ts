@@ -4,6 +4,7 @@
 //
 // Values: operands of 1, 2 and 4 bytes are i32 nodes, zero-extended; 8 bytes are i64; 16 bytes are v128.
 import { type Insn, Kind, OP } from '@hyve/x86';
+import { tlbSlot } from './addresses.ts';
 import type { MemFns } from './mem.ts';
 import * as S from './state.ts';
 import {
@@ -347,9 +348,7 @@ export abstract class SemCtx {
 
   // --- memory by linear address --------------------------------------------------------------------------------------
   protected tlbEntry(la: Node): Node {
-    return this.f.tmp(
-      i32.add(i32.and(i32.wrap(i64.shr_u(la, c64(7))), c32((S.TLB_ENTRIES - 1) << 5)), ld.i32(this.base, S.TLB_DATA)),
-    );
+    return this.f.tmp(tlbSlot(la, ld.i32(this.base, S.TLB_DATA)));
   }
   protected tagOf(la: Node, size: number): Node {
     return i64.and(i64.add(la, c64(size - 1)), c64(-4096));

@@ -1,6 +1,7 @@
 // Generates the interpreter: a br_table loop over decoded records with the commonest instructions inline, and handlers
 // of all others made on first use as small functions reached through a table.
 import { Insn, Kind, OP, OP_NAMES } from '@hyve/x86';
+import { tlbSlot } from './addresses.ts';
 import { type CodeMode, type Env, type Semantic, SemCtx } from './ctx.ts';
 import { emitMatFlags, emitMatState, hashHost, J_BUDGET, J_FAULT, J_INTERPRET, JC_ENTRIES } from './jit.ts';
 import type { Layout } from './layout.ts';
@@ -660,10 +661,7 @@ export class Interpreter {
       f.st64(base, ld.i64(base, S.RIP), S.RIP_BASE);
       f.st32(base, c32(0), S.CUR_REC);
       f.set(la, codeLa(ld.i64(base, S.RIP)));
-      f.set(
-        e,
-        i32.add(i32.and(i32.wrap(i64.shr_u(la.get, c64(7))), c32((S.TLB_ENTRIES - 1) << 5)), ld.i32(base, S.TLB_CODE)),
-      );
+      f.set(e, tlbSlot(la.get, ld.i32(base, S.TLB_CODE)));
       f.if(
         i64.eq(ld.i64(e.get, 16), i64.and(la.get, c64(-4096))),
         () => f.set(host, i32.add(i32.wrap(la.get), ld.i32(e.get, 24))),

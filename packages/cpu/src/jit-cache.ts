@@ -2,8 +2,9 @@
 import type { Decoder } from '@hyve/x86';
 import type { BlockCache, RegionIndex } from './blocks.ts';
 import type { Semantic } from './ctx.ts';
-import { type Interpreter, inTypeScript, JIT_FIRST_SLOT, TABLE_SLOTS } from './interp.ts';
-import { CELL, codePageOf, type Found, J_LOOKUP, JC_ENTRIES, type Region, RegionTranslator, rangesOf } from './jit.ts';
+import { type Interpreter, JIT_FIRST_SLOT, TABLE_SLOTS } from './interp.ts';
+import { type Found, J_LOOKUP, JC_ENTRIES, type Region, RegionTranslator, rangesOf } from './jit.ts';
+import { jitHost, LinkCells } from './jit-host.ts';
 import type { Layout } from './layout.ts';
 import * as R from './record.ts';
 import * as S from './state.ts';
@@ -44,7 +45,7 @@ export class JitCache implements RegionIndex {
   private waited = 0;
   private readonly patience: number;
   private nextSlot = JIT_FIRST_SLOT;
-  private nextCell: number;
+  private readonly cells: LinkCells;
   private readonly byPage: Map<number, Region[]> = new Map();
   private readonly byHead: Map<number, Region> = new Map();
   private stale: WebAssembly.ExportValue | null = null;
@@ -79,27 +80,10 @@ export class JitCache implements RegionIndex {
     this.interp = o.interp;
     this.blocks = o.blocks;
     this.attention = o.attention;
-    this.nextCell = this.L.cells + CELL;
     this.patience = o.threshold < PATIENCE ? 0 : PATIENCE;
+    this.cells = new LinkCells(this.i32, this.L);
     this.translator = new RegionTranslator(
-      {
-        u8: new Uint8Array(o.buffer),
-        semantics: o.semantics,
-        decoder: o.decoder,
-        special: inTypeScript,
-        unavailable: (n, mode) => o.blocks.unavailable(n, mode),
-        cell: () => {
-          if (this.nextCell + CELL > this.L.cellsEnd) return 0;
-          const c = this.nextCell;
-          this.nextCell += CELL;
-          this.i32[c >> 2] = 0;
-          this.i32[(c >> 2) + 1] = 0;
-          return c;
-        },
-        runs: (host, mode) => o.blocks.runs(host, mode),
-        codePage: (base, page) => codePageOf(this.i32, base, page),
-        jumpCache: this.L.jumpCache,
-      },
+      jitHost(o.buffer, this.L, this.cells, o.semantics, o.decoder),
       Math.max(1, o.threshold >> 4),
     );
     const thread = o.translator;
@@ -116,12 +100,8 @@ export class JitCache implements RegionIndex {
     thread.onDeath = () => {
       if (this.thread === null) return;
       this.thread = null;
-      const lost = [...this.waiting.values()];
-      this.waiting.clear();
-      this.asked = [];
-      for (const { head, block } of lost)
-        if (this.u16[head >> 1] === R.H_HEAD && this.i32[(head + R.B_HOST) >> 2] === block.host)
-          this.find(block.base, block.host, block.page, block.mode, head);
+      // Its regions hold link cells that are handed out again from here on.
+      this.blocks.flush();
     };
     thread.post(plan);
     this.thread = thread;
@@ -196,7 +176,7 @@ export class JitCache implements RegionIndex {
   }
 
   private compile(batch: { region: Region; found: Found }[]): void {
-    if (this.nextSlot + batch.length + 1 > TABLE_SLOTS || this.nextCell + CELL * 4096 > this.L.cellsEnd) {
+    if (this.nextSlot + batch.length + 1 > TABLE_SLOTS || this.cells.left < 4096) {
       this.blocks.flush();
       return;
     }
@@ -344,7 +324,7 @@ export class JitCache implements RegionIndex {
     this.waiting.clear();
     this.generation++;
     this.nextSlot = JIT_FIRST_SLOT;
-    this.nextCell = this.L.cells + CELL;
+    this.cells.clear();
     this.i32.fill(0, this.L.jumpCache >> 2, (this.L.jumpCache >> 2) + JC_ENTRIES * 4);
     this.attention();
   }

@@ -1,6 +1,7 @@
 // The translator's operands: guest registers in locals, flags as the operands of the last operation, constants wherever
 // the interpreter reads a record. Semantics are the interpreter's own (sem/*.ts).
 import { type Insn, Kind, OP, ROWS } from '@hyve/x86';
+import { tlbSlot } from './addresses.ts';
 import { type CodeMode, type Env, NUM, type Num, SemCtx } from './ctx.ts';
 import * as S from './state.ts';
 import {
@@ -245,7 +246,7 @@ export class JitCtx extends SemCtx {
     });
   }
   protected override tlbEntry(la: Node): Node {
-    return this.f.tmp(i32.add(i32.and(i32.wrap(i64.shr_u(la, c64(7))), c32((S.TLB_ENTRIES - 1) << 5)), this.s.tlb.get));
+    return this.f.tmp(tlbSlot(la, this.s.tlb.get));
   }
   attention!: Local;
   /** Whether the instruction stores to memory in a way that may need {@link checkAttention}. */

@@ -1,6 +1,7 @@
 // The translator: regions of hot code become WebAssembly functions with guest registers in locals and
 // structured control flow (N. Ramsey, "Beyond Relooper", 2022). Semantics are the interpreter's, through JitCtx.
 import { type Decoder, Insn, Kind, OP, ROWS, Status } from '@hyve/x86';
+import { tlbSlot } from './addresses.ts';
 import type { CodeMode, Env, Semantic } from './ctx.ts';
 import {
   FK_ADC,
@@ -238,17 +239,6 @@ export interface JitHost {
   codePage(base: number, page: number): number;
   /** Jump cache address. */
   readonly jumpCache: number;
-}
-
-/** Page `page` (linear address >> 12, signed) in the code TLB of the vCPU at `base`: its host address, or 0. */
-export function codePageOf(words: Int32Array, base: number, page: number): number {
-  const tlb = words[(base + S.TLB_CODE) >> 2] as number;
-  const index = ((page % S.TLB_ENTRIES) + S.TLB_ENTRIES) % S.TLB_ENTRIES;
-  const e = (tlb + index * S.TLB_STRIDE) >> 2;
-  const lo = ((page % 0x100000) * 4096) | 0;
-  const hi = Math.floor(page / 0x100000) | 0;
-  if (words[e + 4] !== lo || words[e + 5] !== hi) return 0;
-  return (lo + (words[e + 6] as number)) >>> 0;
 }
 
 /** Decodes a region and writes its function. */
@@ -536,9 +526,7 @@ export class RegionTranslator {
     /** Whether the page of `off` is still where it was at translation. */
     const mapped = (off: number): Node => {
       const la = f.tmp(cut(i64.add(s.pageRip.get, c64(off))));
-      const t = f.tmp(
-        i32.add(i32.and(i32.wrap(i64.shr_u(la, c64(7))), c32((S.TLB_ENTRIES - 1) << 5)), ld.i32(base, S.TLB_CODE)),
-      );
+      const t = f.tmp(tlbSlot(la, ld.i32(base, S.TLB_CODE)));
       const host = (found.pages.get(off >> 12) as number) + (off & 4095);
       return i32.and(
         i64.eq(ld.i64(t, 16), i64.and(la, c64(-4096))),
@@ -680,10 +668,7 @@ export class RegionTranslator {
     });
     // On to the next region: within this page at once, else if its page is still where it was when the link was made.
     f.if(near.get, () => f.if(ld.i32(xcell.get), () => f.returnCallIndirect(jitType, ld.i32(xcell.get), [base])));
-    f.set(
-      e,
-      i32.add(i32.and(i32.wrap(i64.shr_u(xrip.get, c64(7))), c32((S.TLB_ENTRIES - 1) << 5)), ld.i32(base, S.TLB_CODE)),
-    );
+    f.set(e, tlbSlot(xrip.get, ld.i32(base, S.TLB_CODE)));
     f.likely(i64.eq(ld.i64(e.get, 16), i64.and(xrip.get, c64(-4096))), () => {
       f.set(t32, i32.add(i32.wrap(xrip.get), ld.i32(e.get, 24)));
       f.if(

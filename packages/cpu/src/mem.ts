@@ -4,6 +4,7 @@
 // +24 addend (host address = low 32 bits of linear address + addend). A bank belongs to one address space and one kind
 // of privilege, so permission is part of the tag. A tag is missing where a fast access would be wrong: no permission,
 // clean pages (for writes), pages that hold code, read-only memory, MMIO.
+import { isCanonical, tlbSlot } from './addresses.ts';
 import type { Layout } from './layout.ts';
 import * as S from './state.ts';
 import {
@@ -222,7 +223,7 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
       });
     };
     const pf = (bits: Node): void => f.ret(call(pageFault.ref, base, la, acc, bits));
-    f.set(entry, i32.add(bank, i32.and(i32.wrap(i64.shr_u(la, c64(7))), c32((S.TLB_ENTRIES - 1) << 5))));
+    f.set(entry, tlbSlot(la, bank));
     f.set(tag, i64.and(la, c64(-4096)));
     f.set(host, victimOf(bank, la));
     f.if(i64.eq(ld.i64(i32.add(host.get, i32.shl(i32.and(acc, c32(3)), c32(3)))), tag.get), () => {
@@ -475,7 +476,7 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
     });
     f.if(i32.and(ld.i32(base, S.EFER), c32(0x400)), () => {
       const end = i64.add(la, i64.extend_u(i32.sub(size, c32(1))));
-      const bad = (v: Node): Node => i64.ne(i64.shr_s(i64.shl(v, c64(16)), c64(16)), v);
+      const bad = (v: Node): Node => i32.eqz(isCanonical(v));
       f.if(i32.or(bad(la), bad(end)), () => {
         f.st32(base, c32(1), S.NONCANON);
         f.st64(base, la, S.FAULT_ADDR);
@@ -948,7 +949,7 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
     const la = p(f, 1);
     const e = f.local(I32);
     f.if(i32.and(ld.i32(base, S.EFER), c32(0x400)), () => {
-      f.if(i64.ne(i64.shr_s(i64.shl(la, c64(16)), c64(16)), la), () => {
+      f.if(i32.eqz(isCanonical(la)), () => {
         f.do(call(raise.ref, base, c32(S.EXC_GP), c32(0)));
         f.ret(c32(0));
       });
@@ -997,16 +998,13 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
     const tag = f.local(I64);
     f.if(ld.i32(base, S.NOFILL), () => f.ret(c32(0)));
     f.set(tag, i64.and(i64.add(la, i64.extend_u(i32.sub(p(f, 2), c32(1)))), c64(-4096)));
-    f.set(
-      e,
-      i32.add(ld.i32(base, S.TLB_DATA), i32.and(i32.wrap(i64.shr_u(la, c64(7))), c32((S.TLB_ENTRIES - 1) << 5))),
-    );
+    f.set(e, tlbSlot(la, ld.i32(base, S.TLB_DATA)));
     const hit = (): void =>
       f.if(i64.eq(ld.i64(i32.add(e.get, i32.shl(p(f, 3), c32(3)))), tag.get), () => f.ret(hostOf(e.get, la)));
     hit();
     f.if(
       i32.and(ld.i32(base, S.EFER), c32(0x400)),
-      () => f.if(i64.ne(i64.shr_s(i64.shl(la, c64(16)), c64(16)), la), () => f.ret(c32(0))),
+      () => f.if(i32.eqz(isCanonical(la)), () => f.ret(c32(0))),
       () => f.if(i64.ne(i64.and(la, c64(0xffffffff)), la), () => f.ret(c32(0))),
     );
     f.set(e, call(fill.ref, base, la, i32.or(p(f, 3), call(dataAcc.ref, base)), ld.i32(base, S.TLB_DATA)));
@@ -1132,13 +1130,7 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
         f.ret();
       },
     );
-    f.set(
-      e,
-      i32.add(
-        i32.add(base, c32(S.STATE_SIZE)),
-        i32.and(i32.wrap(i64.shr_u(la.get, c64(7))), c32((S.TLB_ENTRIES - 1) << 5)),
-      ),
-    );
+    f.set(e, tlbSlot(la.get, i32.add(base, c32(S.STATE_SIZE))));
     f.set(v, victimOf(i32.add(base, c32(S.STATE_SIZE)), la.get));
     f.set(end, i32.add(base, c32(S.STATE_SIZE + S.TLB_BANKS)));
     f.loop((again) => {

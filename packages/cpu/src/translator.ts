@@ -2,10 +2,10 @@
 // guest code, block counts and the TLB from the shared memory without locks; the thread of the vCPU checks the bytes that
 // were translated against memory, once writes to them are heard of, before it takes a region in. See docs/decisions/0007.
 import { Decoder } from '@hyve/x86';
-import { modeForbids, runsOf, unitsOfRows } from './blocks.ts';
 import { FEATURES } from './features.ts';
-import { inTypeScript, type Signature, satelliteOf } from './interp.ts';
-import { CELL, codePageOf, RegionTranslator, rangesOf } from './jit.ts';
+import { type Signature, satelliteOf } from './interp.ts';
+import { RegionTranslator, rangesOf } from './jit.ts';
+import { jitHost, LinkCells } from './jit-host.ts';
 import type { Layout } from './layout.ts';
 import { allSemantics } from './sem/index.ts';
 import { I32 } from './wasm/builder.ts';
@@ -113,7 +113,7 @@ class Service {
   private readonly u8: Uint8Array;
   private readonly i32: Int32Array;
   private readonly translator: RegionTranslator;
-  private nextCell: number;
+  private readonly cells: LinkCells;
   private generation = 0;
   private queue: HotBlock[] = [];
   private scheduled = false;
@@ -125,28 +125,9 @@ class Service {
     const buffer = plan.memory.buffer;
     this.u8 = new Uint8Array(buffer);
     this.i32 = new Int32Array(buffer);
-    const u16 = new Uint16Array(buffer);
-    const units = unitsOfRows();
-    this.nextCell = L.cells + CELL;
+    this.cells = new LinkCells(this.i32, L);
     this.translator = new RegionTranslator(
-      {
-        u8: this.u8,
-        semantics: allSemantics(),
-        decoder: new Decoder(new Set(FEATURES)),
-        special: inTypeScript,
-        unavailable: (n, mode) => modeForbids(units, n, mode),
-        cell: () => {
-          if (this.nextCell + CELL > L.cellsEnd) return 0;
-          const c = this.nextCell;
-          this.nextCell += CELL;
-          this.i32[c >> 2] = 0;
-          this.i32[(c >> 2) + 1] = 0;
-          return c;
-        },
-        runs: (host, mode) => runsOf(this.i32, u16, L, host, mode),
-        codePage: (base, page) => codePageOf(this.i32, base, page),
-        jumpCache: L.jumpCache,
-      },
+      jitHost(buffer, L, this.cells, allSemantics(), new Decoder(new Set(FEATURES))),
       Math.max(1, plan.threshold >> 4),
     );
   }
@@ -155,7 +136,7 @@ class Service {
     if (m.generation !== this.generation) {
       this.generation = m.generation;
       this.queue = [];
-      this.nextCell = this.plan.layout.cells + CELL;
+      this.cells.clear();
     }
     this.queue.push(...m.blocks);
     this.schedule(GATHER_MS);

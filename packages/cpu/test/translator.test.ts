@@ -135,4 +135,18 @@ describe('translation on another thread', () => {
     for (let i = 0; i < 200 && regions() === 0; i++) vcpu.run(1e6);
     expect(regions()).toBe(1);
   });
+
+  it('keeps nothing of a thread that died: its link cells are handed out anew', async () => {
+    const thread = new SameThread();
+    const { vm, vcpu, regions } = machine(LOOP, thread);
+    for (let i = 0; i < 5; i++) vcpu.run(2e6);
+    await thread.ready();
+    thread.deliver();
+    expect(regions()).toBe(1);
+    const flushes = vm.counters()['blockFlushes'] as number;
+    thread.onDeath?.('gone');
+    expect(vm.counters()['blockFlushes']).toBe(flushes + 1);
+    for (let i = 0; i < 200 && regions() === 1; i++) vcpu.run(1e6);
+    expect(regions()).toBe(2);
+  });
 });

@@ -1,6 +1,7 @@
 // Meanings of the integer instructions. Intel SDM volume 2; undefined flags are left as the comments say.
 // Order inside a semantic: faults first (loads, stores), then registers, then flags.
 import { Kind, OP } from '@hyve/x86';
+import { isCanonical } from '../addresses.ts';
 import { NUM, type Num, type Semantic, type SemCtx } from '../ctx.ts';
 import * as S from '../state.ts';
 import { c32, c64, call, I32, I64, i32, i64, ld, type Node, select } from '../wasm/builder.ts';
@@ -663,7 +664,7 @@ const lea: Semantic = (c) => {
 
 /** #GP for a jump to an address that is not canonical; the jump itself raises it. */
 function requireCanonical(c: SemCtx, target: Node): void {
-  if (c.mode.bits === 64) c.f.if(i64.ne(i64.shr_s(i64.shl(target, c64(16)), c64(16)), target), () => c.raise(S.EXC_GP));
+  if (c.mode.bits === 64) c.f.if(i32.eqz(isCanonical(target)), () => c.raise(S.EXC_GP));
 }
 const callNear: Semantic = (c) => {
   const size = c.size;

@@ -1,6 +1,7 @@
 // The common cases of instructions that change privilege or what the guest may touch: SYSCALL and SYSRET in 64-bit mode,
 // SWAPGS, STAC, CLAC. Everything else about them, and every fault, is in system/. Intel SDM volume 2.
 import { OP } from '@hyve/x86';
+import { isCanonical } from '../addresses.ts';
 import type { Semantic, SemCtx } from '../ctx.ts';
 import * as S from '../state.ts';
 import { ATTR_CODE64, ATTR_DATA32, ATTR_DPL3 } from '../system/bits.ts';
@@ -62,7 +63,7 @@ const sysret: Semantic = (c) => {
   if (c.mode.bits === 64 && c.size === 8) {
     const target = f.tmp(c.getGpr64(CX));
     const flags = f.tmp(i32.and(c.getGpr32(R11), c32(0x3c7fd7)));
-    const canonical = i64.eq(i64.shr_s(i64.shl(target, c64(16)), c64(16)), target);
+    const canonical = isCanonical(target);
     const plain = i32.and(isZero(i32.and(flags, c32(S.FLAG_TF | S.FLAG_AC))), canonical);
     const allowed = i32.and(isZero(field(c, S.CPL)), i32.and(field(c, S.EFER), c32(EFER_SCE)));
     f.if(i32.and(i32.and(undisturbed(c), plain), allowed), () => {

@@ -1,0 +1,78 @@
+// What a translator sees of the machine: guest code, counts of blocks, the code TLB and the link cells, all in shared memory.
+import type { Decoder } from '@hyve/x86';
+import { modeForbids, runsOf, unitsOfRows } from './blocks.ts';
+import type { Semantic } from './ctx.ts';
+import { inTypeScript } from './interp.ts';
+import { CELL, type JitHost } from './jit.ts';
+import type { Layout } from './layout.ts';
+import * as S from './state.ts';
+
+/** Page `page` (linear address >> 12, signed) in the code TLB of the vCPU at `base`: its host address, or 0. */
+export function codePageOf(words: Int32Array, base: number, page: number): number {
+  const tlb = words[(base + S.TLB_CODE) >> 2] as number;
+  const index = ((page % S.TLB_ENTRIES) + S.TLB_ENTRIES) % S.TLB_ENTRIES;
+  const e = (tlb + index * S.TLB_STRIDE) >> 2;
+  const lo = ((page % 0x100000) * 4096) | 0;
+  const hi = Math.floor(page / 0x100000) | 0;
+  if (words[e + 4] !== lo || words[e + 5] !== hi) return 0;
+  return (lo + (words[e + 6] as number)) >>> 0;
+}
+
+/** The link cells of one translator; no two of its regions share one. */
+export class LinkCells {
+  private readonly words: Int32Array;
+  private readonly first: number;
+  private readonly end: number;
+  private next: number;
+
+  constructor(words: Int32Array, L: Layout) {
+    this.words = words;
+    this.first = L.cells + CELL;
+    this.end = L.cellsEnd;
+    this.next = this.first;
+  }
+
+  /** Address of a fresh cell, 0 when there are no more. */
+  take(): number {
+    if (this.left === 0) return 0;
+    const c = this.next;
+    this.next += CELL;
+    this.words[c >> 2] = 0;
+    this.words[(c >> 2) + 1] = 0;
+    return c;
+  }
+
+  /** How many there still are. */
+  get left(): number {
+    return Math.max(0, Math.floor((this.end - this.next) / CELL));
+  }
+
+  /** Makes all of them fresh again: nothing that was translated may run any more. */
+  clear(): void {
+    this.next = this.first;
+  }
+}
+
+/** What a translator needs, from the shared memory alone. */
+export function jitHost(
+  buffer: ArrayBufferLike,
+  L: Layout,
+  cells: LinkCells,
+  semantics: ReadonlyMap<number, Semantic>,
+  decoder: Decoder,
+): JitHost {
+  const words = new Int32Array(buffer);
+  const halves = new Uint16Array(buffer);
+  const units = unitsOfRows();
+  return {
+    u8: new Uint8Array(buffer),
+    semantics,
+    decoder,
+    special: inTypeScript,
+    unavailable: (n, mode) => modeForbids(units, n, mode),
+    cell: () => cells.take(),
+    runs: (host, mode) => runsOf(words, halves, L, host, mode),
+    codePage: (base, page) => codePageOf(words, base, page),
+    jumpCache: L.jumpCache,
+  };
+}
