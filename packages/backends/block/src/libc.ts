@@ -39,7 +39,7 @@ const F_UNLCK = 2;
 const FLOCK_BYTES = 32;
 const RWF_NOWAIT = 8;
 /** Buffers in one {@link HostCalls.readCached}. */
-const MAX_CACHED_VECTORS = 64;
+const MAX_CACHED_VECTORS = 512;
 const ENXIO = 6;
 const EAGAIN = 11;
 const EACCES = 13;

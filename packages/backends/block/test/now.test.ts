@@ -24,13 +24,19 @@ async function both(disk: BlockBackend, offset: number, n: number): Promise<Uint
 describe.each(places)('in %s', (dir) => {
   it('a raw file takes writes at once, and reads see them', async () => {
     const path = join(dir, 'raw.img');
-    writeFileSync(path, bytes(1 << 20, 1));
+    writeFileSync(path, bytes(4 << 20, 1));
     const disk = await openBlock(path);
     expect(disk.writeNow?.(4096, [bytes(512, 7), bytes(512, 8)])).toBe('ok');
     expect(await both(disk, 4096, 2048)).toEqual(Buffer.concat([bytes(512, 7), bytes(512, 8), bytes(1024, 1)]));
-    expect(disk.writeNow?.((1 << 20) - 512, [bytes(1024, 7)])).toBe(null); // beyond the end: `write` says so
+    expect(disk.writeNow?.((4 << 20) - 512, [bytes(1024, 7)])).toBe(null); // beyond the end: `write` says so
     expect(disk.writeNow?.(1, [bytes(512, 7)])).toBe(null);
-    expect(disk.writeNow?.(0, [bytes(512 << 10, 7)])).toBe(null); // too much to wait for
+    expect(disk.writeNow?.(0, [bytes(3 << 20, 7)])).toBe(null); // too much to wait for
+    // As large as a guest's largest requests, in as many pieces as those come in.
+    const pages = Array.from({ length: 256 }, (_, i) => bytes(4096, i));
+    expect(disk.writeNow?.(1 << 20, pages)).toBe('ok');
+    const back = pages.map(() => bytes(4096, 0));
+    expect(disk.readNow?.(1 << 20, back)).toBe('ok');
+    expect(back).toEqual(pages);
     expect(await disk.flush()).toBe('ok');
     await disk.close();
     expect(disk.writeNow?.(0, [bytes(512, 3)])).toBe(null);
