@@ -145,6 +145,8 @@ export abstract class SemCtx {
   /** The instruction. The interpreter's handlers are shared: only `op`, sizes, kinds, `cc`, `addrSize`, `rep`, `lock`, `modrm` bits the key holds are the same for all its users. */
   readonly insn: Insn;
   readonly mode: CodeMode;
+  /** Upper lane of a 32-byte memory operand, once its lower one has been read. */
+  upperLane: Node | null = null;
   /** Host address of the read-modify-write operand, between rmwRead and rmwWrite. */
   private rmwPtr: Local | null = null;
 
@@ -440,6 +442,68 @@ export abstract class SemCtx {
             ),
           );
         }
+        this.checkFault();
+        this.afterSlowStore();
+      },
+    );
+  }
+  /** Loads 32 bytes at a linear address (an i64 temporary) as two v128. Leaves on a fault. */
+  loadPair(la: Node): [Node, Node] {
+    const f = this.f;
+    const lo = f.temp(V128);
+    const hi = f.temp(V128);
+    const e = this.tlbEntry(la);
+    f.likely(
+      i64.eq(ld.i64(e), this.tagOf(la, 32)),
+      () => {
+        const p = f.tmp(i32.add(i32.wrap(la), ld.i32(e, 24)));
+        f.set(lo, ld.v128(p));
+        f.set(hi, ld.v128(p, 16));
+      },
+      () => {
+        this.sync();
+        for (const [v, at] of [
+          [lo, 0],
+          [hi, 16],
+        ] as const)
+          for (const half of [0, 1]) {
+            const x = call(this.env.mem.readMiss, this.base, i64.add(la, c64(at + 8 * half)), c32(8));
+            f.set(v, half === 0 ? simd(0x12, [x]) : simdLane(0x1e, 1, [v.get, x], V128));
+            this.checkFault();
+          }
+      },
+    );
+    return [lo.get, hi.get];
+  }
+  /** Stores 32 bytes likewise; both values must be temporaries. Nothing is stored if any of it faults. */
+  storePair(la: Node, lo: Node, hi: Node): void {
+    const f = this.f;
+    const e = this.tlbEntry(la);
+    f.likely(
+      i64.eq(ld.i64(e, 8), this.tagOf(la, 32)),
+      () => {
+        const p = f.tmp(i32.add(i32.wrap(la), ld.i32(e, 24)));
+        f.stV(p, lo);
+        f.stV(p, hi, 16);
+      },
+      () => {
+        this.sync();
+        f.do(call(this.env.mem.probe, this.base, la, c32(32), c32(S.ACC_WRITE)));
+        this.checkFault();
+        for (const [v, at] of [
+          [lo, 0],
+          [hi, 16],
+        ] as const)
+          for (const half of [0, 1])
+            f.do(
+              call(
+                this.env.mem.writeMiss,
+                this.base,
+                i64.add(la, c64(at + 8 * half)),
+                simdLane(0x1d, half, [v], I64),
+                c32(8),
+              ),
+            );
         this.checkFault();
         this.afterSlowStore();
       },

@@ -281,6 +281,10 @@ export class JitCtx extends SemCtx {
     super.store(la, size, v);
     this.stores = true;
   }
+  override storePair(la: Node, lo: Node, hi: Node): void {
+    super.storePair(la, lo, hi);
+    this.stores = true;
+  }
   override rmwWrite(i: number, v: Node, size: number = this.sizeOf(i)): void {
     super.rmwWrite(i, v, size);
     if (this.isMem(i)) this.stores = true;

@@ -467,9 +467,8 @@ const move =
       writeLanes(c, r);
       return;
     }
-    if (n === 2) probeWrite(c, c.ea(), 32);
-    c.store(c.ea(), 16, r[0] as Node);
-    if (n === 2) c.store(c.f.tmp(i64.add(c.ea(), c64(16))), 16, r[1] as Node);
+    if (n === 2) c.storePair(c.ea(), r[0] as Node, r[1] as Node);
+    else c.store(c.ea(), 16, r[0] as Node);
   };
 
 /** MOVSS, MOVSD: a load clears the rest of the register, a register move keeps it. */

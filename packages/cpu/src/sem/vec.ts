@@ -278,9 +278,14 @@ export function legacyAlign(c: SemCtx): void {
 /** Reads one lane of operand `i`: a temporary. Fewer than 16 bytes are zero-extended. */
 export function readLane(c: SemCtx, i: number, n: number, size: number = Math.min(16, c.sizeOf(i))): Node {
   if (c.kind(i) === Kind.Mem) {
+    if (n === 0 && c.sizeOf(i) === 32 && size === 16) {
+      // One access for both lanes: whoever wants the lower one wants the other next.
+      const [lo, hi] = c.loadPair(c.ea());
+      c.upperLane = hi;
+      return lo;
+    }
     if (n === 0) return c.readV(i, size);
-    const la = c.f.tmp(i64.add(c.ea(), c64(16 * n)));
-    return c.load(la, 16);
+    return c.upperLane ?? c.load(c.f.tmp(i64.add(c.ea(), c64(16 * n))), 16);
   }
   if (c.kind(i) === Kind.Mmx || size < 16) return c.readV(i, Math.max(4, size));
   return c.f.tmp(ld.v128(c.regAddr(i), n * UPPER));
