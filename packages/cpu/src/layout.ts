@@ -11,6 +11,8 @@ export interface Layout {
   readonly vcpuStride: number;
   /** Threads that run vCPUs. With more than one, thread n runs vCPU n. */
   readonly threads: number;
+  /** Whose areas those are that each thread has for itself: hash, pageInfo, jump cache, cells, arena. */
+  readonly thread: number;
   /** What threads tell each other; see smp.ts. */
   readonly smp: number;
   /** Per guest page, one i32: bit for each thread that has code there. */
@@ -70,11 +72,15 @@ function ownAreas(at: number, pages: number, arenaBytes: number): OwnAreas {
   return { hash, pageInfo, jumpCache, cells, cellsEnd, arena: cellsEnd, arenaEnd: cellsEnd + arenaBytes };
 }
 
-/** The layout as thread `n` sees it. */
+/**
+ * The layout as thread `n` sees it; `L` as thread 0 does.
+ * @throws HyveError `VM_LAYOUT` for another thread's layout, from which nothing can be told of the others
+ */
 export function threadLayout(L: Layout, n: number): Layout {
+  if (L.thread !== 0) throw new HyveError('VM_LAYOUT', `thread ${n} asked for by the layout of thread ${L.thread}`);
   if (n === 0) return L;
   const size = up(ownAreas(0, L.pages, ARENA_BYTES_MORE).arenaEnd, 65536);
-  return { ...L, ...ownAreas(L.arenaEnd + (n - 1) * size, L.pages, ARENA_BYTES_MORE) };
+  return { ...L, thread: n, ...ownAreas(L.arenaEnd + (n - 1) * size, L.pages, ARENA_BYTES_MORE) };
 }
 
 /**
@@ -90,7 +96,19 @@ export function layOut(specs: readonly RegionSpec[], vcpus: number, threads = 1)
   const writers = threads > 1 ? owners + pages * 4 : smp;
   const pageFlags = threads > 1 ? writers + pages * 4 : smp;
   const own = ownAreas(up(pageFlags + pages, 65536), pages, up(ARENA_BYTES, 65536));
-  const base = { vcpu0, vcpuStride, threads, smp, owners, writers, pageFlags, hashBits: HASH_BITS, pages, ...own };
+  const base = {
+    vcpu0,
+    vcpuStride,
+    threads,
+    thread: 0,
+    smp,
+    owners,
+    writers,
+    pageFlags,
+    hashBits: HASH_BITS,
+    pages,
+    ...own,
+  };
   const arenaEnd = up(own.arenaEnd, 65536);
   const last = threadLayout({ ...base, arenaEnd, ram: 0, regions: [], wasmPages: 0 }, threads - 1);
   const ram = up(last.arenaEnd, 1 << 16);

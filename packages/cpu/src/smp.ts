@@ -70,7 +70,9 @@ export class Peers {
   posts = 0;
   handshakes = 0;
 
-  constructor(L: Layout, buffer: ArrayBufferLike, me: number, duties: PeerDuties) {
+  /** @param whole the layout as thread 0 sees it: where the others' code is marked follows from it */
+  constructor(whole: Layout, buffer: ArrayBufferLike, me: number, duties: PeerDuties) {
+    const L = threadLayout(whole, me);
     this.L = L;
     this.i32 = new Int32Array(buffer);
     this.u8 = new Uint8Array(buffer);
@@ -80,7 +82,7 @@ export class Peers {
     this.own = this.area(me);
     this.ownAttn = this.attnOf(me);
     this.duties = duties;
-    this.pageInfos = Array.from({ length: L.threads }, (_, t) => threadLayout(L, t).pageInfo >> 2);
+    this.pageInfos = Array.from({ length: L.threads }, (_, t) => threadLayout(whole, t).pageInfo >> 2);
     this.i32[this.own + (T_READING >> 2)] = -1;
     this.i32[(L.vcpu0 + me * L.vcpuStride + S.THREAD_BIT) >> 2] = this.bit;
   }

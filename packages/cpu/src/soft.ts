@@ -198,7 +198,7 @@ export class SoftVm implements Vm {
     const first = L.vcpu0 + thread * L.vcpuStride;
     const of = (base: number): SoftVcpu => vcpus[(base - first) / L.vcpuStride] as SoftVcpu;
     if (threads > 1)
-      this.peers = new Peers(L, buffer, thread, {
+      this.peers = new Peers(whole, buffer, thread, {
         invalidate: (at, size) => this.blocks.invalidate(at, size),
         protect: (at) => this.interp.exports.protectPage(first, at),
         protectAll: () => this.interp.exports.flushTlb(first, 1),

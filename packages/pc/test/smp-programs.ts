@@ -351,10 +351,10 @@ const SEQUENCE = VARS + 0x840;
 const FUNCTION = 0x300000;
 
 /**
- * Cross-modifying code, SDM volume 3A 8.1.3: processor 0 changes an instruction, then a flag; the others see the flag,
- * serialize, and must run the new one.
+ * Cross-modifying code, SDM volume 3A 8.1.3: processor `writer` changes an instruction, then a flag; the others see the flag,
+ * serialize, and must run the new one. The writer never runs the function, so that only the others have it decoded.
  */
-export function rewrite(rounds: number): Program {
+export function rewrite(rounds: number, writer: number): Program {
   return (c, cpus) => {
     // mov eax, imm32; ret
     c.b(0xc6, 0x04, 0x25).n(4, FUNCTION).b(0xb8);
@@ -365,7 +365,7 @@ export function rewrite(rounds: number): Program {
       .n(4, FUNCTION + 5)
       .b(0xc3);
     barrier(c, cpus);
-    c.b(0x85, 0xf6).b(0x0f, 0x85).rel(4, 'caller');
+    c.b(0x83, 0xfe, writer).b(0x0f, 0x85).rel(4, 'caller'); // cmp esi, writer; jne
     c.b(0x31, 0xdb); // xor ebx, ebx
     loop(c, rounds, () => {
       c.b(0xff, 0xc3); // inc ebx

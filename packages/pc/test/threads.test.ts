@@ -85,12 +85,13 @@ for (const [tier, threshold] of TIERS)
       expect(r.word(SHOOT.stale)).toBe(0);
     });
 
-    it('changed code runs once its processor has serialized', LIMIT, async () => {
-      const r = await runSmp({ cpus: 3, program: rewrite(3000), threshold });
-      expect([r.reason, r.detail]).toEqual(['poweroff', '']);
-      expect(r.word(REWRITE.calls)).toBeGreaterThan(0);
-      expect(r.word(REWRITE.stale)).toBe(0);
-    });
+    for (const writer of [0, 1, 2])
+      it(`code that processor ${writer} changes runs once its processor has serialized`, LIMIT, async () => {
+        const r = await runSmp({ cpus: 3, program: rewrite(3000, writer), threshold });
+        expect([r.reason, r.detail]).toEqual(['poweroff', '']);
+        expect(r.word(REWRITE.calls)).toBeGreaterThan(0);
+        expect(r.word(REWRITE.stale)).toBe(0);
+      });
   });
 
 describe('a machine whose vCPUs are on threads', () => {
