@@ -47,8 +47,10 @@ export function supportedCpuid(): CpuidEntry[] {
     { leaf: 4, subleaf: 1, eax: 0x0122, ebx: (7 << 22) | 63, ecx: 63, edx: 0 },
     { leaf: 4, subleaf: 2, eax: 0x0143, ebx: (15 << 22) | 63, ecx: 1023, edx: 0 },
     { leaf: 6, eax: 4, ebx: 0, ecx: 0, edx: 0 },
-    // FSGSBASE TSC_ADJUST BMI1 AVX2 SMEP BMI2 ERMS INVPCID RDSEED ADX SMAP CLFLUSHOPT SHA; UMIP
-    { leaf: 7, subleaf: 0, eax: 0, ebx: bits(0, 1, 3, 5, 7, 8, 9, 10, 18, 19, 20, 23, 29), ecx: bits(2), edx: 0 },
+    // FSGSBASE TSC_ADJUST BMI1 AVX2 SMEP BMI2 ERMS INVPCID RDSEED ADX SMAP CLFLUSHOPT SHA; UMIP; FSRM
+    { leaf: 7, subleaf: 0, eax: 1, ebx: bits(0, 1, 3, 5, 7, 8, 9, 10, 18, 19, 20, 23, 29), ecx: bits(2), edx: bits(4) },
+    // FZRM FSRS FSRC
+    { leaf: 7, subleaf: 1, eax: bits(10, 11, 12), ebx: 0, ecx: 0, edx: 0 },
     // x87, SSE and AVX state. XSAVEOPT and XSAVEC; the upper halves of YMM0–YMM15 at 576.
     { leaf: 0xd, subleaf: 0, eax: 7, ebx: 832, ecx: 832, edx: 0 },
     { leaf: 0xd, subleaf: 1, eax: 3, ebx: 832, ecx: 0, edx: 0 },

@@ -5,7 +5,7 @@ import { tlbSlot } from './addresses.ts';
 import { type CodeMode, type Env, type Semantic, SemCtx } from './ctx.ts';
 import { emitMatFlags, emitMatState, hashHost, J_BUDGET, J_FAULT, J_INTERPRET, JC_ENTRIES } from './jit.ts';
 import type { Layout } from './layout.ts';
-import { emitMemory } from './mem.ts';
+import { emitMemory, type MemFns } from './mem.ts';
 import * as R from './record.ts';
 import { emitArith } from './sem/helpers.ts';
 import { sys } from './sem/integer.ts';
@@ -361,7 +361,7 @@ function emitSegLinear(m: Module, raise: FnRef): Fn {
 }
 
 /** Emits named functions for handlers on first use, in the main module, so that all are importable by handler modules. */
-export type HelperEmitter = (m: Module) => Readonly<Record<string, FnRef>>;
+export type HelperEmitter = (m: Module, mem: MemFns) => Readonly<Record<string, FnRef>>;
 
 /** A function that modules beside the main one may import. Plain data. */
 export interface Signature {
@@ -456,7 +456,7 @@ export class Interpreter {
     const matFlags = emitMatFlags(m, arith.mulhiS);
     const named: Record<string, FnRef> = {
       ...arith,
-      ...helpers(m),
+      ...helpers(m, mem),
       matFlags,
       matState: emitMatState(m, matFlags),
       leaveAfter: imp('leaveAfter'),

@@ -1,16 +1,24 @@
 // All semantics together.
 import { OP } from '@hyve/x86';
 import type { Semantic } from '../ctx.ts';
+import type { MemFns } from '../mem.ts';
 import * as S from '../state.ts';
 import { type FnRef, ld, type Module } from '../wasm/builder.ts';
 import { emitFloat, floatSemantics } from './float.ts';
 import { integerSemantics } from './integer.ts';
 import { emitPcmpstr, pcmpstrSemantics } from './pcmpstr.ts';
+import { emitString, stringSemantics } from './string.ts';
 import { TRANSITIONS } from './transitions.ts';
 
 /** Every operation with a WebAssembly semantic; all others run in TypeScript. */
 export function allSemantics(): Map<number, Semantic> {
-  const m = new Map([...integerSemantics(), ...floatSemantics(), ...pcmpstrSemantics(), ...TRANSITIONS]);
+  const m = new Map([
+    ...integerSemantics(),
+    ...stringSemantics(),
+    ...floatSemantics(),
+    ...pcmpstrSemantics(),
+    ...TRANSITIONS,
+  ]);
   if (!m.has(OP.LDMXCSR)) {
     m.set(OP.LDMXCSR, (c) => c.f.st32(c.base, c.read(0, 4), S.MXCSR));
     m.set(OP.STMXCSR, (c) => c.write(0, ld.i32(c.base, S.MXCSR), 4));
@@ -19,6 +27,6 @@ export function allSemantics(): Map<number, Semantic> {
 }
 
 /** Functions that semantics call, emitted into the main module. */
-export function emitHelpers(m: Module): Record<string, FnRef> {
-  return { ...emitFloat(m), ...emitPcmpstr(m) };
+export function emitHelpers(m: Module, mem: MemFns): Record<string, FnRef> {
+  return { ...emitFloat(m), ...emitPcmpstr(m), ...emitString(m, mem) };
 }

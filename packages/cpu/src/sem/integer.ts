@@ -5,6 +5,7 @@ import { isCanonical } from '../addresses.ts';
 import { NUM, type Num, type Semantic, type SemCtx } from '../ctx.ts';
 import * as S from '../state.ts';
 import { c32, c64, call, I32, I64, i32, i64, ld, type Node, select } from '../wasm/builder.ts';
+import { strReg } from './string.ts';
 
 const AX = 0;
 const CX = 1;
@@ -12,8 +13,6 @@ const DX = 2;
 const BX = 3;
 const SP = 4;
 const BP = 5;
-const SI = 6;
-const DI = 7;
 
 const N = (size: number): Num => NUM[size] as Num;
 
@@ -825,225 +824,7 @@ const aad: Semantic = (c) => {
   c.flagsLogic(1, r);
 };
 
-// --- strings -----------------------------------------------------------------------------------------------------------
-/** Most elements done one by one before interrupts get a chance. */
-const CHUNK = 1024;
-
-function strReg(c: SemCtx, n: number): Node {
-  const a = c.insn.addrSize;
-  return a === 8 ? c.getGpr64(n) : i64.extend_u(c.gpr(n, a));
-}
-function setStrReg(c: SemCtx, n: number, v: Node): void {
-  const a = c.insn.addrSize;
-  if (a === 8) c.setGpr64(n, v);
-  else c.setGpr(n, a, N(a).trunc(i32.wrap(v)));
-}
-function step(c: SemCtx, size: number): Node {
-  return c.f.tmp(select(i32.and(efl(c), c32(S.FLAG_DF)), c64(-size), c64(size)));
-}
-
-/** Wraps one element's work in the REP loop. `bulk` may move many elements at once and falls through. */
-function repeat(
-  c: SemCtx,
-  one: (d: Node) => void,
-  stopOn: (() => Node) | null,
-  bulk: ((d: Node) => void) | null,
-): void {
-  const f = c.f;
-  const size = c.size;
-  if (c.insn.rep === 0) {
-    one(step(c, size));
-    return;
-  }
-  const left = f.temp(I32);
-  f.block((done) => {
-    f.brIf(done, i64.eqz(strReg(c, CX)));
-    const d = step(c, size);
-    // With the trap flag there is a trap after every element.
-    const tf = f.tmp(i32.and(efl(c), c32(S.FLAG_TF)));
-    if (bulk !== null) f.if(i32.eqz(tf), () => bulk(d));
-    f.brIf(done, i64.eqz(strReg(c, CX)));
-    f.set(left, select(tf, c32(1), c32(CHUNK)));
-    f.loop((more) => {
-      const m = f.mark();
-      one(d);
-      setStrReg(c, CX, i64.sub(strReg(c, CX), c64(1)));
-      if (stopOn !== null) f.brIf(done, stopOn());
-      f.release(m);
-      f.brIf(done, i64.eqz(strReg(c, CX)));
-      f.set(left, i32.sub(left.get, c32(1)));
-      f.brIf(more, left.get);
-    });
-    c.again();
-  });
-}
-
-const plainSegments = (c: SemCtx): boolean => c.mode.bits === 64 || c.mode.flat;
-
-/** Takes the time of moving `bytes` from the budget, in instructions. */
-function charge(c: SemCtx, bytes: Node): void {
-  c.f.st32(c.base, i32.sub(ld.i32(c.base, S.BUDGET), i32.shr_u(bytes, c32(6))), S.BUDGET);
-}
-
-/** Bytes, up to the end of either page and the count, that a forward run may cover; i32. */
-function runLength(c: SemCtx, addrs: Node[], size: number): Node {
-  const f = c.f;
-  let n: Node = f.tmp(select(i64.gt_u(strReg(c, CX), c64(4096)), c32(4096), i32.wrap(strReg(c, CX))));
-  n = f.tmp(i32.mul(n, c32(size)));
-  for (const a of addrs) {
-    const room = f.tmp(i32.sub(c32(4096), i32.and(i32.wrap(a), c32(4095))));
-    n = f.tmp(select(i32.lt_u(n, room), n, room));
-  }
-  return f.tmp(i32.and(n, c32(-size)));
-}
-
-const movs: Semantic = (c) => {
-  const f = c.f;
-  const size = c.size;
-  const bulk = (d: Node): void => {
-    if (!plainSegments(c) || c.insn.addrSize === 2) return;
-    f.if(i64.gt_s(d, c64(0)), () => {
-      f.block((out) => {
-        f.loop((again) => {
-          const m = f.mark();
-          const src = f.tmp(c.linear(c.insn.seg, strReg(c, SI), 1, false));
-          const dst = f.tmp(strReg(c, DI));
-          const n = runLength(c, [src, dst], size);
-          f.brIf(out, i32.lt_u(n, c32(Math.max(16, size))));
-          const from = f.tmp(call(c.env.mem.tryPtr, c.base, src, n, c32(0)));
-          const to = f.tmp(call(c.env.mem.tryPtr, c.base, dst, n, c32(1)));
-          f.brIf(out, i32.or(i32.eqz(from), i32.eqz(to)));
-          // A destination just above the source repeats a pattern: element by element.
-          f.brIf(out, i32.lt_u(i32.sub(to, from), n));
-          f.copy(to, from, n);
-          charge(c, n);
-          const bytes = i64.extend_u(n);
-          setStrReg(c, SI, i64.add(strReg(c, SI), bytes));
-          setStrReg(c, DI, i64.add(dst, bytes));
-          setStrReg(c, CX, i64.sub(strReg(c, CX), i64.extend_u(i32.div_u(n, c32(size)))));
-          f.brIf(out, i32.le_s(ld.i32(c.base, S.BUDGET), c32(0)));
-          f.release(m);
-          f.brIf(again, i64.ne(strReg(c, CX), c64(0)));
-        });
-      });
-    });
-  };
-  repeat(
-    c,
-    (d) => {
-      const si = f.tmp(strReg(c, SI));
-      const di = f.tmp(strReg(c, DI));
-      const v = c.load(c.linear(c.insn.seg, si, size, false), size);
-      c.store(c.linear(S.ES, di, size, true), size, v);
-      setStrReg(c, SI, i64.add(si, d));
-      setStrReg(c, DI, i64.add(di, d));
-    },
-    null,
-    bulk,
-  );
-};
-const stos: Semantic = (c) => {
-  const f = c.f;
-  const size = c.size;
-  const bulk = (d: Node): void => {
-    if (!plainSegments(c) || c.insn.addrSize === 2) return;
-    // memory.fill repeats one byte: the value must be made of equal bytes.
-    const n = N(size);
-    const v = f.tmp(c.gpr(AX, size));
-    const byte = f.tmp(i32.and(n.to32(v), c32(0xff)));
-    const uniform =
-      size === 1
-        ? c32(1)
-        : n.eq(
-            v,
-            size === 8
-              ? i64.mul(i64.extend_u(byte), i64.div_u(c64(-1), c64(255)))
-              : i32.mul(byte, c32(size === 4 ? 0x01010101 : 0x0101)),
-          );
-    f.if(i32.and(i64.gt_s(d, c64(0)), uniform), () => {
-      f.block((out) => {
-        f.loop((again) => {
-          const m = f.mark();
-          const dst = f.tmp(strReg(c, DI));
-          const len = runLength(c, [dst], size);
-          f.brIf(out, i32.lt_u(len, c32(Math.max(16, size))));
-          const to = f.tmp(call(c.env.mem.tryPtr, c.base, dst, len, c32(1)));
-          f.brIf(out, i32.eqz(to));
-          f.fill(to, byte, len);
-          charge(c, len);
-          setStrReg(c, DI, i64.add(dst, i64.extend_u(len)));
-          setStrReg(c, CX, i64.sub(strReg(c, CX), i64.extend_u(i32.div_u(len, c32(size)))));
-          f.brIf(out, i32.le_s(ld.i32(c.base, S.BUDGET), c32(0)));
-          f.release(m);
-          f.brIf(again, i64.ne(strReg(c, CX), c64(0)));
-        });
-      });
-    });
-  };
-  repeat(
-    c,
-    (d) => {
-      const di = f.tmp(strReg(c, DI));
-      c.store(c.linear(S.ES, di, size, true), size, c.gpr(AX, size));
-      setStrReg(c, DI, i64.add(di, d));
-    },
-    null,
-    bulk,
-  );
-};
-const lods: Semantic = (c) => {
-  const f = c.f;
-  const size = c.size;
-  repeat(
-    c,
-    (d) => {
-      const si = f.tmp(strReg(c, SI));
-      const v = c.load(c.linear(c.insn.seg, si, size, false), size);
-      c.setGpr(AX, size, v);
-      setStrReg(c, SI, i64.add(si, d));
-    },
-    null,
-    null,
-  );
-};
-/** Stops REPE when ZF is clear, REPNE when it is set. */
-const stopZf = (c: SemCtx) => (): Node => (c.insn.rep === 0xf3 ? c.cond(5) : c.cond(4));
-const scas: Semantic = (c) => {
-  const f = c.f;
-  const size = c.size;
-  const n = N(size);
-  repeat(
-    c,
-    (d) => {
-      const di = f.tmp(strReg(c, DI));
-      const b = c.load(c.linear(S.ES, di, size, false), size);
-      const a = f.tmp(c.gpr(AX, size));
-      setStrReg(c, DI, i64.add(di, d));
-      c.flagsSub(size, a, b, f.tmp(n.trunc(n.sub(a, b))));
-    },
-    stopZf(c),
-    null,
-  );
-};
-const cmps: Semantic = (c) => {
-  const f = c.f;
-  const size = c.size;
-  const n = N(size);
-  repeat(
-    c,
-    (d) => {
-      const si = f.tmp(strReg(c, SI));
-      const di = f.tmp(strReg(c, DI));
-      const a = c.load(c.linear(c.insn.seg, si, size, false), size);
-      const b = c.load(c.linear(S.ES, di, size, false), size);
-      setStrReg(c, SI, i64.add(si, d));
-      setStrReg(c, DI, i64.add(di, d));
-      c.flagsSub(size, a, b, f.tmp(n.trunc(n.sub(a, b))));
-    },
-    stopZf(c),
-    null,
-  );
-};
+// --- the rest ----------------------------------------------------------------------------------------------------------
 const xlat: Semantic = (c) => {
   const a = c.insn.addrSize;
   const off = i64.add(strReg(c, BX), i64.extend_u(c.gpr(AX, 1)));
@@ -1212,11 +993,6 @@ export function integerSemantics(): Map<number, Semantic> {
   def(OP.AAS, asciiAdjust(true));
   def(OP.AAM, aam);
   def(OP.AAD, aad);
-  def(OP.MOVS, movs);
-  def(OP.STOS, stos);
-  def(OP.LODS, lods);
-  def(OP.SCAS, scas);
-  def(OP.CMPS, cmps);
   def(OP.XLAT, xlat);
   def(OP.RDTSC, rdtsc);
   for (const op of [OP.NOP, OP.PREFETCH, OP.PREFETCHW, OP.PREFETCHNTA, OP.PREFETCHT0, OP.PREFETCHT1, OP.PREFETCHT2])

@@ -63,6 +63,7 @@ export const v8 = {
   le_s: bin(41) as Bin,
   ge_s: bin(43) as Bin,
   abs: un(96) as Un,
+  allTrue: test(99) as Un,
   bitmask: test(100) as Un,
   narrow_s: bin(101) as Bin,
   narrow_u: bin(102) as Bin,
