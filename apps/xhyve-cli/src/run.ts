@@ -9,6 +9,7 @@ import { openCharBackend } from '@hyve/char-backends';
 import { type CharBackend, type Hypervisor, isHyveError, type Logger } from '@hyve/core';
 import type { KernelCompression } from '@hyve/loaders';
 import type { BoardSupport, CharRequest, MachineSpec, PcHost, StopReason } from '@hyve/pc';
+import { codeCache } from './code-cache.ts';
 import { errorLine, exitStatusOf, runError } from './errors.ts';
 import { startProfile, TraceFile, watchRates } from './observe.ts';
 import { formatBytes } from './sizes.ts';
@@ -44,7 +45,7 @@ export interface Board {
 export async function loadBoard(): Promise<Board> {
   const { boardSupport, createPc } = await import('@hyve/pc');
   // bin/xhyve.js keeps compiled code between runs; a run that is killed should leave it too.
-  flushCompileCache();
+  setTimeout(flushCompileCache, 3000).unref();
   return { createPc, support: boardSupport };
 }
 
@@ -351,9 +352,11 @@ export async function runMachine(spec: MachineSpec, options: RunOptions): Promis
     } catch {
       // Without the library the engine itself says why there is none.
     }
+    const code = codeCache();
     const pc = await options.board.createPc(choice.spec, {
       engines: choice.engines,
       threads: nodeThreads(),
+      ...(code === null ? {} : { code }),
       openChar,
       openDisk: async ({ conf, extras }) => {
         const { openBlock, parseBlockSpec } = await import('@hyve/block-backends');

@@ -394,6 +394,51 @@ export function satelliteOf(L: Layout, functions: readonly Signature[], shared: 
   return { m, env };
 }
 
+/** Keeps generated WebAssembly between runs of one build of the program. It may forget, but not mix up. */
+export interface CodeCache {
+  /** What was put there by this build of the program, or null. */
+  get(key: string): Uint8Array | null;
+  /** Keeps a copy. Must not throw. */
+  put(key: string, bytes: Uint8Array): void;
+}
+
+/** The main module, and what satellites may call in it. */
+interface MainModule {
+  readonly module: WebAssembly.Module;
+  readonly bytes: Uint8Array;
+  readonly functions: readonly Signature[];
+}
+
+const CACHE_MAGIC = 0x31435948;
+
+/** Magic, length of the functions' names and signatures (ASCII), these, the module. */
+function packMain(main: MainModule): Uint8Array {
+  const text = JSON.stringify(main.functions);
+  const out = new Uint8Array(8 + text.length + main.bytes.length);
+  const view = new DataView(out.buffer);
+  view.setUint32(0, CACHE_MAGIC, true);
+  view.setUint32(4, text.length, true);
+  for (let i = 0; i < text.length; i++) out[8 + i] = text.charCodeAt(i);
+  out.set(main.bytes, 8 + text.length);
+  return out;
+}
+
+/** The reverse; null for what is cut short or spoilt. */
+function unpackMain(packed: Uint8Array | null): MainModule | null {
+  if (packed === null || packed.length < 8) return null;
+  const view = new DataView(packed.buffer, packed.byteOffset, packed.length);
+  const end = 8 + view.getUint32(4, true);
+  if (view.getUint32(0, true) !== CACHE_MAGIC || end > packed.length) return null;
+  let text = '';
+  for (let i = 8; i < end; i++) text += String.fromCharCode(packed[i] as number);
+  try {
+    const bytes = new Uint8Array(packed.subarray(end));
+    return { module: new WebAssembly.Module(bytes), bytes, functions: JSON.parse(text) as Signature[] };
+  } catch {
+    return null;
+  }
+}
+
 /** The generated interpreter of one VM. */
 export class Interpreter {
   readonly exports: InterpExports;
@@ -403,7 +448,7 @@ export class Interpreter {
   private readonly L: Layout;
   private readonly byKey: Map<string, number> = new Map();
   private readonly names: string[];
-  private readonly sigs: Map<string, { params: number[]; result: number }> = new Map();
+  private readonly signatures: readonly Signature[];
   private readonly instanceExports: Record<string, unknown>;
   private nextSlot: number;
   private readonly firstSlot: number;
@@ -420,6 +465,7 @@ export class Interpreter {
    * @param inlineKeys handler keys to put into the main loop
    * @param helpers emits further functions (softfloat) into the main module
    * @param commonKeys handler keys to compile together once the guest turns out to be more than a few instructions
+   * @param cache where the main module is looked up and kept
    */
   constructor(
     L: Layout,
@@ -430,6 +476,7 @@ export class Interpreter {
     inlineKeys: readonly string[],
     helpers: HelperEmitter,
     commonKeys: readonly string[] = [],
+    cache: CodeCache | null = null,
   ) {
     this.semantics = semantics;
     this.commonKeys = commonKeys;
@@ -437,7 +484,31 @@ export class Interpreter {
     this.memory = memory;
     this.shared = L.threads > 1;
     this.L = L;
-    this.names = [];
+    this.firstSlot = H_INLINE_FIRST + inlineKeys.length;
+    this.nextSlot = this.firstSlot;
+    inlineKeys.forEach((k, i) => {
+      this.byKey.set(k, H_INLINE_FIRST + i);
+    });
+    // All that the module depends on beside this program itself.
+    const key = cache === null ? '' : JSON.stringify([L, threshold, inlineKeys]);
+    const kept = cache === null ? null : unpackMain(cache.get(key));
+    const main = kept ?? this.generate(inlineKeys, helpers);
+    if (cache !== null && kept === null) cache.put(key, packMain(main));
+    this.signatures = main.functions;
+    this.names = main.functions.map((f) => f.name);
+    const table = new WebAssembly.Table({ initial: TABLE_SLOTS, element: 'anyfunc' });
+    const instance = new WebAssembly.Instance(main.module, {
+      env: { memory, table },
+      host: { ...host },
+    });
+    this.instanceExports = instance.exports as Record<string, unknown>;
+    this.exports = { ...(instance.exports as unknown as InterpExports), table };
+  }
+
+  /** Makes the main module. */
+  private generate(inlineKeys: readonly string[], helpers: HelperEmitter): MainModule {
+    const { L } = this;
+    const sigs: Signature[] = [];
     const m = new Module({ min: L.wasmPages, max: L.wasmPages, shared: true });
     const imported = new Map<string, FnRef>();
     for (const [name, params, result] of IMPORTS) imported.set(name, m.import('host', name, params, result));
@@ -473,8 +544,7 @@ export class Interpreter {
     for (const [name, ref] of Object.entries(shared)) {
       m.exportFn(`x_${name}`, ref);
       const t = m.signature(ref.type);
-      this.sigs.set(name, { params: [...t.params], result: ref.result });
-      this.names.push(name);
+      sigs.push({ name, params: [...t.params], result: ref.result });
     }
     const env: Env = {
       mem,
@@ -497,21 +567,10 @@ export class Interpreter {
       f.set(a, i64.trunc_sat_f64_s((f.params[1] as Local).get));
       f.emit(call(mem.fetchMiss, (f.params[0] as Local).get, a.get));
     }
-    this.firstSlot = H_INLINE_FIRST + inlineKeys.length;
-    this.nextSlot = this.firstSlot;
-    inlineKeys.forEach((k, i) => {
-      this.byKey.set(k, H_INLINE_FIRST + i);
-    });
     this.emitMain(m, L, env, mem.fetchMiss, imp('translate'), imp('hot'), inlineKeys);
     for (const [name, ref] of Object.entries(shared).sort((a, b) => a[1].index - b[1].index)) m.name(ref, name);
     const bytes = m.finish();
-    const table = new WebAssembly.Table({ initial: TABLE_SLOTS, element: 'anyfunc' });
-    const instance = new WebAssembly.Instance(new WebAssembly.Module(bytes), {
-      env: { memory, table },
-      host: { ...host },
-    });
-    this.instanceExports = instance.exports as Record<string, unknown>;
-    this.exports = { ...(instance.exports as unknown as InterpExports), table };
+    return { module: new WebAssembly.Module(bytes), bytes, functions: sigs };
   }
 
   /** Whether the instruction's handler may want the decoded instruction in TypeScript. */
@@ -560,13 +619,8 @@ export class Interpreter {
 
   /** What modules of their own may call, for {@link satelliteOf}. */
   functions(): readonly Signature[] {
-    this.signatures ??= this.names.map((name) => {
-      const s = this.sigs.get(name) as { params: number[]; result: number };
-      return { name, params: s.params, result: s.result };
-    });
     return this.signatures;
   }
-  private signatures: readonly Signature[] | null = null;
 
   /** The imports of every such module. */
   importObject(): WebAssembly.Imports {

@@ -36,6 +36,8 @@ export class JitCache implements RegionIndex {
   private readonly translator: RegionTranslator;
   private readonly attention: () => void;
   private thread: TranslatorThread | null = null;
+  /** Gets {@link JitCache.thread}; null where there is to be none, or no more. */
+  private start: (() => void) | null = null;
   private generation = 0;
   private nextId = 1;
   /** Blocks that the thread is to be asked for, and all it has not answered for. */
@@ -70,8 +72,8 @@ export class JitCache implements RegionIndex {
     threshold: number;
     attention: () => void;
     memory: WebAssembly.Memory;
-    /** Where to translate, if not on this thread. */
-    translator: TranslatorThread | null;
+    /** Starts the thread that translates once there is something to translate; null: this thread does. */
+    translator: (() => TranslatorThread) | null;
   }) {
     this.u8 = new Uint8Array(o.buffer);
     this.L = o.layout;
@@ -86,8 +88,8 @@ export class JitCache implements RegionIndex {
       jitHost(o.buffer, this.L, this.cells, o.semantics, o.decoder),
       Math.max(1, o.threshold >> 4),
     );
-    const thread = o.translator;
-    if (thread === null) return;
+    const { translator } = o;
+    if (translator === null) return;
     const plan: TranslatorPlan = {
       kind: 'plan',
       layout: this.L,
@@ -96,6 +98,11 @@ export class JitCache implements RegionIndex {
       shared: this.L.threads > 1,
       threshold: o.threshold,
     };
+    this.start = () => this.connect(translator(), plan);
+  }
+
+  private connect(thread: TranslatorThread, plan: TranslatorPlan): void {
+    this.start = null;
     thread.onMessage = (m) => this.answer(m as TranslateReply);
     thread.onDeath = () => {
       if (this.thread === null) return;
@@ -120,7 +127,7 @@ export class JitCache implements RegionIndex {
     const lo = this.i32[(base + S.RIP_BASE) >> 2] as number;
     const hi = this.i32[(base + S.RIP_BASE + 4) >> 2] as number;
     const page = hi * 0x100000 + (lo >>> 12);
-    if (this.thread === null) {
+    if (this.thread === null && this.start === null) {
       this.find(base, host, page, mode, head);
       return;
     }
@@ -162,6 +169,7 @@ export class JitCache implements RegionIndex {
 
   /** Compiles what has gathered; call it often, outside the guest. */
   pump(): void {
+    if (this.asked.length > 0) this.start?.();
     if (this.asked.length > 0 && this.thread !== null) {
       const request: TranslateRequest = { kind: 'translate', generation: this.generation, blocks: this.asked };
       this.asked = [];
@@ -266,6 +274,7 @@ export class JitCache implements RegionIndex {
   close(): void {
     this.thread?.close();
     this.thread = null;
+    this.start = null;
     this.waiting.clear();
     this.asked = [];
   }

@@ -28,7 +28,7 @@ import { COMMON_KEYS } from './common-keys.ts';
 import { FEATURES, SIGNATURE, supportedCpuid } from './features.ts';
 import { HostDebug } from './host-debug.ts';
 import { INLINE_KEYS } from './inline-keys.ts';
-import { type HostImports, Interpreter } from './interp.ts';
+import { type CodeCache, type HostImports, Interpreter } from './interp.ts';
 import { JitCache } from './jit-cache.ts';
 import { type Layout, layOut, MAX_THREADS, threadLayout } from './layout.ts';
 import * as R from './record.ts';
@@ -63,10 +63,12 @@ export interface SoftCpuOptions {
   /** Runs after which a block is translated; 0 never translates. Default 2000; virtual time never translates. */
   readonly threshold?: number;
   /**
-   * Starts a thread that runs `serveTranslator` of `@hyve/cpu/translator`. Default: translation happens on the thread that
-   * runs the guest.
+   * Starts a thread that runs `serveTranslator` of `@hyve/cpu/translator`; called when the first block is hot. Default:
+   * translation happens on the thread that runs the guest.
    */
   readonly translator?: () => TranslatorThread;
+  /** Keeps the generated interpreter between runs: making it takes some 60 ms of a start. Default: it is made each time. */
+  readonly code?: CodeCache;
   /** Handler keys to compile into the main loop; default those found hot in Linux boots. */
   readonly inlineKeys?: readonly string[];
   /**
@@ -242,6 +244,7 @@ export class SoftVm implements Vm {
       cpu.inlineKeys ?? INLINE_KEYS,
       emitHelpers,
       COMMON_KEYS,
+      cpu.code ?? null,
     );
     const x = this.interp.exports;
     const decoder = new Decoder(new Set(FEATURES));
@@ -283,7 +286,7 @@ export class SoftVm implements Vm {
         semantics,
         threshold,
         memory: this.wasmMemory,
-        translator: thread === 0 && threshold >= FORCED ? (cpu.translator?.() ?? null) : null,
+        translator: thread === 0 && threshold >= FORCED ? (cpu.translator ?? null) : null,
         attention: () => {
           for (const v of vcpus) v.access.set(S.BUDGET, S.ATTENTION);
         },

@@ -21,7 +21,7 @@ import {
   type Vm,
   type VmShare,
 } from '@hyve/core';
-import { SoftCpu } from '@hyve/cpu';
+import { type CodeCache, SoftCpu } from '@hyve/cpu';
 import { buildAcpi, buildE820, buildMpTable, buildSmbios, type TableImage } from '@hyve/firmware-tables';
 import {
   bootRom,
@@ -121,6 +121,8 @@ export interface PcHost {
   readonly decompressKernel?: DecompressKernel;
   /** Gets the text of guest blocks as the software CPU decodes them. */
   readonly trace?: (text: string) => void;
+  /** Keeps the software CPU's generated code between runs of the same build of the program; absent: it is made each time. */
+  readonly code?: CodeCache;
   /** Where the board reports to. */
   readonly log: Logger;
   /** Host time for the RTC. */
@@ -1048,7 +1050,8 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
           ...handover,
           kernel: files.kernel,
           vmlinux,
-          random: virtual === null ? () => webCrypto.getRandomValues(words)[0] as number : repeatableWords(KASLR_SEED),
+          random:
+            virtual === null ? () => webCrypto().getRandomValues(words)[0] as number : repeatableWords(KASLR_SEED),
         });
         // Tens of megabytes that need not wait for the garbage collector.
         if (vmlinux?.buffer instanceof ArrayBuffer) vmlinux.buffer.transfer(0);
@@ -1123,12 +1126,15 @@ interface WebCrypto {
   getRandomValues<T extends Uint8Array | Uint32Array>(a: T): T;
   readonly subtle: { digest(algorithm: string, data: Uint8Array): Promise<ArrayBuffer> };
 }
-const webCrypto = (globalThis as unknown as { crypto: WebCrypto }).crypto;
+/** Looked up when it is wanted: Node loads 7 ms of code for it. */
+function webCrypto(): WebCrypto {
+  return (globalThis as unknown as { crypto: WebCrypto }).crypto;
+}
 const Utf8 = (globalThis as unknown as { TextEncoder: new () => { encode(s: string): Uint8Array } }).TextEncoder;
 
 /** bhyve's serial number: a hash of how the disk was given. */
 async function defaultSerial(conf: string): Promise<string> {
-  return blockIdentity(new Uint8Array(await webCrypto.subtle.digest('SHA-256', new Utf8().encode(conf))));
+  return blockIdentity(new Uint8Array(await webCrypto().subtle.digest('SHA-256', new Utf8().encode(conf))));
 }
 
 /** Most bytes that getRandomValues gives at once. */
@@ -1141,7 +1147,7 @@ function platformEntropy(): EntropySource {
       const own = new Uint8Array(Math.min(bytes.length, RANDOM_MAX));
       for (let at = 0; at < bytes.length; at += RANDOM_MAX) {
         const part = own.subarray(0, Math.min(RANDOM_MAX, bytes.length - at));
-        webCrypto.getRandomValues(part);
+        webCrypto().getRandomValues(part);
         bytes.set(part, at);
       }
     },
@@ -1211,6 +1217,7 @@ function pickEngine(spec: MachineSpec, host: PcHost): Hypervisor {
     const observed = {
       ...(spec.translatorThreshold === undefined ? {} : { threshold: spec.translatorThreshold }),
       ...(host.trace === undefined ? {} : { trace: host.trace }),
+      ...(host.code === undefined ? {} : { code: host.code }),
     };
     if (spec.clock.mode === 'virtual') return new SoftCpu({ ...observed, random: repeatableWords(CPU_SEED) });
     // With one core only, a thread of its own would make translation no faster, and later.
