@@ -75,10 +75,12 @@ function loadData(c: Code): void {
   c.b(0x0f, 0x01, 0x1c, 0x25).n(4, IDTR); // lidt
 }
 
-/** Interrupt 0x40 and #PF; null for none. */
+/** Interrupt 0x40, #BP and #PF. */
 export interface Handlers {
   /** Ends in IRETQ by itself. */
   readonly ipi?: (c: Code) => void;
+  /** #BP. */
+  readonly breakpoint?: (c: Code) => void;
   /** #PF: the error code is on the stack. */
   readonly pageFault?: (c: Code) => void;
 }
@@ -172,6 +174,9 @@ export async function runSmp(o: SmpOptions): Promise<SmpResult> {
   c.label('ipi');
   if (o.handlers?.ipi !== undefined) o.handlers.ipi(c);
   else c.b(0x48, 0xcf);
+  c.label('bp');
+  if (o.handlers?.breakpoint !== undefined) o.handlers.breakpoint(c);
+  else c.b(0x0f, 0x0b);
   c.label('pf');
   if (o.handlers?.pageFault !== undefined) o.handlers.pageFault(c);
   else c.b(0x0f, 0x0b);
@@ -214,6 +219,7 @@ export async function runSmp(o: SmpOptions): Promise<SmpResult> {
   m.write32(IDTR + 2, IDT);
   for (const [vector, label] of [
     [IPI_VECTOR, 'ipi'],
+    [3, 'bp'],
     [14, 'pf'],
   ] as const) {
     const at = c.at(label);

@@ -391,6 +391,92 @@ export function rewrite(rounds: number, writer: number): Program {
   };
 }
 
+/** Results of {@link poke}. */
+export const POKE = { stale: VARS + 0xa00, calls: VARS + 0xa04, traps: VARS + 0xa08 } as const;
+
+/**
+ * Cross-modifying code as Linux's text_poke does it: processor `writer` maps the function's page a second time, writes a
+ * breakpoint over the first byte, lets all others serialize in an interrupt, writes the other bytes, lets them serialize,
+ * writes the first byte, lets them serialize, and says which instruction is there now. From then on nobody may run an older
+ * one, with no serializing instruction of its own.
+ */
+export function poke(rounds: number, writer: number): { program: Program; handlers: Handlers } {
+  return {
+    handlers: {
+      ipi: (c) => {
+        c.b(0x50, 0x53, 0x51, 0x52); // push rax, rbx, rcx, rdx
+        c.b(0x31, 0xc0, 0x0f, 0xa2); // xor eax, eax; cpuid
+        c.b(0xf0, 0xff, 0x04, 0x25).n(4, ACKS); // lock inc dword [ACKS]
+        c.b(0xb8).n(4, 0xfee000b0).b(0xc7, 0x00).n(4, 0); // EOI
+        c.b(0x5a, 0x59, 0x5b, 0x58, 0x48, 0xcf); // pop; iretq
+      },
+      breakpoint: (c) => {
+        c.b(0xf0, 0xff, 0x04, 0x25).n(4, POKE.traps);
+        c.b(0xb8).n(4, -1); // newer than anything
+        c.b(0x48, 0xc7, 0x04, 0x24).n(4, FUNCTION + 5); // mov qword [rsp], its RET
+        c.b(0x48, 0xcf);
+      },
+    },
+    program: (c, cpus) => {
+      const pte = (value: number): void => {
+        c.b(0xc7, 0x04, 0x25).n(4, LONE_PTE).n(4, value);
+        c.b(0x0f, 0x01, 0x3c, 0x25).n(4, LONE); // invlpg
+      };
+      /** Writes through the second mapping, then interrupts the others and waits for them. */
+      const change = (write: () => void): void => {
+        pte(FUNCTION | 3);
+        write();
+        pte(0);
+        c.b(0xc7, 0x04, 0x25).n(4, ACKS).n(4, 0);
+        c.b(0xb8)
+          .n(4, 0xfee00300)
+          .b(0xc7, 0x00)
+          .n(4, 0xc4000 | IPI_VECTOR);
+        const wait = `synced${c.here}`;
+        c.label(wait)
+          .b(0xf3, 0x90)
+          .b(0x83, 0x3c, 0x25)
+          .n(4, ACKS)
+          .b(cpus - 1)
+          .b(0x0f, 0x82)
+          .rel(4, wait);
+      };
+      const firstByte = (v: number): void => change(() => void c.b(0xc6, 0x04, 0x25).n(4, LONE).b(v));
+      // mov eax, 0; ret
+      c.b(0xc7, 0x04, 0x25).n(4, FUNCTION).n(4, 0xb8);
+      c.b(0xc7, 0x04, 0x25)
+        .n(4, FUNCTION + 4)
+        .n(4, 0xc300);
+      c.b(0xfb); // sti
+      barrier(c, cpus);
+      c.b(0x83, 0xfe, writer).b(0x0f, 0x85).rel(4, 'caller'); // cmp esi, writer; jne
+      c.b(0x31, 0xdb); // xor ebx, ebx
+      loop(c, rounds, () => {
+        c.b(0xff, 0xc3); // inc ebx
+        firstByte(0xcc);
+        change(() => void c.b(0x89, 0x1c, 0x25).n(4, LONE + 1)); // mov [imm], ebx
+        firstByte(0xb8);
+        c.b(0x89, 0x1c, 0x25).n(4, SEQUENCE); // mov [SEQUENCE], ebx
+        c.b(0x89, 0xd9, 0x83, 0xe1, 0x7f, 0xc1, 0xe1, 0x05); // mov ecx, ebx; and ecx, 127; shl ecx, 5
+        const idle = `idle${c.here}`;
+        c.label(idle).b(0xff, 0xc9).b(0x0f, 0x8f).rel(4, idle); // dec ecx; jg
+      });
+      c.b(0xc7, 0x04, 0x25).n(4, OVER).n(4, 1);
+      c.b(0xe9).rel(4, 'poked');
+      c.label('caller');
+      c.b(0x44, 0x8b, 0x24, 0x25).n(4, SEQUENCE); // mov r12d, [SEQUENCE]
+      c.b(0xbf).n(4, FUNCTION).b(0xff, 0xd7); // call rdi
+      c.b(0xf0, 0xff, 0x04, 0x25).n(4, POKE.calls);
+      c.b(0x44, 0x39, 0xe0).b(0x0f, 0x83).rel(4, 'fresh'); // cmp eax, r12d; jae
+      c.b(0xf0, 0xff, 0x04, 0x25).n(4, POKE.stale);
+      c.label('fresh');
+      c.b(0x83, 0x3c, 0x25).n(4, OVER).b(0).b(0x0f, 0x84).rel(4, 'caller');
+      c.label('poked').b(0xfa);
+      barrier(c, cpus);
+    },
+  };
+}
+
 /** Time that {@link busy} took, TSC ticks. */
 export const BUSY_TICKS: number = VARS + 0x900;
 

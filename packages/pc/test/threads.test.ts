@@ -8,7 +8,9 @@ import {
   LITMUS,
   litmus,
   locked,
+  POKE,
   pingPong,
+  poke,
   REWRITE,
   rewrite,
   SHOOT,
@@ -91,6 +93,14 @@ for (const [tier, threshold] of TIERS)
         expect([r.reason, r.detail]).toEqual(['poweroff', '']);
         expect(r.word(REWRITE.calls)).toBeGreaterThan(0);
         expect(r.word(REWRITE.stale)).toBe(0);
+      });
+
+    for (const writer of [0, 1])
+      it(`code that processor ${writer} pokes behind a breakpoint is new after the interrupts`, LIMIT, async () => {
+        const r = await runSmp({ cpus: 3, ...poke(150, writer), threshold });
+        expect([r.reason, r.detail]).toEqual(['poweroff', '']);
+        expect(r.word(POKE.calls)).toBeGreaterThan(150);
+        expect(r.word(POKE.stale)).toBe(0);
       });
   });
 
