@@ -156,7 +156,8 @@ class RecCtx extends SemCtx {
 /** Operations whose code depends on the addressing mode of code and stack. */
 const MODE_OPS: ReadonlySet<number> = new Set([
   OP.PUSH, OP.POP, OP.PUSHA, OP.POPA, OP.PUSHF, OP.POPF, OP.CALL, OP.JMP, OP.RET, OP.JCC, OP.LOOP, OP.LOOPE, OP.LOOPNE,
-  OP.JCXZ, OP.LEAVE, OP.MOVS, OP.STOS, OP.LODS, OP.SCAS, OP.CMPS, OP.XLAT, OP.BT, OP.BTS, OP.BTR, OP.BTC,
+  OP.JCXZ, OP.LEAVE, OP.MOVS, OP.STOS, OP.LODS, OP.SCAS, OP.CMPS, OP.XLAT, OP.BT, OP.BTS, OP.BTR, OP.BTC, OP.SYSCALL,
+  OP.SYSRET,
 ]); // biome-ignore format: a list
 /** Operations whose code depends on address size and segment. */
 const STRING_OPS: ReadonlySet<number> = new Set([
