@@ -143,7 +143,7 @@ export class JitCache implements RegionIndex {
     const found = this.translator.discover(base, host, page, mode);
     if (found !== null) {
       const region: Region = { head, ranges: rangesOf(found), slot: 0, alive: true };
-      if (this.enlist(region, bytesIn(this.u8, region.ranges))) this.queue.push({ region, found });
+      if (this.enlist(region, found.code)) this.queue.push({ region, found });
     }
     this.ms += now() - t0;
   }

@@ -206,6 +206,8 @@ export interface Found {
   readonly blocks: Block[];
   /** Host address by distance from the page of entry; 0 where nothing is mapped. */
   readonly pages: ReadonlyMap<number, number>;
+  /** The bytes that the blocks were decoded from, in the order of {@link rangesOf}. Memory may have changed meanwhile. */
+  readonly code: Uint8Array;
 }
 
 /** A translated region. */
@@ -246,6 +248,8 @@ export class RegionTranslator {
   private readonly h: JitHost;
   private scratch = new Insn();
   private readonly warm: number;
+  /** Room for copies of the pages that a region is decoded from. */
+  private readonly room: Uint8Array[] = [];
 
   /** @param warm runs from which a block next to a hot one joins its region */
   constructor(h: JitHost, warm: number) {
@@ -278,6 +282,19 @@ export class RegionTranslator {
       }
       return h === 0 ? 0 : h + (off & 4095);
     };
+    // Others may be writing to the pages just now: what is compared with memory later must be what was decoded.
+    const copies = new Map<number, Uint8Array>();
+    const copyOf = (off: number): Uint8Array | null => {
+      const at = hostAt(off - (off & 4095));
+      if (at === 0) return null;
+      let c = copies.get(off >> 12);
+      if (c === undefined) {
+        c = this.room[copies.size] ??= new Uint8Array(4096);
+        c.set(this.h.u8.subarray(at, at + 4096));
+        copies.set(off >> 12, c);
+      }
+      return c;
+    };
     const insns = new Map<number, Insn>();
     const leaders = new Set<number>([host & 4095]);
     const work = [host & 4095];
@@ -304,7 +321,7 @@ export class RegionTranslator {
           if (!leaders.has(off)) stops.add(off);
           break;
         }
-        if (total >= MAX_INSNS || !this.decode(off, hostAt, bits) || !this.can(this.scratch, mode)) {
+        if (total >= MAX_INSNS || !this.decode(off, copyOf, bits) || !this.can(this.scratch, mode)) {
           stops.add(off);
           break;
         }
@@ -371,20 +388,29 @@ export class RegionTranslator {
       b.end = off;
       blocks.push(b);
     }
-    return { blocks: this.order(blocks, host & 4095), pages };
+    const ordered = this.order(blocks, host & 4095);
+    const pieces = piecesOf(ordered);
+    const code = new Uint8Array(pieces.reduce((n, [a, b]) => n + b - a, 0));
+    let at = 0;
+    for (const [from, to] of pieces) {
+      code.set((copies.get(from >> 12) as Uint8Array).subarray(from & 4095, (from & 4095) + to - from), at);
+      at += to - from;
+    }
+    return { blocks: ordered, pages, code };
   }
 
   /** Decodes the instruction at an offset into `scratch`, across a page boundary if the next page is known. */
-  private decode(off: number, hostAt: (off: number) => number, bits: 32 | 64): boolean {
-    const at = hostAt(off);
-    if (at === 0) return false;
-    const left = 4096 - (off & 4095);
-    const st = this.h.decoder.decode(this.scratch, this.h.u8, at, at + left, bits);
+  private decode(off: number, copyOf: (off: number) => Uint8Array | null, bits: 32 | 64): boolean {
+    const page = copyOf(off);
+    if (page === null) return false;
+    const at = off & 4095;
+    const left = 4096 - at;
+    const st = this.h.decoder.decode(this.scratch, page, at, 4096, bits);
     if (st !== Status.NeedMore || left >= 15) return st === Status.Ok;
-    const next = hostAt(off + left);
-    if (next === 0) return false;
-    this.buf.set(this.h.u8.subarray(at, at + left));
-    this.buf.set(this.h.u8.subarray(next, next + 15 - left), left);
+    const next = copyOf(off + left);
+    if (next === null) return false;
+    this.buf.set(page.subarray(at));
+    this.buf.set(next.subarray(0, 15 - left), left);
     return this.h.decoder.decode(this.scratch, this.buf, 0, 15, bits) === Status.Ok;
   }
   private readonly buf = new Uint8Array(16);
@@ -740,19 +766,26 @@ function writtenInLoops(blocks: readonly Block[]): number {
 /** Operations that move the stack pointer. */
 const STACK: ReadonlySet<number> = new Set([OP.PUSH, OP.POP, OP.CALL, OP.RET, OP.LEAVE]);
 
-/** The code of a region: host addresses [from, to), split at pages. */
-export function rangesOf(found: Found): [number, number][] {
+/** The code of blocks: offsets [from, to), split at pages. */
+function piecesOf(blocks: readonly Block[]): [number, number][] {
   const out: [number, number][] = [];
-  for (const b of found.blocks) {
+  for (const b of blocks) {
     let from = b.off;
     while (from < b.end) {
       const to = Math.min(b.end, from - (from & 4095) + 4096);
-      const host = (found.pages.get(from >> 12) as number) + (from & 4095);
-      out.push([host, host + to - from]);
+      out.push([from, to]);
       from = to;
     }
   }
   return out;
+}
+
+/** The code of a region: host addresses [from, to), split at pages. */
+export function rangesOf(found: Found): [number, number][] {
+  return piecesOf(found.blocks).map(([from, to]) => {
+    const host = (found.pages.get(from >> 12) as number) + (from & 4095);
+    return [host, host + to - from];
+  });
 }
 
 /** Jump cache hash of a host code address. */

@@ -58,7 +58,7 @@ export interface TranslateReply {
     readonly id: number;
     /** Host addresses [from, to), each within one page. */
     readonly ranges: readonly (readonly [number, number])[];
-    /** The bytes in them. */
+    /** The bytes in them that were translated. */
     readonly code: Uint8Array;
   }[];
   /** Blocks there is no code for. */
@@ -110,7 +110,6 @@ export function serveTranslator(port: TranslatorPort): void {
 class Service {
   private readonly plan: TranslatorPlan;
   private readonly port: TranslatorPort;
-  private readonly u8: Uint8Array;
   private readonly i32: Int32Array;
   private readonly translator: RegionTranslator;
   private readonly cells: LinkCells;
@@ -123,7 +122,6 @@ class Service {
     this.port = port;
     const L = plan.layout;
     const buffer = plan.memory.buffer;
-    this.u8 = new Uint8Array(buffer);
     this.i32 = new Int32Array(buffer);
     this.cells = new LinkCells(this.i32, L);
     this.translator = new RegionTranslator(
@@ -169,15 +167,13 @@ class Service {
         continue;
       }
       const ranges = rangesOf(found);
-      // Before the code is used, so that a change meanwhile shows.
-      const code = bytesIn(this.u8, ranges);
       if (!this.translator.emit(m, `r${regions.length}`, env, jitType, found, b.mode)) {
         full = true;
         break;
       }
       m.name(m.lastRef, `region_${b.host.toString(16)}`);
       for (const x of found.blocks) instructions += x.insns.length;
-      regions.push({ id: b.id, ranges, code });
+      regions.push({ id: b.id, ranges, code: found.code });
     }
     let module: WebAssembly.Module | null = null;
     let bytes = 0;

@@ -1,7 +1,11 @@
 // Translation on a thread of its own: answers are taken in, come too late, or never.
 import { TimerQueue, type VcpuBus } from '@hyve/core';
+import { Decoder, OP } from '@hyve/x86';
 import { describe, expect, it } from 'vitest';
+import { FEATURES } from '../src/features.ts';
 import { SoftCpu } from '../src/index.ts';
+import { RegionTranslator, rangesOf } from '../src/jit.ts';
+import { allSemantics } from '../src/sem/index.ts';
 import { serveTranslator, type TranslatorThread } from '../src/translator.ts';
 
 /** A thread that is none: it answers when told to. */
@@ -148,5 +152,40 @@ describe('translation on another thread', () => {
     expect(vm.counters()['blockFlushes']).toBe(flushes + 1);
     for (let i = 0; i < 200 && regions() === 1; i++) vcpu.run(1e6);
     expect(regions()).toBe(2);
+  });
+
+  it('hands back the bytes that it decoded, not those that others wrote meanwhile', () => {
+    const u8 = new Uint8Array(8192);
+    u8.set([0x43, 0x74, 0x20], 0x1000); // inc ebx; jz 0x1023
+    u8.set([0x83, 0xc0, 0x01, 0xeb, 0xd8], 0x1023); // add eax, 1; jmp 0x1000
+    const translator = new RegionTranslator(
+      {
+        u8,
+        semantics: allSemantics(),
+        decoder: new Decoder(new Set(FEATURES)),
+        special: () => false,
+        unavailable: () => 0,
+        cell: () => 0,
+        codePage: () => 0,
+        jumpCache: 0,
+        // Asked for where the jump goes when the first block has been decoded.
+        runs: (host) => {
+          u8[0x1000] = 0x4b; // dec ebx
+          return host === 0x1023 ? 1000 : 0;
+        },
+      },
+      1,
+    );
+    const found = translator.discover(0, 0x1000, 1, 1);
+    if (found === null) throw new Error('nothing found');
+    expect(found.blocks.map((b) => b.insns.map((n) => n.op))).toEqual([
+      [OP.INC, OP.JCC],
+      [OP.ADD, OP.JMP],
+    ]);
+    expect([...found.code]).toEqual([0x43, 0x74, 0x20, 0x83, 0xc0, 0x01, 0xeb, 0xd8]);
+    expect(rangesOf(found)).toEqual([
+      [0x1000, 0x1003],
+      [0x1023, 0x1028],
+    ]);
   });
 });
