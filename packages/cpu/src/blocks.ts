@@ -3,6 +3,7 @@ import { type Decoder, Insn, Kind, OP, ROWS, Status } from '@hyve/x86';
 import { handlerKey, hashIndex, type Interpreter } from './interp.ts';
 import type { Layout } from './layout.ts';
 import * as R from './record.ts';
+import { READING_ANY } from './smp.ts';
 import * as S from './state.ts';
 import { imm2Of, immLoOf } from './x87-fields.ts';
 
@@ -22,7 +23,7 @@ export interface FetchPort {
   claim(host: number): void;
   /** There is no code in the page any more. */
   release(host: number): void;
-  /** The decoder is reading the page, or has stopped to (-1): writes to it matter though nothing is marked yet. */
+  /** The decoder is reading the page, any page (READING_ANY), or has stopped to (-1): writes matter though nothing is marked yet. */
   reading(host: number): void;
   /** Marks of code are visible to other threads before bytes are read again. */
   fence(): void;
@@ -298,23 +299,30 @@ export class BlockCache {
 
   /** Before the first code of a page is read: writes to it must not go unnoticed. */
   private claim(host: number): void {
-    const info = (this.L.pageInfo >> 2) + ((host - this.L.ram) >>> 12) * 4;
-    if (this.i32[info + 1] !== 0) return;
-    this.i32[info + 1] = 1;
+    if (this.claimed(host)) return;
+    this.i32[(this.L.pageInfo >> 2) + ((host - this.L.ram) >>> 12) * 4 + 1] = 1;
     this.fetch.claim(host - (host & 4095));
+  }
+
+  private claimed(host: number): boolean {
+    return this.i32[(this.L.pageInfo >> 2) + ((host - this.L.ram) >>> 12) * 4 + 1] !== 0;
   }
 
   /** Decodes one instruction whose bytes run into the next page. Returns that page's host address, 0 on a fault. */
   private decodeCrossing(base: number, host: number, pageEnd: number, bits: 16 | 32 | 64): number {
     const n = pageEnd - host;
-    this.buf.set(this.u8.subarray(host, pageEnd));
     const nextPage = this.fetch.fetchAt(base, this.nextPageLinear(base, n));
     if (nextPage === 0) {
       // A fault, or code that runs from memory into a device: the caller takes it one byte at a time.
       return 0;
     }
-    this.claim(nextPage);
-    this.fetch.reading(nextPage);
+    // A claim may read messages of other threads, and these may end the claim to the other page with the last code in it.
+    do {
+      this.claim(nextPage);
+      this.claim(host);
+    } while (!this.claimed(nextPage));
+    this.fetch.reading(READING_ANY);
+    this.buf.set(this.u8.subarray(host, pageEnd));
     this.buf.set(this.u8.subarray(nextPage, nextPage + 15 - n), n);
     const st = this.decoder.decode(this.insn, this.buf, 0, 15, bits);
     if (st === Status.Undefined) return this.raise(base, S.EXC_UD);

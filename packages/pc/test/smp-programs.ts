@@ -349,27 +349,30 @@ export function shootDown(rounds: number): { program: Program; handlers: Handler
 export const REWRITE = { stale: VARS + 0x800, calls: VARS + 0x804 } as const;
 const SEQUENCE = VARS + 0x840;
 const FUNCTION = 0x300000;
+/** A function whose first instruction ends in the next page. */
+export const ACROSS = 0x300fff;
 
 /**
  * Cross-modifying code, SDM volume 3A 8.1.3: processor `writer` changes an instruction, then a flag; the others see the flag,
  * serialize, and must run the new one. The writer never runs the function, so that only the others have it decoded.
+ * It lies at `at`, its immediate operand aligned.
  */
-export function rewrite(rounds: number, writer: number): Program {
+export function rewrite(rounds: number, writer: number, at: number = FUNCTION): Program {
   return (c, cpus) => {
     // mov eax, imm32; ret
-    c.b(0xc6, 0x04, 0x25).n(4, FUNCTION).b(0xb8);
+    c.b(0xc6, 0x04, 0x25).n(4, at).b(0xb8);
     c.b(0xc7, 0x04, 0x25)
-      .n(4, FUNCTION + 1)
+      .n(4, at + 1)
       .n(4, 0);
     c.b(0xc6, 0x04, 0x25)
-      .n(4, FUNCTION + 5)
+      .n(4, at + 5)
       .b(0xc3);
     barrier(c, cpus);
     c.b(0x83, 0xfe, writer).b(0x0f, 0x85).rel(4, 'caller'); // cmp esi, writer; jne
     c.b(0x31, 0xdb); // xor ebx, ebx
     loop(c, rounds, () => {
       c.b(0xff, 0xc3); // inc ebx
-      c.b(0x89, 0x1c, 0x25).n(4, FUNCTION + 1); // mov [imm], ebx
+      c.b(0x89, 0x1c, 0x25).n(4, at + 1); // mov [imm], ebx
       c.b(0x89, 0x1c, 0x25).n(4, SEQUENCE); // mov [SEQUENCE], ebx
       c.b(0xb9).n(4, 60);
       const idle = `idle${c.here}`;
@@ -380,7 +383,7 @@ export function rewrite(rounds: number, writer: number): Program {
     c.label('caller');
     c.b(0x44, 0x8b, 0x24, 0x25).n(4, SEQUENCE); // mov r12d, [SEQUENCE]
     c.b(0x31, 0xc0, 0x0f, 0xa2); // xor eax, eax; cpuid
-    c.b(0xbf).n(4, FUNCTION).b(0xff, 0xd7); // call rdi
+    c.b(0xbf).n(4, at).b(0xff, 0xd7); // call rdi
     c.b(0xf0, 0xff, 0x04, 0x25).n(4, REWRITE.calls);
     c.b(0x44, 0x39, 0xe0).b(0x0f, 0x83).rel(4, 'fresh'); // cmp eax, r12d; jae
     c.b(0xf0, 0xff, 0x04, 0x25).n(4, REWRITE.stale);

@@ -3,6 +3,7 @@ import { describe, expect, it } from 'vitest';
 import type { Pc } from '../src/index.ts';
 import { runSmp } from './smp-guest.ts';
 import {
+  ACROSS,
   COUNTERS,
   HISTOGRAM,
   LITMUS,
@@ -94,6 +95,13 @@ for (const [tier, threshold] of TIERS)
         expect(r.word(REWRITE.calls)).toBeGreaterThan(0);
         expect(r.word(REWRITE.stale)).toBe(0);
       });
+
+    it('changed code that lies in two pages runs once its processor has serialized', LIMIT, async () => {
+      const r = await runSmp({ cpus: 3, program: rewrite(2000, 1, ACROSS), threshold });
+      expect([r.reason, r.detail]).toEqual(['poweroff', '']);
+      expect(r.word(REWRITE.calls)).toBeGreaterThan(0);
+      expect(r.word(REWRITE.stale)).toBe(0);
+    });
 
     for (const writer of [0, 1])
       it(`code that processor ${writer} pokes behind a breakpoint is new after the interrupts`, LIMIT, async () => {
