@@ -2,13 +2,23 @@
 // AHCI and NVMe over raw files, and virtio-rnd. Prints medians and ratios, and checks every byte that a test vouches for.
 // Usage, from the repository's root:
 //
-//   pnpm exec node bench/devices.ts [--runs 3] [--only virtio,ahci,nvme,rnd] [--scale 1] [--dir DIR] [--stats]
+//   pnpm exec node bench/devices.ts [--runs 3] [--only virtio,ahci,nvme,rnd] [--scale 1] [--dir DIR] [--stats] [--append WORDS]
 //
 // Needs gcc (with a static C library) and qemu-system-x86; without QEMU Hyve runs alone. Images take 128 MiB each under
 // DIR (default: /dev/shm, so that the host's disk takes no part). Times are the host's, between two marks on the guest's console. Run nothing else on
-// the machine meanwhile.
+// the machine meanwhile; where that cannot be had, "by CPU" compares how long each engine's busiest thread ran.
 import { spawn, spawnSync } from 'node:child_process';
-import { closeSync, existsSync, mkdtempSync, openSync, readFileSync, readSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
@@ -34,6 +44,7 @@ const WARM = 'warm';
 const LOADS: readonly Load[] = [
   { name: `${WARM}-r`, kind: 'rr', block: 4096, depth: 1, count: 6000 },
   { name: `${WARM}-w`, kind: 'wr', block: 4096, depth: 1, count: 3000 },
+  { name: `${WARM}-s`, kind: 'rs', block: 1 << 20, depth: 4, count: 256 },
   { name: 'read', kind: 'rs', block: 1 << 20, depth: 4, count: 512 },
   { name: 'read4k-1', kind: 'rr', block: 4096, depth: 1, count: 4000 },
   { name: 'read4k-32', kind: 'rr', block: 4096, depth: 32, count: 12000 },
@@ -92,6 +103,7 @@ const { values: args } = parseArgs({
     verbose: { type: 'boolean', default: false },
     'no-qemu': { type: 'boolean', default: false },
     prof: { type: 'string' },
+    append: { type: 'string', default: '' },
   },
 });
 const only = new Set(args.only.split(','));
@@ -156,8 +168,35 @@ function countOf(l: Load): number {
   return Math.max(l.depth, Math.round(l.count * scale));
 }
 
-/** Bytes per second of each load, by `DEVICE LOAD`. */
-type Sample = Map<string, number>;
+/** Of one load. */
+interface Figure {
+  /** Bytes per second of the host's clock. */
+  readonly rate: number;
+  /** Bytes per second that the engine's busiest thread ran: what an idle machine would give where that thread is the limit. */
+  readonly busy: number;
+}
+
+/** By `DEVICE LOAD`. */
+type Sample = Map<string, Figure>;
+
+/** ns that each thread of a process has run, by thread (Linux); empty elsewhere. */
+function threadTimes(pid: number): Map<string, number> {
+  const times = new Map<string, number>();
+  try {
+    for (const t of readdirSync(`/proc/${pid}/task`))
+      times.set(t, Number(readFileSync(`/proc/${pid}/task/${t}/schedstat`, 'latin1').split(' ')[0]));
+  } catch {
+    // Threads end meanwhile, and other systems have no such file.
+  }
+  return times;
+}
+
+/** ns of the thread that ran longest since `before`. */
+function busiest(before: ReadonlyMap<string, number>, now: ReadonlyMap<string, number>): number {
+  let most = 0;
+  for (const [t, ns] of now) most = Math.max(most, ns - (before.get(t) ?? 0));
+  return most;
+}
 
 /** Runs a guest to its end and times what stands between its marks. */
 function measure(command: string, words: readonly string[]): Promise<Sample> {
@@ -167,6 +206,7 @@ function measure(command: string, words: readonly string[]): Promise<Sample> {
     let rest = '';
     let tail = '';
     let began = 0;
+    let times = new Map<string, number>();
     let done = false;
     let failed = '';
     const timer = setTimeout(() => child.kill('SIGKILL'), LIMIT_MS);
@@ -181,11 +221,19 @@ function measure(command: string, words: readonly string[]): Promise<Sample> {
       for (const line of lines) {
         if (args.verbose) console.log(line.trimEnd());
         tail = `${tail}${line}\n`.slice(-20000);
-        if (/^BEGIN /.test(line)) began = at;
+        if (/^BEGIN /.test(line)) {
+          began = at;
+          times = threadTimes(child.pid as number);
+        }
         const m = /^END (\S+) ns=(\d+) bytes=(\d+) errors=(\d+)(.*)/.exec(line);
         if (m !== null) {
           if (m[4] !== '0') failed += `${line.trim()}; `;
-          sample.set((m[1] as string).replace(':', ' '), Number(m[3]) / ((at - began) / 1000));
+          const ran = busiest(times, threadTimes(child.pid as number));
+          const bytes = Number(m[3]);
+          sample.set((m[1] as string).replace(':', ' '), {
+            rate: bytes / ((at - began) / 1000),
+            busy: ran > 0 ? bytes / (ran / 1e9) : Number.NaN,
+          });
         }
         if (/^DONE/.test(line)) done = true;
       }
@@ -227,7 +275,7 @@ async function main(): Promise<void> {
   for (const d of disks)
     for (const l of loads) tests.push(`${d.name}:${l.name},${d.device},${l.kind},${l.block},${l.depth},${countOf(l)}`);
   if (only.has('rnd')) tests.push(`rnd:rnd,/dev/hwrng,en,${ENTROPY.block},1,${countOf(ENTROPY)}`);
-  const cmdline = `console=ttyS0 quiet ${tests.map((t) => `hyve.test=${t}`).join(' ')}`;
+  const cmdline = `console=ttyS0 quiet ${args.append} ${tests.map((t) => `hyve.test=${t}`).join(' ')}`;
   if (cmdline.length > 2000) throw new Error(`a kernel command line of ${cmdline.length} bytes`);
 
   const files = new Map(disks.map((d) => [d.name, join(dir, `${d.name}.img`)]));
@@ -286,10 +334,10 @@ function median(v: readonly number[]): number {
 }
 
 function report(samples: ReadonlyMap<string, readonly Sample[]>): void {
-  const of = (engine: string, key: string): number =>
-    median((samples.get(engine) ?? []).map((s) => s.get(key) ?? Number.NaN));
+  const of = (engine: string, key: string, what: keyof Figure = 'rate'): number =>
+    median((samples.get(engine) ?? []).map((s) => s.get(key)?.[what] ?? Number.NaN));
   console.log(
-    `\n${'load'.padEnd(20)}${'hyve'.padStart(14)}${'qemu tcg'.padStart(14)}   ratio  bar    medians of ${runs}`,
+    `\n${'load'.padEnd(20)}${'hyve'.padStart(14)}${'qemu tcg'.padStart(14)}   ratio  bar  by CPU    medians of ${runs}`,
   );
   const rows: [string, Load, number][] = disks.flatMap((d) =>
     loads
@@ -306,9 +354,10 @@ function report(samples: ReadonlyMap<string, readonly Sample[]>): void {
           ? `${Math.round(v / 4096)} /s`
           : `${(v / 1e6).toFixed(2)} MB/s`;
     const ratio = of('hyve', key) / of('qemu', key);
+    const byCpu = of('hyve', key, 'busy') / of('qemu', key, 'busy');
     const verdict = Number.isNaN(ratio)
-      ? ''
-      : `${ratio.toFixed(2).padStart(8)}  ${bar}  ${ratio >= bar ? '' : 'below'}`;
+      ? `   busiest thread alone: ${text(of('hyve', key, 'busy'))}`
+      : `${ratio.toFixed(2).padStart(8)}  ${String(bar).padEnd(3)}${byCpu.toFixed(2).padStart(8)}  ${ratio >= bar ? '' : 'below'}`;
     console.log(
       `${key.padEnd(20)}${text(of('hyve', key)).padStart(14)}${text(of('qemu', key)).padStart(14)}${verdict}`,
     );
