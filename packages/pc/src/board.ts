@@ -429,6 +429,24 @@ function memoryOf(spec: MachineSpec): { low: number; high: number; regions: Regi
  * says which, the message names the option's value
  */
 export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
+  const undo: (() => unknown)[] = [];
+  try {
+    return await assemble(spec, host, undo);
+  } catch (e) {
+    // Threads of the engine, terminals and disks would keep the host's program alive, and images locked.
+    for (const close of undo.reverse()) {
+      try {
+        await close();
+      } catch {
+        // What went wrong first is what the caller hears.
+      }
+    }
+    throw e;
+  }
+}
+
+/** @param undo gets what has to be closed if building ends early */
+async function assemble(spec: MachineSpec, host: PcHost, undo: (() => unknown)[]): Promise<Pc> {
   const refuse = (what: string): never => {
     throw new HyveError('PC_UNSUPPORTED', `${what} is not built yet`);
   };
@@ -535,6 +553,7 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
     exitOnPause: spec.pauseExit || (threadHost === null ? cpuCount > 1 : cpuCount > threadHost.cores),
     ...(engineApics ? { interrupts: { kind: 'local', apicId: (i: number) => apicIds[i] as number } } : {}),
   });
+  undo.push(() => vm.close());
   // With local APICs of the engine's, the board's own only answer for their place in the MSR policy: nothing reaches them.
   const fabric: ApicBus | EngineInterrupts = vm.interrupts ?? apics;
   if (vm.doorbells !== undefined) {
@@ -633,6 +652,7 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
   const wire = async (name: string, backend: string, uart: Uart16550 | BvmPort): Promise<void> => {
     const c = await host.openChar({ name, backend });
     chars.push(c);
+    undo.push(() => c.close());
     uart.connect(virtual === null ? c : patientConsole(c, () => loop));
   };
   // Disks whose devices leave closing to the board.
@@ -641,6 +661,7 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
     if (host.openDisk === undefined) throw new HyveError('PC_UNSUPPORTED', `${name}: this host opens no disks`);
     const opened = await host.openDisk({ name, conf, extras });
     disks.push(opened.backend);
+    undo.push(() => opened.backend.close());
     // Virtual time stands still while the host works, so that equal runs stay equal.
     return virtual === null ? opened : { ...opened, backend: heldDisk(opened.backend, () => loop) };
   };
@@ -898,6 +919,7 @@ export async function createPc(spec: MachineSpec, host: PcHost): Promise<Pc> {
             crowded: spec.pauseExit || cpuCount > threadHost.cores,
           }),
         });
+  if (threads !== null) undo.push(() => threads.end());
   // Tables and the guest itself.
   const e820 = buildE820({ lowmem: low, highmem: high, ecam: { base: ECAM_BASE, size: ECAM_SIZE } });
   const tables = rom === null ? buildTables() : { images: [], rsdp: null };

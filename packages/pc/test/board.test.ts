@@ -1,9 +1,9 @@
 // The whole board with guests of a few hundred bytes: they print, and end the machine in every way there is.
-import type { HyveError } from '@hyve/core';
+import { HyveError } from '@hyve/core';
 import { describe, expect, it } from 'vitest';
 import * as api from '../src/index.ts';
 import { boardSupport, createPc, type MachineSpec, type StopReason } from '../src/index.ts';
-import { bzImage, code, code16, elf64, host, machine, multiboot, rom, Screen, slot } from './kit.ts';
+import { bzImage, code, code16, disk, elf64, host, machine, multiboot, rom, Screen, slot } from './kit.ts';
 
 async function outcome(
   spec: MachineSpec,
@@ -250,6 +250,45 @@ describe('what cannot be built is refused by name', () => {
     [{ boot: { loader: 'kexec', kernel: 'guest', initrd: null, cmdline: null } }, /^LINUX/u],
   ] as [Partial<MachineSpec>, RegExp][])('%o', async (o, message) => {
     expect(await refusal(o)).toMatch(message);
+  });
+  it('and what had been opened till then is closed: disks, terminals, threads', async () => {
+    const closed: string[] = [];
+    const screen = new Screen();
+    const translator = { post: () => {}, onMessage: null, onDeath: null, close: () => void closed.push('translator') };
+    const spec = machine({
+      clock: { ...machine().clock, mode: 'real' },
+      pci: [
+        slot(0, 'hostbridge'),
+        slot(3, 'virtio-blk', 'first'),
+        slot(4, 'ahci-hd', 'second'),
+        slot(5, 'nvme', 'third'),
+        slot(31, 'lpc'),
+      ],
+    });
+    const refused = createPc(
+      spec,
+      host({ guest }, screen, {
+        threads: {
+          cores: 2,
+          x86Order: true,
+          start: () => {
+            throw new Error('no vCPU needs a thread here');
+          },
+          translator: () => translator,
+        },
+        openDisk: async ({ conf }) => {
+          if (conf === 'third') throw new HyveError('BLOCK_FILE', 'third: gone');
+          const backend = { ...disk(1 << 20), close: async () => void closed.push(conf) };
+          return { backend, extras: new Map() };
+        },
+      }),
+    );
+    await expect(refused).rejects.toThrow('third: gone');
+    expect(closed).toEqual(['second', 'first', 'translator']);
+    const terminals = await createPc(machine({ boot: { ...spec.boot, kernel: 'none' } as MachineSpec['boot'] }), {
+      ...host({ none: new Uint8Array(100) }, screen),
+    }).catch((e: HyveError) => e.code);
+    expect([terminals, screen.closed]).toEqual([expect.stringMatching(/^MULTIBOOT/u), true]);
   });
   it('a kernel that is cut short, and one that is none', async () => {
     const boot = { loader: 'kexec', kernel: 'guest', initrd: null, cmdline: null } as const;
