@@ -13,6 +13,7 @@ import { type Header, INCOMPAT_CORRUPT, INCOMPAT_DIRTY, looksLikeQcow2, parseHea
 import { Qcow2Image } from './qcow2/image.ts';
 import { RamDisk } from './ram.ts';
 import { RawImage } from './raw.ts';
+import { type ImageKind, imageKind } from './signature.ts';
 import { type BlockFormat, type BlockSpec, parseBlockSpec, parseSize } from './spec.ts';
 import { ThrottledDisk } from './throttle.ts';
 
@@ -34,6 +35,8 @@ export interface OpenBlockOptions {
 /** @internal How to open one image file. */
 export interface ImageOptions {
   readonly format: BlockFormat | null;
+  /** Whether nobody said that it is raw: a file that is plainly a container is refused then. */
+  readonly rawByDefault?: boolean;
   readonly readOnly: boolean;
   readonly mustWrite?: boolean;
   readonly sync?: boolean;
@@ -96,6 +99,7 @@ async function openBase(s: BlockSpec, logger: Logger): Promise<DiskImage> {
     });
   return openImage(s.path, {
     format: s.format ?? (/\.qcow2?$/i.test(s.path) ? 'qcow2' : 'raw'),
+    rawByDefault: s.format === null,
     readOnly,
     sync: s.sync,
     noCache: s.noCache,
@@ -158,8 +162,8 @@ async function openInChain(
     const sectorSize = o.sectorSize ?? file.facts.logicalSector;
     const physical = o.physicalSectorSize ?? naturalSector(file.facts.blockSize, sectorSize);
     if (format === 'raw') {
-      if (isQcow2 && o.format === 'raw' && !isBacking)
-        o.logger.warn(`${path} holds a qcow2 image but is used as raw; say format=qcow2 if that is not meant`);
+      const kind = o.rawByDefault === true && !isBacking ? imageKind(first) : null;
+      if (kind !== null) throw notRaw(path, kind);
       // What a backing file lacks to a whole sector reads as zeros; a disk of its own ends with its last whole sector.
       const size = isBacking
         ? Math.ceil(file.length / sectorSize) * sectorSize
@@ -198,6 +202,21 @@ async function openInChain(
     if (e instanceof Error && 'code' in e && typeof e.code === 'string' && e.code.startsWith('BLOCK_')) throw e;
     throw new HyveError('BLOCK_FILE', `${path}: ${e instanceof Error ? e.message : String(e)}`, e);
   }
+}
+
+/**
+ * Neither way would be right to take without a word: as raw, the guest destroys the container; by its contents, a guest
+ * that can write its first sector chooses how the host opens the file next time, and which other files of the host it names
+ * as backing files.
+ */
+function notRaw(path: string, kind: ImageKind): HyveError {
+  const open = kind.known
+    ? `say format=${kind.name} to use the disk in it`
+    : 'that format is not supported, qemu-img convert makes a qcow2 image of it';
+  return new HyveError(
+    'BLOCK_FORMAT',
+    `${path} begins like a ${kind.name} image, and its name does not say so; ${open}, or format=raw to give the guest these very bytes`,
+  );
 }
 
 /** Looked at before opening, for the lock of the image above would be in the way. */

@@ -9,7 +9,8 @@ export type BlockFormat = 'raw' | 'qcow2';
 export interface BlockSpec {
   /** Path, `nbd://…`, `nbds://…`, `nbd+unix://…`, or `ram:SIZE`. */
   readonly path: string;
-  /** Null: by the name (`.qcow2`), else raw. Contents never decide, for a guest can write any contents. */
+  /** Null: by the name (`.qcow2`), else raw. Contents never decide, for a guest can write any contents; a file that is plainly
+   * a container is refused until its format is said. */
   readonly format: BlockFormat | null;
   /** `nocache`: around the host's cache (O_DIRECT). */
   readonly noCache: boolean;

@@ -202,18 +202,54 @@ describe('opening', () => {
     }
   });
 
-  it('contents never decide the format', async () => {
+  it('contents never decide the format; what is plainly a container is refused until somebody says what it is', async () => {
     const { createDisk } = await import('../src/disk/index.ts');
     await createDisk(at('real.qcow2'), { format: 'qcow2', size: 1 << 20 });
     copyFileSync(at('real.qcow2'), at('real.img'));
-    const logger = keepingLogger();
-    const raw = await openBlock(at('real.img'), { logger });
+    const before = readFileSync(at('real.img'));
+    await expect(openBlock(at('real.img'))).rejects.toThrow(/real\.img begins like a qcow2.*format=qcow2.*format=raw/u);
+    expect(await codeOf(openBlock(`${at('real.img')},ro,snapshot=on`))).toBe('BLOCK_FORMAT');
+    expect(readFileSync(at('real.img'))).toEqual(before);
+    const raw = await openBlock(`${at('real.img')},format=raw`);
     expect([raw.format, raw.size]).toEqual(['raw', statSync(at('real.img')).size]);
-    expect(logger.lines.join()).toContain('format=qcow2');
     await raw.close();
     const disk = await openBlock(`${at('real.img')},format=qcow2`);
     expect([disk.format, disk.size]).toEqual(['qcow2', 1 << 20]);
     await disk.close();
+  });
+
+  it('a guest that writes a header onto its raw disk gets no file of the host, then or later', async () => {
+    const { createDisk } = await import('../src/disk/index.ts');
+    writeFileSync(at('secret'), new Uint8Array(65536).fill(0x53));
+    await createDisk(at('evil.qcow2'), { format: 'qcow2', size: 65536, backing: at('secret'), backingFormat: 'raw' });
+    writeFileSync(at('guest.img'), new Uint8Array(1 << 20));
+    const first = await openBlock(at('guest.img'));
+    expect(await first.write(0, [readFileSync(at('evil.qcow2')).subarray(0, 65536)])).toBe('ok');
+    await first.close();
+    expect(await codeOf(openBlock(at('guest.img')))).toBe('BLOCK_FORMAT');
+    const again = await openBlock(`${at('guest.img')},format=raw`);
+    const got = new Uint8Array(65536);
+    expect(await again.read(0, [got])).toBe('ok');
+    expect(got.includes(0x53, 4096)).toBe(false);
+    await again.close();
+  });
+
+  it.each([
+    ['QED', 0, 'QED\0'],
+    ['VMDK', 0, 'KDMV'],
+    ['VMDK', 0, '# Disk DescriptorFile\n'],
+    ['VHDX', 0, 'vhdxfile'],
+    ['VHD', 0, 'conectix'],
+    ['VDI', 64, '\x7f\x10\xda\xbe'],
+    ['qcow \\(version 1\\)', 0, 'QFI\xfb\0\0\0\x01'],
+  ])('a %s image is not taken for a raw disk', async (name, offset, text) => {
+    const image = new Uint8Array(4096);
+    image.set(Buffer.from(text, 'latin1'), offset);
+    writeFileSync(at('other.img'), image);
+    await expect(openBlock(at('other.img'))).rejects.toThrow(new RegExp(`like a ${name} image.*qemu-img convert`, 'u'));
+    const raw = await openBlock(`${at('other.img')},format=raw`);
+    expect(raw.size).toBe(4096);
+    await raw.close();
   });
 
   it('backing files: missing, looping, unknown', async () => {
