@@ -340,6 +340,8 @@ export interface Label {
   readonly depth: number;
 }
 
+const utf8 = new TextEncoder();
+
 /** A growing byte buffer with LEB128. */
 export class Bytes {
   buf: Uint8Array;
@@ -403,7 +405,7 @@ export class Bytes {
     this.len += n;
   }
   str(s: string): void {
-    const e = new TextEncoder().encode(s);
+    const e = utf8.encode(s);
     this.u32(e.length);
     this.bytes(e);
   }
@@ -785,21 +787,29 @@ export function callIndirect(type: number, result: Ty | 0, index: Node, ...args:
   return new Node(K_CALLIND, result, type, index, null, null, 0, 0, args);
 }
 
-/** An import that gets its index when the first call of it is built. */
+/** An import that enters the module, with its type, when the first call of it is built. */
 class ImportOnUse implements FnRef {
   readonly result: Ty | 0;
-  readonly type: number;
+  private readonly into: Module;
+  private readonly module: string;
+  private readonly name: string;
+  private readonly params: readonly Ty[];
   private at = -1;
-  private readonly take: () => number;
 
-  constructor(type: number, result: Ty | 0, take: () => number) {
-    this.type = type;
+  constructor(into: Module, module: string, name: string, params: readonly Ty[], result: Ty | 0) {
+    this.into = into;
+    this.module = module;
+    this.name = name;
+    this.params = params;
     this.result = result;
-    this.take = take;
+  }
+
+  get type(): number {
+    return this.into.type(this.params, this.result);
   }
 
   get index(): number {
-    if (this.at < 0) this.at = this.take();
+    if (this.at < 0) this.at = this.into.take(this.module, this.name, this.type);
     return this.at;
   }
 }
@@ -825,7 +835,7 @@ class FnAfterImports implements FnRef {
 
 /** Builds a module: imports first, then functions. */
 export class Module {
-  private readonly types: string[] = [];
+  private readonly types: Map<string, number> = new Map();
   private readonly typeBytes: [readonly Ty[], readonly Ty[]][] = [];
   private readonly imports: { module: string; name: string; type: number }[] = [];
   private readonly fns: Fn[] = [];
@@ -845,11 +855,13 @@ export class Module {
 
   /** Index of a function type. */
   type(params: readonly Ty[], result: Ty | 0): number {
-    const key = `${params.join()}:${result}`;
-    let i = this.types.indexOf(key);
-    if (i < 0) {
-      i = this.types.length;
-      this.types.push(key);
+    let key = '';
+    for (const p of params) key += String.fromCharCode(p);
+    key += String.fromCharCode(result);
+    let i = this.types.get(key);
+    if (i === undefined) {
+      i = this.types.size;
+      this.types.set(key, i);
       this.typeBytes.push([params, result === 0 ? [] : [result]]);
     }
     return i;
@@ -870,11 +882,13 @@ export class Module {
   importOnUse(module: string, name: string, params: readonly Ty[], result: Ty | 0): FnRef {
     if (this.fns.length > 0) throw new Error('imports come first');
     this.onUse = true;
-    const type = this.type(params, result);
-    return new ImportOnUse(type, result, () => {
-      this.imports.push({ module, name, type });
-      return this.declared++;
-    });
+    return new ImportOnUse(this, module, name, params, result);
+  }
+
+  /** @internal Adds an import that {@link Module.importOnUse} offered; gives its index. */
+  take(module: string, name: string, type: number): number {
+    this.imports.push({ module, name, type });
+    return this.declared++;
   }
 
   /** Declares a function; fill its body any time before {@link Module.finish}. */
@@ -952,12 +966,13 @@ export class Module {
     this.finishing = true;
     const w = new Bytes();
     for (const b of [0, 0x61, 0x73, 0x6d, 1, 0, 0, 0]) w.u8(b);
+    const scratch = new Bytes();
     const section = (id: number, body: (s: Bytes) => void): void => {
-      const s = new Bytes();
-      body(s);
+      scratch.len = 0;
+      body(scratch);
       w.u8(id);
-      w.u32(s.len);
-      w.bytes(s.buf, s.len);
+      w.u32(scratch.len);
+      w.bytes(scratch.buf, scratch.len);
     };
     section(1, (s) => {
       s.u32(this.typeBytes.length);
