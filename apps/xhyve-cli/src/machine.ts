@@ -100,6 +100,7 @@ export function resolveMachine(run: RunInvocation, support: BoardSupport): Machi
     keyboardLayout: c.get('keyboard.layout') ?? null,
     engine: choice(c, 'engine', ['auto', 'soft', 'kvm'] as const, 'auto'),
     ...translator(c),
+    translationCache: choice(c, 'translation_cache', ['on', 'off'] as const, 'on') === 'on',
     vcpuThreads: choice(c, 'vcpu_threads', ['auto', 'on', 'off'] as const, 'off'),
     localApics: choice(c, 'kvm.irqchip', ['auto', 'board', 'engine'] as const, 'auto'),
     paravirtual: choice(c, 'kvm.paravirt', ['none', 'kvm', 'hyperv'] as const, 'none'),
@@ -428,6 +429,7 @@ export function describeMachine(spec: MachineSpec): string {
   ]);
   const policy = [
     spec.translatorThreshold === 0 ? 'no translator' : '',
+    spec.translationCache === false ? 'translations not kept' : '',
     spec.x2apic ? 'x2APIC' : '',
     spec.strictIo ? 'strict I/O' : '',
     spec.strictMsr ? '' : 'unknown MSRs ignored',

@@ -9,6 +9,7 @@ const SETTINGS: readonly (readonly [string, string])[] = [
   ['rtc.start=SECONDS', 'where the clock of the machine starts, in seconds since 1970'],
   ['boot.decompress=host|guest', 'who unpacks a Linux kernel; the host leaves to the guest what it does not know'],
   ['translator=on|off|N', 'whether, and after how many runs, the software CPU translates a block'],
+  ['translation_cache=on|off', "whether translations are kept on disk for the guest's next start"],
   ['vcpu_threads=auto|on|off', 'whether the software CPU runs each processor on a thread of its own'],
   ['config.dump=1', 'print all settings and run nothing'],
 ];

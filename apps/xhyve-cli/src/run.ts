@@ -14,6 +14,7 @@ import { errorLine, exitStatusOf, runError } from './errors.ts';
 import { startProfile, TraceFile, watchRates } from './observe.ts';
 import { formatBytes } from './sizes.ts';
 import { nodeThreads } from './threads.ts';
+import { guestWords, translationPlace } from './translations.ts';
 
 /** A machine that is built and has not run yet: what this program uses of `@hyve/pc`'s Pc. */
 export interface RunnablePc {
@@ -352,10 +353,13 @@ export async function runMachine(spec: MachineSpec, options: RunOptions): Promis
     } catch {
       // Without the library the engine itself says why there is none.
     }
+    const translations = translationPlace(spec);
+    const placement = translations === null ? null : guestWords(translations);
     const code = codeCache();
     const pc = await options.board.createPc(choice.spec, {
       engines: choice.engines,
-      threads: nodeThreads(),
+      threads: nodeThreads(translations),
+      ...(placement === null ? {} : { placement }),
       ...(code === null ? {} : { code }),
       openChar,
       openDisk: async ({ conf, extras }) => {

@@ -3,11 +3,16 @@ import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
 import type { ThreadHost, VcpuWorker } from '@hyve/pc';
 import type { TranslatorThread } from '@hyve/pc/translator-worker';
+import { hasTranslations, type TranslationPlace } from './translations.ts';
 
-/** Threads of this process. */
-export function nodeThreads(): ThreadHost {
+/**
+ * Threads of this process.
+ * @param translations where translations are kept for the guest's next start; null: nowhere
+ */
+export function nodeThreads(translations: TranslationPlace | null = null): ThreadHost {
   return {
     cores: availableParallelism(),
+    translatorAtOnce: translations !== null && hasTranslations(translations),
     x86Order: process.arch === 'x64' || process.arch === 'ia32',
     start(name: string): VcpuWorker {
       const file = import.meta.url.endsWith('.ts') ? './vcpu-worker.ts' : './vcpu-worker.js';
@@ -27,7 +32,7 @@ export function nodeThreads(): ThreadHost {
     },
     translator(): TranslatorThread {
       const file = import.meta.url.endsWith('.ts') ? './translator-worker.ts' : './translator-worker.js';
-      const worker = new Worker(new URL(file, import.meta.url), { name: 'translator' });
+      const worker = new Worker(new URL(file, import.meta.url), { name: 'translator', workerData: translations });
       // It has nothing to do once the machine has ended.
       worker.unref();
       const out: TranslatorThread = {

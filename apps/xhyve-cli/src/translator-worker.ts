@@ -1,8 +1,12 @@
 // The program of the translator's thread.
-import { parentPort } from 'node:worker_threads';
+import { parentPort, workerData } from 'node:worker_threads';
 import { serveTranslator } from '@hyve/pc/translator-worker';
+import { TranslationFile, type TranslationPlace } from './translations.ts';
 
 if (parentPort !== null) {
   const port = parentPort;
-  serveTranslator({ post: (m) => port.postMessage(m), listen: (f) => void port.on('message', f) });
+  const place = workerData as TranslationPlace | null;
+  serveTranslator({ post: (m) => port.postMessage(m), listen: (f) => void port.on('message', f) }, (machine) =>
+    place === null ? null : TranslationFile.open(place, machine),
+  );
 }

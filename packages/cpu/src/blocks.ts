@@ -39,6 +39,8 @@ export interface RegionIndex {
   flush(): void;
   /** A head record with translated code is no longer found. */
   headKilled(head: number): void;
+  /** There is a new head record, whose block has not run yet. */
+  fresh(head: number): void;
 }
 
 /** Instructions after which a block ends, besides jumps. */
@@ -130,7 +132,13 @@ export class BlockCache {
   private readonly interp: () => Interpreter;
   private readonly fetch: FetchPort;
   /** Translated code, which goes stale with the blocks. */
-  regions: RegionIndex = { invalidate: () => false, eachRange: () => {}, flush: () => {}, headKilled: () => {} };
+  regions: RegionIndex = {
+    invalidate: () => false,
+    eachRange: () => {},
+    flush: () => {},
+    headKilled: () => {},
+    fresh: () => {},
+  };
   private readonly insn = new Insn();
   private readonly buf = new Uint8Array(16);
   private readonly units: Uint8Array;
@@ -276,6 +284,7 @@ export class BlockCache {
     const firstBytes = page2 !== 0 ? pageEnd - host : pc - host;
     this.own(host, firstBytes, head, R.B_PAGE_NEXT, 0);
     if (page2 !== 0) this.own(page2, pc - host - firstBytes, head, R.B_PAGE2_NEXT, 1);
+    else this.regions.fresh(head);
     return head;
   }
 

@@ -5,16 +5,17 @@ import type { Semantic } from './ctx.ts';
 import { type Interpreter, JIT_FIRST_SLOT, TABLE_SLOTS } from './interp.ts';
 import { type Found, J_LOOKUP, JC_ENTRIES, type Region, RegionTranslator, rangesOf } from './jit.ts';
 import { jitHost, LinkCells } from './jit-host.ts';
+import type { KeptRegion } from './kept.ts';
 import type { Layout } from './layout.ts';
 import * as R from './record.ts';
 import * as S from './state.ts';
-import {
-  bytesIn,
-  type HotBlock,
-  type TranslateReply,
-  type TranslateRequest,
-  type TranslatorPlan,
-  type TranslatorThread,
+import type {
+  HotBlock,
+  TranslateReply,
+  TranslateRequest,
+  TranslatorKept,
+  TranslatorPlan,
+  TranslatorThread,
 } from './translator.ts';
 import { c32, I32 } from './wasm/builder.ts';
 
@@ -24,6 +25,12 @@ const BATCH = 128;
 const MAX_WAITING = 32768;
 /** A shorter queue is compiled once its oldest member has waited this many calls of {@link JitCache.pump}. */
 const PATIENCE = 48;
+
+/** A module of an earlier run; it is instantiated for its first region that is wanted. */
+interface KeptCode {
+  readonly module: WebAssembly.Module;
+  exports: WebAssembly.Exports | null;
+}
 
 /** The translated code of one VM. */
 export class JitCache implements RegionIndex {
@@ -43,6 +50,10 @@ export class JitCache implements RegionIndex {
   /** Blocks that the thread is to be asked for, and all it has not answered for. */
   private asked: HotBlock[] = [];
   private readonly waiting: Map<number, { head: number; block: HotBlock }> = new Map();
+  /** Regions of earlier runs by the host address of their entry. */
+  private readonly kept: Map<number, { region: KeptRegion; shared: KeptCode; name: string }[]> = new Map();
+  /** Regions of earlier runs that came into use. */
+  reused = 0;
   private queue: { region: Region; found: Found }[] = [];
   private waited = 0;
   private readonly patience: number;
@@ -74,6 +85,8 @@ export class JitCache implements RegionIndex {
     memory: WebAssembly.Memory;
     /** Starts the thread that translates once there is something to translate; null: this thread does. */
     translator: (() => TranslatorThread) | null;
+    /** Starts it here and now: it has translations of an earlier run. */
+    translatorAtOnce: boolean;
   }) {
     this.u8 = new Uint8Array(o.buffer);
     this.L = o.layout;
@@ -99,11 +112,16 @@ export class JitCache implements RegionIndex {
       threshold: o.threshold,
     };
     this.start = () => this.connect(translator(), plan);
+    if (o.translatorAtOnce) this.start();
   }
 
   private connect(thread: TranslatorThread, plan: TranslatorPlan): void {
     this.start = null;
-    thread.onMessage = (m) => this.answer(m as TranslateReply);
+    thread.onMessage = (message) => {
+      const m = message as TranslateReply | TranslatorKept;
+      if (m.kind === 'kept') this.keep(m);
+      else this.answer(m);
+    };
     thread.onDeath = () => {
       if (this.thread === null) return;
       this.thread = null;
@@ -124,6 +142,7 @@ export class JitCache implements RegionIndex {
       (bits === 2 || (bits === 1 && (mode & S.MODE_SS32) !== 0));
     if (!suited) return;
     const host = this.i32[(head + R.B_HOST) >> 2] as number;
+    if (this.takeKept(head, host, mode)) return;
     const lo = this.i32[(base + S.RIP_BASE) >> 2] as number;
     const hi = this.i32[(base + S.RIP_BASE + 4) >> 2] as number;
     const page = hi * 0x100000 + (lo >>> 12);
@@ -158,13 +177,56 @@ export class JitCache implements RegionIndex {
       else if (list[list.length - 1] !== region && !list.includes(region)) list.push(region);
     }
     // Another thread may have written to a page before writes to it were heard of.
-    const now = bytesIn(this.u8, region.ranges);
-    for (let i = 0; i < code.length; i++)
-      if (code[i] !== now[i]) {
-        this.drop(region);
-        return false;
-      }
+    if (this.holds(region.ranges, code)) return true;
+    this.drop(region);
+    return false;
+  }
+
+  /** Whether these bytes are in memory at these ranges. */
+  private holds(ranges: Region['ranges'], code: Uint8Array): boolean {
+    let at = 0;
+    for (const [from, to] of ranges) {
+      for (let a = from; a < to; a++, at++) if (this.u8[a] !== code[at]) return false;
+    }
     return true;
+  }
+
+  /** Takes in what earlier runs translated: each region waits for its block. */
+  private keep(m: TranslatorKept): void {
+    if (this.generation !== 0) return;
+    for (const { module, regions } of m.modules) {
+      const shared: KeptCode = { module, exports: null };
+      regions.forEach((region, i) => {
+        const known = this.kept.get(region.host) ?? [];
+        known.push({ region, shared, name: `r${i}` });
+        this.kept.set(region.host, known);
+      });
+    }
+  }
+
+  /** Gives the block the region that an earlier run made of it, if its bytes are the same now; whether there was one. */
+  private takeKept(head: number, host: number, mode: number): boolean {
+    const known = this.kept.get(host);
+    if (known === undefined || this.nextSlot >= TABLE_SLOTS) return false;
+    const k = known.find((x) => x.region.mode === mode && this.holds(x.region.ranges, x.region.code));
+    if (k === undefined) return false;
+    if (this.stale === null) this.makeStale();
+    try {
+      k.shared.exports ??= new WebAssembly.Instance(k.shared.module, this.interp.importObject()).exports;
+    } catch {
+      this.kept.delete(host);
+      return false;
+    }
+    const region: Region = { head, ranges: k.region.ranges, slot: 0, alive: true };
+    if (!this.enlist(region, k.region.code)) return false;
+    this.install(region, k.shared.exports[k.name]);
+    this.reused++;
+    return true;
+  }
+
+  fresh(head: number): void {
+    if (this.kept.size > 0)
+      this.takeKept(head, this.i32[(head + R.B_HOST) >> 2] as number, this.i32[(head + R.B_MODE) >> 2] as number);
   }
 
   /** Compiles what has gathered; call it often, outside the guest. */
@@ -331,6 +393,7 @@ export class JitCache implements RegionIndex {
     this.queue = [];
     this.asked = [];
     this.waiting.clear();
+    this.kept.clear();
     this.generation++;
     this.nextSlot = JIT_FIRST_SLOT;
     this.cells.clear();

@@ -47,6 +47,18 @@ export class LinkCells {
     return Math.max(0, Math.floor((this.end - this.next) / CELL));
   }
 
+  /** Address of the next one. */
+  get mark(): number {
+    return this.next;
+  }
+
+  /** Sets those before `to` aside for regions that hold them already; false if some are taken, or there are not as many. */
+  reserve(from: number, to: number): boolean {
+    if (from < this.next || to > this.end || (to - this.first) % CELL !== 0) return false;
+    this.next = to;
+    return true;
+  }
+
   /** Makes all of them fresh again: nothing that was translated may run any more. */
   clear(): void {
     this.next = this.first;

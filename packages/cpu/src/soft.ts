@@ -67,6 +67,8 @@ export interface SoftCpuOptions {
    * translation happens on the thread that runs the guest.
    */
   readonly translator?: () => TranslatorThread;
+  /** Calls {@link SoftCpuOptions.translator} when the VM is made: it has translations of an earlier run. Default false. */
+  readonly translatorAtOnce?: boolean;
   /** Keeps the generated interpreter between runs: making it takes some 60 ms of a start. Default: it is made each time. */
   readonly code?: CodeCache;
   /** Handler keys to compile into the main loop; default those found hot in Linux boots. */
@@ -287,6 +289,7 @@ export class SoftVm implements Vm {
         threshold,
         memory: this.wasmMemory,
         translator: thread === 0 && threshold >= FORCED ? (cpu.translator ?? null) : null,
+        translatorAtOnce: cpu.translatorAtOnce ?? false,
         attention: () => {
           for (const v of vcpus) v.access.set(S.BUDGET, S.ATTENTION);
         },
@@ -337,6 +340,7 @@ export class SoftVm implements Vm {
       regionMs: Math.round(this.jit?.ms ?? 0),
       regionBackgroundMs: Math.round(this.jit?.backgroundMs ?? 0),
       regionsDropped: this.jit?.dropped ?? 0,
+      regionsReused: this.jit?.reused ?? 0,
       regionModules: this.jit?.modules ?? 0,
       ...(this.peers === null
         ? {}

@@ -6,9 +6,12 @@ import { FEATURES } from './features.ts';
 import { type Signature, satelliteOf } from './interp.ts';
 import { RegionTranslator, rangesOf } from './jit.ts';
 import { jitHost, LinkCells } from './jit-host.ts';
+import { type KeptRegion, packKept, type TranslationStore, unpackKept } from './kept.ts';
 import type { Layout } from './layout.ts';
 import { allSemantics } from './sem/index.ts';
 import { I32 } from './wasm/builder.ts';
+
+export type { TranslationStore } from './kept.ts';
 
 /** A thread that runs {@link serveTranslator}, as the thread of the vCPU sees it. */
 export interface TranslatorThread {
@@ -50,17 +53,20 @@ export interface TranslateRequest {
   readonly blocks: readonly HotBlock[];
 }
 
+/** @internal Translations of earlier runs: function `r<n>` of a module is that of its `regions[n]`. */
+export interface TranslatorKept {
+  readonly kind: 'kept';
+  readonly modules: readonly { readonly module: WebAssembly.Module; readonly regions: readonly KeptRegion[] }[];
+}
+
 /** @internal Translated blocks: function `r<n>` of the module is that of `regions[n]`. */
 export interface TranslateReply {
+  readonly kind: 'translated';
   readonly generation: number;
   readonly module: WebAssembly.Module | null;
-  readonly regions: readonly {
+  readonly regions: readonly ({
     readonly id: number;
-    /** Host addresses [from, to), each within one page. */
-    readonly ranges: readonly (readonly [number, number])[];
-    /** The bytes in them that were translated. */
-    readonly code: Uint8Array;
-  }[];
+  } & KeptRegion)[];
   /** Blocks there is no code for. */
   readonly without: readonly number[];
   readonly instructions: number;
@@ -82,27 +88,25 @@ export interface TranslatorPort {
 const GATHER_MS = 2;
 /** Most regions of one module. */
 const BATCH = 64;
+/** Modules of earlier runs that are handed over together. */
+const KEPT_AT_ONCE = 8;
 
 const timers = globalThis as unknown as { setTimeout(f: () => void, ms: number): unknown };
 const clock = (globalThis as unknown as { performance: { now(): number } }).performance;
 
-/** The bytes in some ranges. */
-export function bytesIn(u8: Uint8Array, ranges: readonly (readonly [number, number])[]): Uint8Array {
-  const out = new Uint8Array(ranges.reduce((n, [a, b]) => n + b - a, 0));
-  let at = 0;
-  for (const [a, b] of ranges) {
-    out.set(u8.subarray(a, b), at);
-    at += b - a;
-  }
-  return out;
-}
-
-/** The program of a translator's thread: answers requests until the thread ends. */
-export function serveTranslator(port: TranslatorPort): void {
+/**
+ * The program of a translator's thread: answers requests until the thread ends.
+ * @param open gives the store for a machine of this description (any text; two machines that differ in what translations
+ *   depend on differ in it), or null. What the store must tell apart besides is the build of this package.
+ */
+export function serveTranslator(
+  port: TranslatorPort,
+  open: (machine: string) => TranslationStore | null = () => null,
+): void {
   let service: Service | null = null;
   port.listen((message) => {
     const m = message as TranslatorPlan | TranslateRequest;
-    if (m.kind === 'plan') service = new Service(m, port);
+    if (m.kind === 'plan') service = new Service(m, port, open);
     else service?.take(m);
   });
 }
@@ -116,8 +120,9 @@ class Service {
   private generation = 0;
   private queue: HotBlock[] = [];
   private scheduled = false;
+  private readonly store: TranslationStore | null;
 
-  constructor(plan: TranslatorPlan, port: TranslatorPort) {
+  constructor(plan: TranslatorPlan, port: TranslatorPort, open: (machine: string) => TranslationStore | null) {
     this.plan = plan;
     this.port = port;
     const L = plan.layout;
@@ -128,6 +133,32 @@ class Service {
       jitHost(buffer, L, this.cells, allSemantics(), new Decoder(new Set(FEATURES))),
       Math.max(1, plan.threshold >> 4),
     );
+    const { functions, shared } = plan;
+    this.store = open(JSON.stringify([L, functions, shared, FEATURES]));
+    if (this.store !== null) this.offer(this.store.load());
+  }
+
+  /** Compiles and hands over what was kept. */
+  private offer(records: readonly Uint8Array[]): void {
+    let modules: TranslatorKept['modules'][number][] = [];
+    const post = (): void => {
+      if (modules.length > 0) this.port.post({ kind: 'kept', modules } satisfies TranslatorKept);
+      modules = [];
+    };
+    for (const record of records) {
+      const kept = unpackKept(record);
+      // Another process may have kept code with the same cells.
+      if (kept === null || !this.cells.reserve(...kept.cells)) continue;
+      try {
+        const module = new WebAssembly.Module(kept.wasm as Uint8Array<ArrayBuffer>);
+        // As copies: a message would carry the whole file.
+        modules.push({ module, regions: kept.regions.map((r) => ({ ...r, code: r.code.slice() })) });
+      } catch {
+        continue;
+      }
+      if (modules.length === KEPT_AT_ONCE) post();
+    }
+    post();
   }
 
   take(m: TranslateRequest): void {
@@ -156,6 +187,7 @@ class Service {
     const t0 = clock.now();
     const { m, env } = satelliteOf(this.plan.layout, this.plan.functions, this.plan.shared);
     const jitType = m.type([I32], I32);
+    const cells = this.cells.mark;
     const regions: TranslateReply['regions'][number][] = [];
     const without: number[] = [];
     let instructions = 0;
@@ -166,14 +198,13 @@ class Service {
         without.push(b.id);
         continue;
       }
-      const ranges = rangesOf(found);
       if (!this.translator.emit(m, `r${regions.length}`, env, jitType, found, b.mode)) {
         full = true;
         break;
       }
       m.name(m.lastRef, `region_${b.host.toString(16)}`);
       for (const x of found.blocks) instructions += x.insns.length;
-      regions.push({ id: b.id, ranges, code: found.code });
+      regions.push({ id: b.id, host: b.host, mode: b.mode, ranges: rangesOf(found), code: found.code });
     }
     let module: WebAssembly.Module | null = null;
     let bytes = 0;
@@ -181,8 +212,11 @@ class Service {
       const wasm = m.finish();
       bytes = wasm.length;
       module = new WebAssembly.Module(wasm);
+      // Once everything has been forgotten, link cells are handed out a second time.
+      if (this.generation === 0) this.store?.append(packKept({ cells: [cells, this.cells.mark], wasm, regions }));
     }
     const reply: TranslateReply = {
+      kind: 'translated',
       generation: this.generation,
       module,
       regions,

@@ -6,7 +6,7 @@ import { FEATURES } from '../src/features.ts';
 import { SoftCpu } from '../src/index.ts';
 import { RegionTranslator, rangesOf } from '../src/jit.ts';
 import { allSemantics } from '../src/sem/index.ts';
-import { serveTranslator, type TranslatorThread } from '../src/translator.ts';
+import { serveTranslator, type TranslationStore, type TranslatorThread } from '../src/translator.ts';
 
 /** A thread that is none: it answers when told to. */
 class SameThread implements TranslatorThread {
@@ -16,13 +16,16 @@ class SameThread implements TranslatorThread {
   readonly answers: unknown[] = [];
   private serve: (message: unknown) => void = () => {};
 
-  constructor() {
-    serveTranslator({
-      post: (m) => void this.answers.push(m),
-      listen: (f) => {
-        this.serve = f;
+  constructor(store: TranslationStore | null = null) {
+    serveTranslator(
+      {
+        post: (m) => void this.answers.push(m),
+        listen: (f) => {
+          this.serve = f;
+        },
       },
-    });
+      () => store,
+    );
   }
   post(message: unknown): void {
     this.serve(message);
@@ -51,7 +54,7 @@ function machine(code: readonly number[], thread: TranslatorThread) {
     readCr8: () => 0,
     writeCr8: () => {},
   };
-  const cpu = new SoftCpu({ threshold: 100, translator: () => thread });
+  const cpu = new SoftCpu({ threshold: 100, translator: () => thread, translatorAtOnce: true });
   const vm = cpu.createVm({
     memory: [{ base: 0, size: 1 << 16, kind: 'ram', name: 'ram' }],
     vcpus: 1,
@@ -81,6 +84,9 @@ function machine(code: readonly number[], thread: TranslatorThread) {
 
 // inc ebx; add eax, 1; jmp back
 const LOOP = [0x43, 0x83, 0xc0, 0x01, 0xeb, 0xfa];
+
+// The same with a way out that is not taken: jz to nowhere.
+const EXIT = [0x43, 0x83, 0xc0, 0x01, 0x74, 0x10, 0xeb, 0xf8];
 
 describe('translation on another thread', () => {
   it('takes in what was translated, and the guest goes on in it', async () => {
@@ -187,5 +193,101 @@ describe('translation on another thread', () => {
       [0x1000, 0x1003],
       [0x1023, 0x1028],
     ]);
+  });
+
+  describe('kept from an earlier run', () => {
+    class Kept implements TranslationStore {
+      readonly records: Uint8Array[] = [];
+      load(): readonly Uint8Array[] {
+        return this.records.slice();
+      }
+      append(record: Uint8Array): void {
+        this.records.push(record);
+      }
+    }
+
+    async function firstRun(code: readonly number[] = LOOP): Promise<Kept> {
+      const store = new Kept();
+      const thread = new SameThread(store);
+      const { vcpu } = machine(code, thread);
+      for (let i = 0; i < 5; i++) vcpu.run(2e6);
+      await thread.ready();
+      expect(store.records.length).toBe(1);
+      return store;
+    }
+
+    it('is there from the first pass over the code', async () => {
+      const thread = new SameThread(await firstRun());
+      const { vm, vcpu } = machine(LOOP, thread);
+      thread.deliver();
+      vcpu.run(1e6);
+      expect(vm.counters()).toMatchObject({ regionsReused: 1, blocksDecoded: 1 });
+      const [eax, , , ebx] = vcpu.getState().gpr as [bigint, bigint, bigint, bigint];
+      expect(eax).toBeGreaterThan(300n);
+      expect([0n, 1n]).toContain(ebx - eax);
+    });
+
+    it('is left alone when the code is another, and what is made instead is kept too', async () => {
+      const store = await firstRun();
+      const thread = new SameThread(store);
+      // sub eax, 1 instead of add.
+      const { vm, vcpu } = machine([0x43, 0x83, 0xe8, 0x01, 0xeb, 0xfa], thread);
+      thread.deliver();
+      for (let i = 0; i < 5; i++) vcpu.run(2e6);
+      expect(vm.counters()['regionsReused']).toBe(0);
+      const [eax, , , ebx] = vcpu.getState().gpr as [bigint, bigint, bigint, bigint];
+      expect([0n, 1n]).toContain(BigInt.asUintN(32, eax + ebx));
+      await thread.ready();
+      expect(store.records.length).toBe(2);
+      thread.deliver();
+      expect(vm.counters()['regions']).toBe(1);
+    });
+
+    it('comes into use when the code becomes what it was', async () => {
+      const thread = new SameThread(await firstRun());
+      const { vm, vcpu } = machine([0x43, 0x83, 0xe8, 0x01, 0xeb, 0xfa], thread);
+      thread.deliver();
+      vcpu.run(1e6);
+      vm.memory.write8(0x1002, 0xc0);
+      vcpu.run(1e6);
+      expect(vm.counters()['regionsReused']).toBe(1);
+    });
+
+    it('goes when its code changes', async () => {
+      const thread = new SameThread(await firstRun());
+      const { vm, vcpu } = machine(LOOP, thread);
+      thread.deliver();
+      vcpu.run(1e6);
+      const eax = vcpu.getState().gpr[0] as bigint;
+      vm.memory.write8(0x1002, 0xe8);
+      vcpu.run(1e6);
+      expect(BigInt.asIntN(32, (vcpu.getState().gpr[0] as bigint) - eax)).toBeLessThan(0n);
+      expect(vm.counters()['regionsDropped']).toBe(1);
+    });
+
+    it('passes over records that are broken, no module, or hold link cells of another', async () => {
+      const { records } = await firstRun(EXIT);
+      const whole = records[0] as Uint8Array;
+      const store = new Kept();
+      store.records.push(new Uint8Array(0), whole.slice(0, 40), whole.slice(0, whole.length - 1), whole, whole);
+      // The WebAssembly comes behind the header.
+      const damaged = whole.slice();
+      const at = 4 + new DataView(whole.buffer).getUint32(0, true);
+      damaged.fill(0xff, at, at + 4);
+      store.records.unshift(damaged);
+      const thread = new SameThread(store);
+      const { vm, vcpu } = machine(EXIT, thread);
+      thread.deliver();
+      vcpu.run(1e6);
+      // The damaged record's cells are taken by then.
+      expect(vm.counters()['regionsReused']).toBe(0);
+      store.records.shift();
+      const again = new SameThread(store);
+      const second = machine(EXIT, again);
+      expect((again.answers as { modules: unknown[] }[]).map((m) => m.modules.length)).toEqual([1]);
+      again.deliver();
+      second.vcpu.run(1e6);
+      expect(second.vm.counters()['regionsReused']).toBe(1);
+    });
   });
 });

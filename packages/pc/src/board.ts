@@ -119,6 +119,8 @@ export interface PcHost {
   readFile(path: string): Promise<Uint8Array>;
   /** Unpacks kernels in forms that the loader does not know itself, such as gzip and Zstandard; absent: the guest does. */
   readonly decompressKernel?: DecompressKernel;
+  /** Random words for the place of a kernel that the loader unpacks; default the platform's `crypto`. */
+  readonly placement?: () => number;
   /** Gets the text of guest blocks as the software CPU decodes them. */
   readonly trace?: (text: string) => void;
   /** Keeps the software CPU's generated code between runs of the same build of the program; absent: it is made each time. */
@@ -1073,7 +1075,9 @@ async function assemble(spec: MachineSpec, host: PcHost, undo: (() => unknown)[]
           kernel: files.kernel,
           vmlinux,
           random:
-            virtual === null ? () => webCrypto().getRandomValues(words)[0] as number : repeatableWords(KASLR_SEED),
+            virtual !== null
+              ? repeatableWords(KASLR_SEED)
+              : (host.placement ?? (() => webCrypto().getRandomValues(words)[0] as number)),
         });
         // Tens of megabytes that need not wait for the garbage collector.
         if (vmlinux?.buffer instanceof ArrayBuffer) vmlinux.buffer.transfer(0);
@@ -1246,7 +1250,8 @@ function pickEngine(spec: MachineSpec, host: PcHost): Hypervisor {
     const { threads } = host;
     const translator =
       threads !== undefined && threads.cores > 1 && spec.translatorThreshold !== 0 ? threads.translator : undefined;
-    return new SoftCpu(translator === undefined ? observed : { ...observed, translator });
+    if (translator === undefined) return new SoftCpu(observed);
+    return new SoftCpu({ ...observed, translator, translatorAtOnce: threads?.translatorAtOnce ?? false });
   }
   if (spec.clock.mode === 'virtual')
     throw new HyveError('ENGINE_UNAVAILABLE', `virtual time needs the software CPU, not engine ${spec.engine}`);

@@ -201,6 +201,8 @@ export interface MachineSpec {
   readonly clock: ClockSpec;
   /** Runs after which the software CPU translates a block; 0: never. Default the engine's own. */
   readonly translatorThreshold?: number;
+  /** Whether the host may keep translations for the guest's next start; default true. */
+  readonly translationCache?: boolean;
   /** Local APICs start in x2APIC mode (-x). */
   readonly x2apic: boolean;
   /** A port nobody claims ends the machine (-e) instead of reading all ones. */

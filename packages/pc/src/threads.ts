@@ -27,6 +27,8 @@ export interface ThreadHost {
   start(name: string): VcpuWorker;
   /** A new thread that runs `serveTranslator` of `@hyve/cpu`; absent: the software CPU translates where it runs. */
   readonly translator?: () => TranslatorThread;
+  /** {@link ThreadHost.translator} has translations of an earlier run of this guest, and is wanted from the start. */
+  readonly translatorAtOnce?: boolean;
 }
 
 /** @internal What a thread is told. */

@@ -1,0 +1,227 @@
+// Translations of guest code on disk, so that a guest's second start finds the code it is about to run translated. One file
+// per guest, machine and build of the translator, below $XDG_CACHE_HOME/xhyve/translations; it can be deleted at any time.
+import { createHash, createHmac, randomBytes } from 'node:crypto';
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
+import { createRequire } from 'node:module';
+import { dirname, join, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { crc32 } from 'node:zlib';
+import type { BootSpec, MachineSpec } from '@hyve/pc';
+import { defaultCacheDir } from './images/cache.ts';
+
+/** Largest file, bytes. A file that is full is begun anew at the next start: what is in it may be of no use any more. */
+export const MAX_FILE: number = 64 << 20;
+/** Most files kept; the ones not used for longest go. */
+export const MAX_FILES = 16;
+const SUFFIX = '.translations';
+/** Before each record: its length, its CRC-32 (little-endian). */
+const FRAME = 8;
+
+/** What a guest's translations are found by, besides the machine. */
+export interface TranslationPlace {
+  /** Directory of the files. */
+  readonly dir: string;
+  /** Names the guest: what it boots from. */
+  readonly guest: string;
+  /** Directories whose program text makes up the translator, or files that name it: another build has files of its own. */
+  readonly build: readonly string[];
+}
+
+/** Digest of every program file in some directories, or of files. */
+export function buildDigest(paths: readonly string[]): string {
+  const hash = createHash('sha256');
+  for (const path of paths) {
+    if (!statSync(path).isDirectory()) hash.update(readFileSync(path));
+    else
+      for (const name of (readdirSync(path, { recursive: true }) as string[]).sort())
+        if (/\.(ts|js|mjs)$/u.test(name)) hash.update(`${name}\n`).update(readFileSync(join(path, name)));
+  }
+  return hash.digest('hex');
+}
+
+const digest = (text: string): string => createHash('sha256').update(text).digest('hex').slice(0, 24);
+
+/** Whether there are translations of a guest, of this build or another. */
+export function hasTranslations(place: TranslationPlace): boolean {
+  const first = `${digest(place.guest)}-`;
+  try {
+    return readdirSync(place.dir).some((name) => name.startsWith(first));
+  } catch {
+    return false;
+  }
+}
+
+/** The default place: `$XDG_CACHE_HOME/xhyve/translations`, or below `~/.cache`. */
+export function defaultTranslationDir(env: Readonly<Record<string, string | undefined>> = process.env): string {
+  return join(defaultCacheDir(env), '..', 'translations');
+}
+
+/** What translations depend on: the digest that a program built into one piece has beside it, else the packages' programs. */
+export function translatorBuild(): string[] {
+  const id = fileURLToPath(new URL('./build-id', import.meta.url));
+  if (existsSync(id)) return [id];
+  const pc = createRequire(createRequire(import.meta.url).resolve('@hyve/pc'));
+  const cpu = pc.resolve('@hyve/cpu');
+  return [dirname(cpu), dirname(createRequire(cpu).resolve('@hyve/x86'))];
+}
+
+/** Files that hold the first code a guest runs. */
+const PROGRAMS: ReadonlySet<string> = new Set(['kernel', 'code', 'library']);
+
+/** What a guest boots from, for {@link TranslationPlace.guest}: a program and what tells its versions apart, else the disks. */
+export function guestIdentity(boot: BootSpec, disks: readonly string[]): string {
+  const programs = Object.entries(boot)
+    .filter((e): e is [string, string] => PROGRAMS.has(e[0]) && typeof e[1] === 'string')
+    .map(([, path]) => {
+      const s = statSync(path, { throwIfNoEntry: false });
+      return [resolve(path), s?.size ?? 0, s?.mtimeMs ?? 0];
+    });
+  return JSON.stringify([boot.loader, programs, disks.map((path) => resolve(path))]);
+}
+
+/** Where the translations of a machine are kept, null if they are not. */
+export function translationPlace(spec: MachineSpec): TranslationPlace | null {
+  if (spec.translationCache === false || spec.translatorThreshold === 0 || spec.clock.mode === 'virtual') return null;
+  try {
+    const disks = spec.pci.flatMap((p) => (p.conf === null ? [] : [p.conf]));
+    return { dir: defaultTranslationDir(), guest: guestIdentity(spec.boot, disks), build: translatorBuild() };
+  } catch {
+    return null;
+  }
+}
+
+/**
+ * Random words that are the same at each start of one guest on this host, and nobody else's guess: a kernel that chooses its
+ * place by them has the code of its last start. They come from a secret beside the translations.
+ */
+export function guestWords(place: Pick<TranslationPlace, 'dir' | 'guest'>): (() => number) | null {
+  const path = join(place.dir, 'secret');
+  let secret: Buffer;
+  try {
+    mkdirSync(place.dir, { recursive: true, mode: 0o700 });
+    try {
+      writeFileSync(path, randomBytes(32), { mode: 0o600, flag: 'wx' });
+    } catch {
+      // It is there already.
+    }
+    secret = readFileSync(path);
+    if (secret.length !== 32) return null;
+  } catch {
+    return null;
+  }
+  let n = 0;
+  return () => createHmac('sha256', secret).update(`${n++} ${place.guest}`).digest().readUInt32LE(0);
+}
+
+/** The whole records at the start of a file, and how many bytes they take. */
+function recordsOf(file: Buffer): { records: Uint8Array[]; end: number } {
+  const records: Uint8Array[] = [];
+  let at = 0;
+  while (at + FRAME <= file.length) {
+    const length = file.readUInt32LE(at);
+    if (length > file.length - at - FRAME) break;
+    const record = file.subarray(at + FRAME, at + FRAME + length);
+    if (crc32(record) !== file.readUInt32LE(at + 4)) break;
+    records.push(record);
+    at += FRAME + length;
+  }
+  return { records, end: at };
+}
+
+/** Removes all but the files used last. */
+function prune(dir: string): void {
+  const files = readdirSync(dir)
+    .filter((name) => name.endsWith(SUFFIX))
+    .map((name) => ({ path: join(dir, name), used: statSync(join(dir, name)).mtimeMs }))
+    .sort((a, b) => b.used - a.used);
+  for (const { path } of files.slice(MAX_FILES - 1)) rmSync(path, { force: true });
+}
+
+/** The translations of one guest on one machine. Whatever goes wrong with the file: there is none, and nothing is kept. */
+export class TranslationFile {
+  /** Where it is. */
+  readonly path: string;
+  private readonly dir: string;
+  private fd: number | null = null;
+  private size = 0;
+  private broken = false;
+
+  private constructor(dir: string, path: string) {
+    this.dir = dir;
+    this.path = path;
+  }
+
+  /**
+   * The file for a guest and a machine.
+   * @param machine what translations depend on, as the translator gives it
+   * @returns null if the translator's program text cannot be read: its translations could not be told from another's
+   */
+  static open(place: TranslationPlace, machine: string): TranslationFile | null {
+    try {
+      const rest = digest(JSON.stringify([machine, buildDigest(place.build)]));
+      return new TranslationFile(place.dir, join(place.dir, `${digest(place.guest)}-${rest}${SUFFIX}`));
+    } catch {
+      return null;
+    }
+  }
+
+  /** What earlier runs kept. A file that breaks off is cut to what is whole. */
+  load(): readonly Uint8Array[] {
+    try {
+      const file = readFileSync(this.path);
+      const { records, end } = recordsOf(file);
+      if (end >= MAX_FILE) {
+        rmSync(this.path);
+        return records;
+      }
+      if (end < file.length) {
+        const whole = `${this.path}.${process.pid}`;
+        writeFileSync(whole, file.subarray(0, end), { mode: 0o600 });
+        renameSync(whole, this.path);
+      }
+      this.size = end;
+      return records;
+    } catch {
+      return [];
+    }
+  }
+
+  /** Adds a record, in one write. */
+  append(record: Uint8Array): void {
+    if (this.broken || this.size + FRAME + record.length > MAX_FILE) return;
+    try {
+      if (this.fd === null) {
+        mkdirSync(this.dir, { recursive: true, mode: 0o700 });
+        if (this.size === 0) prune(this.dir);
+        this.fd = openSync(this.path, 'a', 0o600);
+      }
+      const out = Buffer.allocUnsafe(FRAME + record.length);
+      out.writeUInt32LE(record.length, 0);
+      out.writeUInt32LE(crc32(record), 4);
+      out.set(record, FRAME);
+      if (writeSync(this.fd, out) !== out.length) throw new Error('disk full');
+      this.size += out.length;
+    } catch {
+      this.broken = true;
+      this.close();
+    }
+  }
+
+  /** Ends its use. */
+  close(): void {
+    if (this.fd !== null) closeSync(this.fd);
+    this.fd = null;
+  }
+}

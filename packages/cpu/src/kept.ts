@@ -1,0 +1,74 @@
+// Translations kept from one run to the next. A kept region is good for exactly the bytes, the place in memory and the mode
+// that it was made for, and for the layout and the translator that made it: its store is chosen by those two, the rest is
+// checked when it is taken in. See docs/decisions/0010.
+
+/** Where translations are kept, for one build of the translator and one layout of memory. */
+export interface TranslationStore {
+  /** What was appended in earlier runs, whole records in their order. */
+  load(): readonly Uint8Array[];
+  /** Keeps one more record. Must not throw: what cannot be kept is made again. */
+  append(record: Uint8Array): void;
+}
+
+/** @internal A region within a module: function `r<n>`, n its place in the list. */
+export interface KeptRegion {
+  /** Host address of its entry, mode key. */
+  readonly host: number;
+  readonly mode: number;
+  /** Host addresses [from, to), each within one page. */
+  readonly ranges: readonly (readonly [number, number])[];
+  /** The bytes in them. */
+  readonly code: Uint8Array;
+}
+
+/** @internal A module and the link cells that it uses: addresses [from, to). */
+export interface KeptModule {
+  readonly cells: readonly [number, number];
+  readonly wasm: Uint8Array;
+  readonly regions: readonly KeptRegion[];
+}
+
+interface Header {
+  readonly cells: readonly [number, number];
+  readonly wasm: number;
+  readonly regions: readonly (Omit<KeptRegion, 'code'> & { readonly code: number })[];
+}
+
+/** @internal A module as one record: length of a JSON header (u32, little-endian), the header, the WebAssembly, the regions' bytes. */
+export function packKept(k: KeptModule): Uint8Array {
+  const header: Header = {
+    cells: k.cells,
+    wasm: k.wasm.length,
+    regions: k.regions.map((r) => ({ host: r.host, mode: r.mode, ranges: r.ranges, code: r.code.length })),
+  };
+  const head = new TextEncoder().encode(JSON.stringify(header));
+  const out = new Uint8Array(4 + head.length + k.wasm.length + k.regions.reduce((n, r) => n + r.code.length, 0));
+  new DataView(out.buffer).setUint32(0, head.length, true);
+  out.set(head, 4);
+  let at = 4 + head.length;
+  for (const part of [k.wasm, ...k.regions.map((r) => r.code)]) {
+    out.set(part, at);
+    at += part.length;
+  }
+  return out;
+}
+
+/** @internal The module of a record, null if it is none. */
+export function unpackKept(record: Uint8Array): KeptModule | null {
+  try {
+    const headLength = new DataView(record.buffer, record.byteOffset, record.byteLength).getUint32(0, true);
+    const header = JSON.parse(new TextDecoder().decode(record.subarray(4, 4 + headLength))) as Header;
+    let at = 4 + headLength;
+    const take = (n: number): Uint8Array => {
+      if (!(n >= 0) || at + n > record.length) throw new RangeError('record too short');
+      at += n;
+      return record.subarray(at - n, at);
+    };
+    const wasm = take(header.wasm);
+    const [from, to] = header.cells;
+    if (!(from <= to)) return null;
+    return { cells: [from, to], wasm, regions: header.regions.map((r) => ({ ...r, code: take(r.code) })) };
+  } catch {
+    return null;
+  }
+}
