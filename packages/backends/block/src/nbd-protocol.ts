@@ -15,8 +15,12 @@ const FLAG_NO_ZEROES = 1 << 1;
 const OPT_EXPORT_NAME = 1;
 const OPT_STARTTLS = 5;
 const OPT_GO = 7;
+const OPT_STRUCTURED_REPLY = 8;
+const OPT_SET_META_CONTEXT = 10;
+const OPT_EXTENDED_HEADERS = 11;
 const REP_ACK = 1;
 const REP_INFO = 3;
+const REP_META_CONTEXT = 4;
 const REP_ERROR = 0x80000000;
 const REP_ERR_UNSUP = REP_ERROR + 1;
 const INFO_EXPORT = 0;
@@ -36,12 +40,34 @@ export const CMD_DISC = 2;
 export const CMD_FLUSH = 3;
 export const CMD_TRIM = 4;
 export const CMD_WRITE_ZEROES = 6;
+export const CMD_BLOCK_STATUS = 7;
 /** Command flags. */
 export const CMD_FLAG_FUA: number = 1 << 0;
 export const CMD_FLAG_NO_HOLE: number = 1 << 1;
+/** With extended headers: the length is that of the data behind the request. */
+export const CMD_FLAG_PAYLOAD_LENGTH: number = 1 << 5;
 
 export const REQUEST_MAGIC = 0x25609513;
 export const SIMPLE_REPLY_MAGIC = 0x67446698;
+export const STRUCTURED_REPLY_MAGIC = 0x668e33ef;
+export const EXTENDED_REQUEST_MAGIC = 0x21e41c71;
+export const EXTENDED_REPLY_MAGIC = 0x6e8a278c;
+
+/** Chunks of structured replies. */
+export const REPLY_FLAG_DONE: number = 1 << 0;
+export const REPLY_NONE = 0;
+export const REPLY_OFFSET_DATA = 1;
+export const REPLY_OFFSET_HOLE = 2;
+export const REPLY_BLOCK_STATUS = 5;
+export const REPLY_BLOCK_STATUS_EXTENDED = 6;
+/** Set in the types of chunks that are errors; a 32-bit errno comes first in them. */
+export const REPLY_ERROR_BIT: number = 1 << 15;
+
+/** Flags of an extent in the metadata context `base:allocation`. */
+export const STATE_HOLE: number = 1 << 0;
+export const STATE_ZERO: number = 1 << 1;
+/** That context. */
+const ALLOCATION = 'base:allocation';
 
 /** Bytes of one option reply that are taken. */
 const MAX_OPTION_BYTES = 65536;
@@ -103,6 +129,18 @@ export interface NbdExport {
   readonly minBlock: number;
   /** Largest request, bytes. */
   readonly maxBlock: number;
+  /** What both sides speak. */
+  readonly mode: NbdMode;
+}
+
+/** What a handshake agreed on beyond the plain protocol. */
+export interface NbdMode {
+  /** Replies to reads come in chunks. */
+  readonly structured: boolean;
+  /** Requests and replies have 64-bit lengths. */
+  readonly extended: boolean;
+  /** The server's number for `base:allocation`, or null if it has no such thing. */
+  readonly allocation: number | null;
 }
 
 /** Collects bytes of a socket until there are enough. */
@@ -196,6 +234,41 @@ async function optionReply(r: ByteReader, code: number): Promise<{ type: number;
   return { type: h.getUint32(12), data: await r.take(length) };
 }
 
+/** Asks for an option without data. False: the server has none of it. */
+async function offers(socket: Socket, r: ByteReader, code: number): Promise<boolean> {
+  socket.write(option(code, new Uint8Array(0)));
+  const { type } = await optionReply(r, code);
+  if (type !== REP_ACK && type < REP_ERROR) throw new Error(`a reply of type ${type} to option ${code}`);
+  return type === REP_ACK;
+}
+
+/** Agrees on the best form of replies that the server has, and asks for the map of holes. */
+async function agree(socket: Socket, r: ByteReader, name: Uint8Array): Promise<NbdMode> {
+  const extended = await offers(socket, r, OPT_EXTENDED_HEADERS);
+  const structured = extended || (await offers(socket, r, OPT_STRUCTURED_REPLY));
+  let allocation: number | null = null;
+  if (!structured) return { structured, extended, allocation };
+  const query = new TextEncoder().encode(ALLOCATION);
+  const ask = new Uint8Array(4 + name.length + 8 + query.length);
+  const v = new DataView(ask.buffer);
+  v.setUint32(0, name.length);
+  ask.set(name, 4);
+  v.setUint32(4 + name.length, 1);
+  v.setUint32(8 + name.length, query.length);
+  ask.set(query, 12 + name.length);
+  socket.write(option(OPT_SET_META_CONTEXT, ask));
+  for (let i = 0; ; i++) {
+    if (i > MAX_OPTION_REPLIES) throw new Error('the server does not come to the point');
+    const { type, data } = await optionReply(r, OPT_SET_META_CONTEXT);
+    // Without the context there is no map; whether there is such an export is asked next.
+    if (type >= REP_ERROR) return { structured, extended, allocation: null };
+    if (type === REP_ACK) return { structured, extended, allocation };
+    if (type !== REP_META_CONTEXT || data.byteLength < 4) throw new Error(`a reply of type ${type} to option 10`);
+    const told = new TextDecoder().decode(new Uint8Array(data.buffer, data.byteOffset + 4, data.byteLength - 4));
+    if (told === ALLOCATION) allocation = data.getUint32(0);
+  }
+}
+
 /**
  * Greets the server and, with `upgrade`, changes to TLS; then asks for the export.
  * @param upgrade wraps the socket in TLS and resolves once that is secured
@@ -227,6 +300,7 @@ export async function handshake(
     r = new ByteReader(socket);
   }
   const name = new TextEncoder().encode(exportName);
+  const mode = await agree(socket, r, name);
   const ask = new Uint8Array(4 + name.length + 4);
   const v = new DataView(ask.buffer);
   v.setUint32(0, name.length);
@@ -267,5 +341,5 @@ export async function handshake(
   }
   if (size < 0) throw new Error('the server does not say how large the export is');
   if (minBlock > 65536 || maxBlock < minBlock) throw new Error(`block sizes ${minBlock} to ${maxBlock}`);
-  return { socket, info: { size, flags: exportFlags, minBlock, maxBlock }, early: r.finish() };
+  return { socket, info: { size, flags: exportFlags, minBlock, maxBlock, mode }, early: r.finish() };
 }

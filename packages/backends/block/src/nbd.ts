@@ -2,15 +2,15 @@
 // every request that it has not answered. A server that breaks the protocol is treated as lost.
 import { readFileSync } from 'node:fs';
 import { isIP, connect as netConnect, type Socket } from 'node:net';
-import process from 'node:process';
 import { connect as tlsConnect } from 'node:tls';
 import { type BlockStatus, HyveError, type Logger } from '@hyve/core';
 import { Jobs } from './async.ts';
 import { checkRange, slice, totalLength } from './buffers.ts';
 import { BlockFault, errorCode, FaultLog } from './fault.ts';
 import { type BlockCounters, Counters, type DiskImage, type Extent } from './image.ts';
+import { NbdConnection, type NbdExtent, type NbdRequest } from './nbd-connection.ts';
 import {
-  CMD_DISC,
+  CMD_BLOCK_STATUS,
   CMD_FLAG_FUA,
   CMD_FLAG_NO_HOLE,
   CMD_FLUSH,
@@ -26,16 +26,19 @@ import {
   handshake,
   type NbdAddress,
   type NbdExport,
-  REQUEST_MAGIC,
-  SIMPLE_REPLY_MAGIC,
+  type NbdMode,
+  STATE_HOLE,
+  STATE_ZERO,
 } from './nbd-protocol.ts';
 
 /** Bytes of data in one request at most, whatever the server allows. */
 const MAX_REQUEST = 8 << 20;
 /** Bytes of one trim or write of zeros at most. */
 const MAX_RANGE = 1 << 30;
-const REPLY_BYTES = 16;
-const REQUEST_BYTES = 28;
+/** Bytes that one question after the server's holes covers, where lengths have 32 bits. */
+const MAX_STATUS = 0x8000_0000;
+/** How long an answer to it is used, ms: others may write to the export. */
+const STATUS_AGE_MS = 2000;
 /** How often one request is sent before it fails: one that makes the server die must not do so for ever. */
 const MOST_TRIES = 5;
 /** After so many lost connections the requests go one at a time, so that the guilty one is found. */
@@ -71,205 +74,6 @@ export interface NbdOptions {
   readonly logger: Logger;
 }
 
-interface Request {
-  readonly command: number;
-  readonly flags: number;
-  readonly offset: number;
-  readonly length: number;
-  /** Data to send, or to be filled; null for neither. */
-  readonly buffers: readonly Uint8Array[] | null;
-  readonly resolve: (status: BlockStatus) => void;
-  tries: number;
-}
-
-function statusOfErrno(errno: number): BlockStatus {
-  switch (errno) {
-    case 0:
-      return 'ok';
-    case 1: // EPERM
-    case 30: // EROFS
-      return 'read-only';
-    case 28: // ENOSPC
-    case 27: // EFBIG
-      return 'no-space';
-    case 95: // ENOTSUP
-      return 'unsupported';
-    default:
-      return 'io-error';
-  }
-}
-const ESHUTDOWN = 108;
-
-/** One connection: sends requests, takes replies apart. */
-class Connection {
-  readonly socket: Socket;
-  readonly waiting = new Map<number, Request>();
-  private readonly onLost: (why: string, c: Connection) => void;
-  private readonly onAnswer: () => void;
-  private readonly header = new Uint8Array(REPLY_BYTES);
-  private readonly headerView = new DataView(this.header.buffer);
-  private headerFill = 0;
-  private current: Request | null = null;
-  private filled = 0;
-  private bufferIndex = 0;
-  private bufferAt = 0;
-  private nextHandle = 1;
-  private corked = false;
-  private timer: ReturnType<typeof setTimeout> | null = null;
-  private heard = false;
-  private readonly answerMs: number;
-  private lost = false;
-
-  constructor(o: {
-    socket: Socket;
-    answerMs: number;
-    onLost: (why: string, c: Connection) => void;
-    onAnswer: () => void;
-  }) {
-    this.socket = o.socket;
-    this.answerMs = o.answerMs;
-    this.onLost = o.onLost;
-    this.onAnswer = o.onAnswer;
-    this.socket.on('data', (b: Uint8Array) => this.take(b));
-    this.socket.on('error', (e) => this.fail(errorCode(e)));
-    this.socket.on('close', () => this.fail('the server closed the connection'));
-  }
-
-  fail(why: string): void {
-    if (this.lost) return;
-    this.lost = true;
-    if (this.timer !== null) clearTimeout(this.timer);
-    this.timer = null;
-    this.socket.destroy();
-    this.onLost(why, this);
-  }
-
-  /** Says goodbye. */
-  leave(): void {
-    this.lost = true;
-    if (this.timer !== null) clearTimeout(this.timer);
-    this.socket.on('error', () => {});
-    this.socket.end(this.encode(CMD_DISC, 0, 0, 0, 0));
-    this.socket.setTimeout(1000, () => this.socket.destroy());
-  }
-
-  private encode(command: number, flags: number, handle: number, offset: number, length: number): Uint8Array {
-    const bytes = new Uint8Array(REQUEST_BYTES);
-    const v = new DataView(bytes.buffer);
-    v.setUint32(0, REQUEST_MAGIC);
-    v.setUint16(4, flags);
-    v.setUint16(6, command);
-    v.setUint32(12, handle);
-    v.setUint32(16, Math.floor(offset / 0x1_0000_0000));
-    v.setUint32(20, offset >>> 0);
-    v.setUint32(24, length);
-    return bytes;
-  }
-
-  send(r: Request): void {
-    const handle = this.nextHandle;
-    this.nextHandle = (this.nextHandle + 1) >>> 0 || 1;
-    r.tries++;
-    this.waiting.set(handle, r);
-    if (!this.corked) {
-      this.corked = true;
-      this.socket.cork();
-      process.nextTick(() => {
-        this.corked = false;
-        this.socket.uncork();
-      });
-    }
-    this.socket.write(this.encode(r.command, r.flags, handle, r.offset, r.length));
-    if (r.command === CMD_WRITE && r.buffers !== null) for (const b of r.buffers) this.socket.write(b);
-    if (this.timer === null) this.watch();
-  }
-
-  /** Nothing heard for a whole period with requests waiting: the server hangs. */
-  private watch(): void {
-    this.heard = false;
-    this.timer = setTimeout(() => {
-      this.timer = null;
-      if (this.waiting.size === 0) return;
-      if (this.heard) this.watch();
-      else this.fail(`no answer for ${this.answerMs / 1000} seconds`);
-    }, this.answerMs);
-  }
-
-  private take(bytes: Uint8Array): void {
-    this.heard = true;
-    let at = 0;
-    while (at < bytes.length && !this.lost) {
-      if (this.current === null) {
-        const n = Math.min(REPLY_BYTES - this.headerFill, bytes.length - at);
-        this.header.set(bytes.subarray(at, at + n), this.headerFill);
-        this.headerFill += n;
-        at += n;
-        if (this.headerFill === REPLY_BYTES) {
-          this.headerFill = 0;
-          this.reply();
-        }
-        continue;
-      }
-      at += this.fill(this.current, bytes, at);
-    }
-  }
-
-  private reply(): void {
-    const v = this.headerView;
-    if (v.getUint32(0) !== SIMPLE_REPLY_MAGIC) {
-      this.fail(`a reply with the magic number 0x${v.getUint32(0).toString(16)}`);
-      return;
-    }
-    const handle = v.getUint32(12);
-    const r = v.getUint32(8) === 0 ? this.waiting.get(handle) : undefined;
-    if (r === undefined) {
-      this.fail('a reply to no request');
-      return;
-    }
-    const errno = v.getUint32(4);
-    if (errno === ESHUTDOWN) {
-      this.fail('the server is shutting down');
-      return;
-    }
-    if (errno === 0 && r.command === CMD_READ && r.length > 0) {
-      // The request stays in `waiting` until its data has come.
-      this.current = r;
-      this.filled = 0;
-      this.bufferIndex = 0;
-      this.bufferAt = 0;
-      v.setUint32(12, handle);
-      return;
-    }
-    this.waiting.delete(handle);
-    this.onAnswer();
-    r.resolve(statusOfErrno(errno));
-  }
-
-  private fill(r: Request, bytes: Uint8Array, at: number): number {
-    const buffers = r.buffers as readonly Uint8Array[];
-    let used = 0;
-    while (at + used < bytes.length && this.filled < r.length) {
-      const b = buffers[this.bufferIndex] as Uint8Array;
-      const n = Math.min(b.length - this.bufferAt, bytes.length - at - used);
-      b.set(bytes.subarray(at + used, at + used + n), this.bufferAt);
-      this.bufferAt += n;
-      this.filled += n;
-      used += n;
-      if (this.bufferAt === b.length) {
-        this.bufferIndex++;
-        this.bufferAt = 0;
-      }
-    }
-    if (this.filled === r.length) {
-      this.current = null;
-      this.waiting.delete(this.headerView.getUint32(12));
-      this.onAnswer();
-      r.resolve('ok');
-    }
-    return used;
-  }
-}
-
 /** A disk on an NBD server. */
 export class NbdDisk implements DiskImage {
   readonly format: string = 'nbd';
@@ -286,10 +90,10 @@ export class NbdDisk implements DiskImage {
   private readonly reconnectMs: number;
   private readonly maxRequest: number;
   private flags: number;
-  private link: Connection | null = null;
+  private link: NbdConnection | null = null;
   private readonly exportSize: number;
   /** Requests without a connection. */
-  private parked: Request[] = [];
+  private parked: NbdRequest[] = [];
   /** When the server was last known to be well, or null while it is. */
   private lostAt: number | null = null;
   private givenUp = false;
@@ -299,6 +103,14 @@ export class NbdDisk implements DiskImage {
   private retryMs = FIRST_RETRY_MS;
   private closed = false;
   private reconnects = 0;
+  /** What the server last said of its holes, from `offset` on; a cursor into it. */
+  private known: {
+    readonly offset: number;
+    readonly extents: readonly NbdExtent[];
+    readonly until: number;
+    at: number;
+    index: number;
+  } | null = null;
 
   private constructor(o: NbdOptions, socket: Socket, info: NbdExport) {
     this.o = o;
@@ -319,7 +131,7 @@ export class NbdDisk implements DiskImage {
     const most = Math.min(MAX_REQUEST, info.maxBlock);
     this.maxRequest = Math.max(this.sectorSize, most - (most % this.sectorSize));
     this.reconnectMs = (o.reconnectSeconds ?? 20) * 1000;
-    this.adopt(socket);
+    this.adopt(socket, info.mode);
   }
 
   /** @throws HyveError `BLOCK_NBD` when the export cannot be had */
@@ -339,9 +151,11 @@ export class NbdDisk implements DiskImage {
     }
   }
 
-  private adopt(socket: Socket): void {
-    this.link = new Connection({
+  private adopt(socket: Socket, mode: NbdMode): void {
+    this.known = null;
+    this.link = new NbdConnection({
       socket,
+      mode,
       answerMs: (this.o.answerSeconds ?? 30) * 1000,
       onLost: (why, c) => this.onLost(why, c),
       onAnswer: () => {
@@ -360,15 +174,21 @@ export class NbdDisk implements DiskImage {
     if (this.careful) {
       const next = this.parked.shift();
       if (next === undefined) this.careful = false;
-      else link.send(next);
+      else this.resend(link, next);
       return;
     }
     const all = this.parked;
     this.parked = [];
-    for (const r of all) link.send(r);
+    for (const r of all) this.resend(link, r);
   }
 
-  private onLost(why: string, c: Connection): void {
+  private resend(link: NbdConnection, r: NbdRequest): void {
+    // A server may have come back that knows less than before.
+    if (r.command !== CMD_BLOCK_STATUS || link.mode.allocation !== null) link.send(r);
+    else r.resolve('unsupported');
+  }
+
+  private onLost(why: string, c: NbdConnection): void {
     const unanswered = [...c.waiting.values()];
     c.waiting.clear();
     if (c !== this.link) return;
@@ -424,7 +244,7 @@ export class NbdDisk implements DiskImage {
       this.givenUp = false;
       this.reconnects++;
       this.o.logger.info(`${this.identity}: connected again`);
-      this.adopt(socket);
+      this.adopt(socket, info.mode);
     } catch (e) {
       this.faults.note('reconnection', e);
       this.retryLater();
@@ -438,15 +258,18 @@ export class NbdDisk implements DiskImage {
     length: number,
     buffers: readonly Uint8Array[] | null,
   ): Promise<BlockStatus> {
+    // What was said of holes is about what was there before.
+    if (command !== CMD_READ && command !== CMD_FLUSH) this.known = null;
     return new Promise((resolve) => {
-      if (this.closed) resolve('cancelled');
-      else if (this.link === null && this.givenUp) resolve('io-error');
-      else {
-        const r: Request = { command, flags, offset, length, buffers, resolve, tries: 0 };
-        if (this.link === null || this.careful) this.parked.push(r);
-        else this.link.send(r);
-      }
+      this.submit({ command, flags, offset, length, buffers, resolve, tries: 0, got: 0, errno: 0, extents: [] });
     });
+  }
+
+  private submit(r: NbdRequest): void {
+    if (this.closed) r.resolve('cancelled');
+    else if (this.link === null && this.givenUp) r.resolve('io-error');
+    else if (this.link === null || this.careful) this.parked.push(r);
+    else this.link.send(r);
   }
 
   /** Sends a range in pieces that the server takes; the worst answer counts. */
@@ -547,17 +370,68 @@ export class NbdDisk implements DiskImage {
 
   async extentAt(offset: number): Promise<Extent | null> {
     if (!(offset >= 0 && offset < this.size)) return null;
+    let found = this.lookUp(offset);
+    if (found === null && (this.link?.mode.allocation ?? null) !== null) {
+      await this.askExtents(offset);
+      found = this.lookUp(offset);
+    }
+    // A server that does not say, or says it wrongly: all of it may be data.
+    const { length, flags } = found ?? { length: this.size - offset, flags: 0 };
     return {
       offset,
-      length: this.size - offset,
+      length,
       present: true,
-      zero: false,
-      data: true,
+      zero: (flags & STATE_ZERO) !== 0,
+      data: (flags & STATE_HOLE) === 0,
       compressed: false,
       depth: 0,
       fileOffset: offset,
       file: this.identity,
     };
+  }
+
+  /** The extent at `offset` from there on, as far as it is known. */
+  private lookUp(offset: number): NbdExtent | null {
+    const k = this.known;
+    if (k === null || offset < k.offset || Date.now() > k.until) return null;
+    // Questions go upwards: the walk goes on where the last one ended.
+    if (offset < k.at) {
+      k.at = k.offset;
+      k.index = 0;
+    }
+    for (; k.index < k.extents.length; k.index++) {
+      const e = k.extents[k.index] as NbdExtent;
+      if (offset < k.at + e.length) return { length: k.at + e.length - offset, flags: e.flags };
+      k.at += e.length;
+    }
+    return null;
+  }
+
+  private async askExtents(offset: number): Promise<void> {
+    const unit = this.sectorSize;
+    const from = offset - (offset % unit);
+    const length = Math.min(this.size - from, this.link?.mode.extended === true ? Number.MAX_SAFE_INTEGER : MAX_STATUS);
+    let r: NbdRequest | null = null;
+    const status = await new Promise<BlockStatus>((resolve) => {
+      r = {
+        command: CMD_BLOCK_STATUS,
+        flags: 0,
+        offset: from,
+        length,
+        buffers: null,
+        resolve,
+        tries: 0,
+        got: 0,
+        errno: 0,
+        extents: [],
+      };
+      this.submit(r);
+    });
+    const extents = (r as NbdRequest | null)?.extents ?? [];
+    this.known =
+      status === 'ok' && extents.length > 0
+        ? { offset: from, extents, until: Date.now() + STATUS_AGE_MS, at: from, index: 0 }
+        : null;
   }
 
   async resize(): Promise<void> {

@@ -4,7 +4,7 @@ import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import { type BlockStatus, isHyveError } from '@hyve/core';
 import { afterEach, describe, expect, it } from 'vitest';
-import { convertDisk, diskInfo } from '../src/disk/index.ts';
+import { convertDisk, diskInfo, mapDisk } from '../src/disk/index.ts';
 import { type DiskImage, openBlock } from '../src/index.ts';
 import { NbdDisk } from '../src/nbd.ts';
 import { parseNbdAddress } from '../src/nbd-protocol.ts';
@@ -196,7 +196,40 @@ describe.skipIf(!have('qemu-nbd'))('qemu-nbd (needs qemu-utils)', () => {
     expect(Buffer.compare(b, data)).toBe(0);
     expect(await disk.write(512, [bytes(512, 1)])).toBe('ok');
   });
+
+  it('tells where the holes are, as qemu-img sees them; a conversion passes them over', async () => {
+    const size = 64 << 20;
+    run('qemu-img', 'create', '-q', '-f', 'qcow2', at('h.qcow2'), String(size));
+    const ops = ['write -P 5 1M 300k', 'write -P 6 20M 64k', 'write -z 30M 1M', 'write -P 7 63M 1M'];
+    run('qemu-io', ...ops.flatMap((o) => ['-c', o]), at('h.qcow2'));
+    const socket = at('h.sock');
+    await serve(socket, 'qemu-nbd', '-t', '-k', socket, '-f', 'qcow2', '-e', '4', at('h.qcow2'));
+    const address = `nbd+unix:///?socket=${socket}`;
+    await open(address);
+    expect(await mapOf(address)).toEqual(theirMap(address));
+    expect((await mapOf(address)).filter((e) => !e.zero).reduce((n, e) => n + e.length, 0)).toBeLessThan(2 << 20);
+    await convertDisk(address, at('h2.qcow2'), { format: 'qcow2' });
+    run('qemu-img', 'compare', '-q', at('h2.qcow2'), address);
+    // Reads over holes and data in one request.
+    const disk = await open(address);
+    const b = new Uint8Array(2 << 20).fill(9);
+    expect(await disk.read(0, [b])).toBe('ok');
+    const expected = new Uint8Array(2 << 20).fill(5, 1 << 20, (1 << 20) + (300 << 10));
+    expect(Buffer.compare(b, expected)).toBe(0);
+  });
 });
+
+/** What {@link mapDisk} says, in the words of `qemu-img map`. */
+async function mapOf(path: string): Promise<{ start: number; length: number; zero: boolean; data: boolean }[]> {
+  const out: { start: number; length: number; zero: boolean; data: boolean }[] = [];
+  for await (const e of mapDisk(path)) out.push({ start: e.offset, length: e.length, zero: e.zero, data: e.data });
+  return out;
+}
+
+function theirMap(path: string): { start: number; length: number; zero: boolean; data: boolean }[] {
+  const map = JSON.parse(run('qemu-img', 'map', '--output=json', path)) as Awaited<ReturnType<typeof mapOf>>;
+  return map.map(({ start, length, zero, data }) => ({ start, length, zero, data }));
+}
 
 describe.skipIf(!have('nbdkit'))('nbdkit (needs nbdkit)', () => {
   it('read-only, without flush, with errors, delays and small requests', async () => {
@@ -251,6 +284,59 @@ describe.skipIf(!have('nbdkit'))('nbdkit (needs nbdkit)', () => {
     expect(back.every((x) => x === 3)).toBe(true);
   });
 
+  it.each([
+    ['with structured replies', [], true],
+    ['without them', ['--no-sr'], false],
+  ])('serves a sparse disk %s', async (_what, options, maps) => {
+    const socket = at('sparse.sock');
+    await serve(
+      socket,
+      'nbdkit',
+      '-f',
+      '-U',
+      socket,
+      ...options,
+      'data',
+      'data=@0x100000 (0x41)*8192 @0x900000 0x42',
+      'size=16M',
+    );
+    const address = `nbd+unix:///?socket=${socket}`;
+    const disk = await open(address);
+    const b = new Uint8Array(16 << 20).fill(9);
+    expect(await disk.read(0, [b])).toBe('ok');
+    const expected = new Uint8Array(16 << 20).fill(0x41, 1 << 20, (1 << 20) + 8192);
+    expected[9 << 20] = 0x42;
+    expect(Buffer.compare(b, expected)).toBe(0);
+    const map = await mapOf(address);
+    expect(map).toEqual(theirMap(address));
+    expect(map.some((e) => e.zero)).toBe(maps);
+    expect(await disk.write(4096, [bytes(512, 1)])).toBe('ok');
+    expect(await disk.read(4096, [b.subarray(0, 512)])).toBe('ok');
+    expect(b[511]).toBe(1);
+  });
+
+  it('errors of single chunks and of maps leave the rest alone', async () => {
+    const socket = at('k4.sock');
+    await serve(
+      socket,
+      'nbdkit',
+      '-f',
+      '-U',
+      socket,
+      '--filter=error',
+      'memory',
+      '4M',
+      'error=EIO',
+      'error-extents-rate=100%',
+      'error-pread-rate=50%',
+    );
+    const disk = await open(`nbd+unix:///?socket=${socket}`);
+    expect(await disk.extentAt(0)).toMatchObject({ length: 4 << 20, zero: false, data: true });
+    const got = await Promise.all(Array.from({ length: 64 }, () => disk.read(0, [new Uint8Array(4096)])));
+    expect(new Set(got)).toEqual(new Set(['ok', 'io-error']));
+    expect(disk.counters()['reconnects']).toBe(0);
+  });
+
   it.skipIf(!have('openssl'))('speaks TLS, and a stranger’s certificate is refused (needs openssl)', async () => {
     const dir = at('');
     const ssl = (...a: readonly string[]): void => {
@@ -289,6 +375,10 @@ describe.skipIf(!have('nbdkit'))('nbdkit (needs nbdkit)', () => {
     expect(await disk.read(4096, [back])).toBe('ok');
     expect(back.every((x) => x === 5)).toBe(true);
     expect(await disk.flush()).toBe('ok');
+    // The rest of the 8 MiB was never written: the map of holes comes through TLS too.
+    const map = await mapOf(`${address},tls-ca=${at('ca-cert.pem')},tls-hostname=localhost`);
+    expect(map[0]?.zero).toBe(false);
+    expect(map.at(-1)).toMatchObject({ zero: true, data: false });
     await expect(open(`${address},tls-ca=${at('other-cert.pem')},tls-hostname=localhost`)).rejects.toSatisfy((e) =>
       isHyveError(e, 'BLOCK_NBD'),
     );
@@ -339,8 +429,17 @@ function simple(handle: Buffer, error = 0, data: Buffer = Buffer.alloc(0)): Buff
   return Buffer.concat([h, data]);
 }
 
+/** What a server of our own agrees to. */
+interface Offers {
+  readonly structured?: boolean;
+  readonly extended?: boolean;
+  /** The number of `base:allocation`. */
+  readonly allocation?: number;
+  readonly size?: bigint;
+}
+
 /** A server of our own: `greet` answers the handshake, `behave` each request. */
-async function liar(behave: Behave, greet?: (socket: Socket) => void): Promise<string> {
+async function liar(behave: Behave, greet?: (socket: Socket) => void, offers: Offers = {}): Promise<string> {
   let n = 0;
   const server = createServer((socket) => {
     socket.on('error', () => {});
@@ -350,25 +449,46 @@ async function liar(behave: Behave, greet?: (socket: Socket) => void): Promise<s
       greet(socket);
       return;
     }
+    /** Replies to one option; the one that asks for the export ends the greeting. */
+    const option = (code: number): Buffer => {
+      const none = Buffer.alloc(0);
+      const agreed = (code === 8 && offers.structured === true) || (code === 11 && offers.extended === true);
+      if (agreed) return optionReply(code, 1, none);
+      if (code === 10 && offers.allocation !== undefined) {
+        const id = Buffer.alloc(4);
+        id.writeUInt32BE(offers.allocation);
+        const named = Buffer.concat([id, Buffer.from('base:allocation')]);
+        return Buffer.concat([optionReply(10, 4, named), optionReply(10, 1, none)]);
+      }
+      if (code !== 7) return optionReply(code, 0x80000001, none);
+      greeted = true;
+      return Buffer.concat([optionReply(7, 3, exportInfo(offers.size ?? 1n << 20n)), optionReply(7, 1, none)]);
+    };
+    let flags = 4;
     socket.write(hello());
     socket.on('data', (b) => {
       got = Buffer.concat([got, b]);
-      if (!greeted) {
-        // Client flags, then the option that asks for the export.
-        if (got.length < 20) return;
-        const length = got.readUInt32BE(16);
-        if (got.length < 20 + length) return;
-        got = got.subarray(20 + length);
-        greeted = true;
-        socket.write(Buffer.concat([optionReply(7, 3, exportInfo(1n << 20n)), optionReply(7, 1, Buffer.alloc(0))]));
+      // Client flags, then options.
+      while (!greeted) {
+        if (got.length < flags + 16) return;
+        const length = got.readUInt32BE(flags + 12);
+        if (got.length < flags + 16 + length) return;
+        const code = got.readUInt32BE(flags + 8);
+        got = got.subarray(flags + 16 + length);
+        flags = 0;
+        socket.write(option(code));
       }
-      while (got.length >= 28) {
+      const wide = offers.extended === true;
+      const header = wide ? 32 : 28;
+      while (got.length >= header) {
+        expect(got.readUInt32BE(0)).toBe(wide ? 0x21e41c71 : 0x25609513);
         const type = got.readUInt16BE(6);
-        const length = got.readUInt32BE(24);
+        const length = wide ? Number(got.readBigUInt64BE(24)) : got.readUInt32BE(24);
         const payload = type === 1 ? length : 0;
-        if (got.length < 28 + payload) return;
+        if (wide) expect(got.readUInt16BE(4) & 32).toBe(type === 1 ? 32 : 0);
+        if (got.length < header + payload) return;
         const r = { type, handle: Buffer.from(got.subarray(8, 16)), offset: Number(got.readBigUInt64BE(16)), length };
-        got = got.subarray(28 + payload);
+        got = got.subarray(header + payload);
         behave(r, socket, n++);
       }
     });
@@ -394,6 +514,12 @@ async function openLiar(address: string, reconnectSeconds: number, answerSeconds
   disks.push(disk);
   return disk;
 }
+
+/** "No" to extended headers and structured replies. */
+const NO_NEWS = Buffer.concat([
+  optionReply(11, 0x80000001, Buffer.alloc(0)),
+  optionReply(8, 0x80000001, Buffer.alloc(0)),
+]);
 
 describe('a server that lies', () => {
   const honest: Behave = (r, s) =>
@@ -485,16 +611,18 @@ describe('a server that lies', () => {
     expect(await why(await greet(hello(0)))).toMatch(/newstyle/);
     expect(await why(await greet(hello(), Buffer.alloc(20)))).toMatch(/magic/);
     expect(await why(await greet(hello(), optionReply(6, 1, Buffer.alloc(0))))).toMatch(/option 6/);
-    expect(await why(await greet(hello(), optionReply(7, 1, Buffer.alloc(0))))).toMatch(/how large/);
-    expect(await why(await greet(hello(), optionReply(7, 3, exportInfo(1n << 60n))))).toMatch(/2\^53/);
-    expect(await why(await greet(hello(), optionReply(7, 0x80000006, Buffer.alloc(0))))).toMatch(/no such export/);
+    expect(await why(await greet(hello(), NO_NEWS, optionReply(7, 1, Buffer.alloc(0))))).toMatch(/how large/);
+    expect(await why(await greet(hello(), NO_NEWS, optionReply(7, 3, exportInfo(1n << 60n))))).toMatch(/2\^53/);
+    expect(await why(await greet(hello(), NO_NEWS, optionReply(7, 0x80000006, Buffer.alloc(0))))).toMatch(
+      /no such export/,
+    );
     const huge = optionReply(7, 3, Buffer.alloc(0));
     huge.writeUInt32BE(0x7fffffff, 16);
-    expect(await why(await greet(hello(), huge))).toMatch(/2147483647 bytes/);
+    expect(await why(await greet(hello(), NO_NEWS, huge))).toMatch(/2147483647 bytes/);
     const chatter = Buffer.concat(Array.from({ length: 300 }, () => optionReply(7, 3, Buffer.alloc(12))));
-    expect(await why(await greet(hello(), chatter))).toMatch(/point/);
+    expect(await why(await greet(hello(), NO_NEWS, chatter))).toMatch(/point/);
     expect(
-      await why(await greet(hello(), optionReply(7, 3, exportInfo(0n)), optionReply(7, 1, Buffer.alloc(0)))),
+      await why(await greet(hello(), NO_NEWS, optionReply(7, 3, exportInfo(0n)), optionReply(7, 1, Buffer.alloc(0)))),
     ).toMatch(/empty/);
     const blocks = Buffer.alloc(14);
     blocks.writeUInt16BE(3, 0);
@@ -503,12 +631,19 @@ describe('a server that lies', () => {
       await why(
         await greet(
           hello(),
+          NO_NEWS,
           optionReply(7, 3, exportInfo(1n << 20n)),
           optionReply(7, 3, blocks),
           optionReply(7, 1, Buffer.alloc(0)),
         ),
       ),
     ).toMatch(/block sizes/);
+    expect(await why(await greet(hello(), optionReply(11, 3, Buffer.alloc(0))))).toMatch(/type 3 to option 11/);
+    const endless = Buffer.concat(Array.from({ length: 300 }, () => optionReply(10, 4, Buffer.alloc(19))));
+    expect(await why(await greet(hello(), optionReply(11, 1, Buffer.alloc(0)), endless))).toMatch(/point/);
+    expect(
+      await why(await greet(hello(), optionReply(11, 1, Buffer.alloc(0)), optionReply(10, 4, Buffer.alloc(2)))),
+    ).toMatch(/type 4 to option 10/);
     expect(await why(await liar(honest, (s) => s.destroy()))).toMatch(/closed/);
     expect(await why('nbd://127.0.0.1:1/')).toMatch(/ECONNREFUSED/);
   });
@@ -519,12 +654,11 @@ describe('a server that lies', () => {
     const address = await liar(honest, (s) => {
       sockets.push(s);
       s.write(hello());
-      let got = 0;
-      s.on('data', (b) => {
-        got += b.length;
-        if (got >= 20)
-          s.write(Buffer.concat([optionReply(7, 3, exportInfo(size)), optionReply(7, 1, Buffer.alloc(0))]));
-        got = Number.NEGATIVE_INFINITY;
+      s.write(NO_NEWS);
+      let asked = false;
+      s.on('data', () => {
+        if (!asked) s.write(Buffer.concat([optionReply(7, 3, exportInfo(size)), optionReply(7, 1, Buffer.alloc(0))]));
+        asked = true;
       });
     });
     const disk = await openLiar(address, 0.3);
@@ -534,3 +668,196 @@ describe('a server that lies', () => {
     expect(await disk.read(0, [new Uint8Array(512)])).toBe('io-error');
   });
 });
+
+// ---- Structured replies
+
+/** A chunk: with extended headers when `wide`. */
+function chunk(handle: Buffer, type: number, payload: Buffer, o: { done?: boolean; wide?: boolean } = {}): Buffer {
+  const h = Buffer.alloc(o.wide === true ? 32 : 20);
+  h.writeUInt32BE(o.wide === true ? 0x6e8a278c : 0x668e33ef, 0);
+  h.writeUInt16BE(o.done === true ? 1 : 0, 4);
+  h.writeUInt16BE(type, 6);
+  handle.copy(h, 8);
+  h.writeUInt32BE(payload.length, o.wide === true ? 28 : 16);
+  return Buffer.concat([h, payload]);
+}
+
+function u64(...values: readonly number[]): Buffer {
+  const b = Buffer.alloc(8 * values.length);
+  values.forEach((v, i) => {
+    b.writeBigUInt64BE(BigInt(v), 8 * i);
+  });
+  return b;
+}
+
+function u32(...values: readonly number[]): Buffer {
+  const b = Buffer.alloc(4 * values.length);
+  values.forEach((v, i) => {
+    b.writeUInt32BE(v, 4 * i);
+  });
+  return b;
+}
+
+const data = (offset: number, ...content: readonly number[]): Buffer =>
+  Buffer.concat([u64(offset), Buffer.from(content)]);
+const fill = (offset: number, n: number, v: number): Buffer => Buffer.concat([u64(offset), Buffer.alloc(n, v)]);
+
+describe.each([
+  ['structured replies', false],
+  ['extended headers', true],
+])('%s', (_name, wide) => {
+  const offers: Offers = wide ? { extended: true, allocation: 77 } : { structured: true, allocation: 77 };
+  const one = (handle: Buffer, type: number, payload: Buffer): Buffer => chunk(handle, type, payload, { wide });
+  const last = (handle: Buffer, type: number, payload: Buffer): Buffer =>
+    chunk(handle, type, payload, { wide, done: true });
+  const done = (handle: Buffer): Buffer => last(handle, 0, Buffer.alloc(0));
+  /** Answers reads by chunks of every kind, in pieces of odd sizes. */
+  const chunks: Behave = (r, s) => {
+    if (r.type !== 0) {
+      s.write(done(r.handle));
+      return;
+    }
+    const half = r.length / 2;
+    const reply = Buffer.concat([
+      one(r.handle, 1, fill(r.offset + half, half - 100, 2)),
+      one(r.handle, 2, Buffer.concat([u64(r.offset), u32(half)])),
+      one(r.handle, 1, fill(r.offset + r.length - 100, 100, 3)),
+      done(r.handle),
+    ]);
+    for (let at = 0; at < reply.length; at += 333) s.write(reply.subarray(at, at + 333));
+  };
+
+  it('data and holes in any order fill the buffers, several requests at once', async () => {
+    const disk = await openLiar(await liar(chunks, undefined, offers), 1);
+    const jobs = Array.from({ length: 8 }, async (_, i) => {
+      const b = new Uint8Array(4096).fill(9);
+      expect(await disk.read(i * 4096, [b.subarray(0, 1), b.subarray(1, 3000), b.subarray(3000)])).toBe('ok');
+      return b;
+    });
+    const expected = Buffer.concat([Buffer.alloc(2048), Buffer.alloc(1948, 2), Buffer.alloc(100, 3)]);
+    for (const b of await Promise.all(jobs)) expect(expected.equals(b)).toBe(true);
+    expect([await disk.write(0, [bytes(512, 1)]), await disk.flush(), await disk.discard(0, 512)]).toEqual([
+      'ok',
+      'ok',
+      'ok',
+    ]);
+    expect(disk.counters()['reconnects']).toBe(0);
+  });
+
+  it.each([
+    ['EIO as the last chunk', [5], 'io-error'],
+    ['ENOSPC', [28], 'no-space'],
+    ['error 0, which is none', [0], 'io-error'],
+    ['two errors: the first counts', [1, 28], 'read-only'],
+  ])('%s ends a request in a status, and the connection goes on', async (_what, errors, status) => {
+    const behave: Behave = (r, s, n) => {
+      if (n > 0) chunks(r, s, n);
+      else
+        s.write(
+          Buffer.concat([
+            ...errors.map((e) => one(r.handle, 0x8001, Buffer.concat([u32(e), Buffer.from('\0\x05hello')]))),
+            one(r.handle, 0x8002, Buffer.concat([u32(5), Buffer.from('\0\0'), u64(r.offset)])),
+            one(r.handle, 0xbeef, u32(22)),
+            done(r.handle),
+          ]),
+        );
+    };
+    const disk = await openLiar(await liar(behave, undefined, offers), 1);
+    expect(await disk.read(0, [new Uint8Array(512)])).toBe(status);
+    expect(await disk.read(0, [new Uint8Array(4096)])).toBe('ok');
+    expect(disk.counters()['reconnects']).toBe(0);
+  });
+
+  for (const [what, behave] of [
+    ['a simple reply to a read', (r, s) => s.write(simple(r.handle, 0, Buffer.alloc(r.length)))],
+    ['an end before all data', (r, s) => s.write(Buffer.concat([one(r.handle, 1, data(r.offset, 1)), done(r.handle)]))],
+    ['data in front of the request', (r, s) => s.write(last(r.handle, 1, fill(r.offset - 1, r.length, 1)))],
+    ['data behind it', (r, s) => s.write(last(r.handle, 1, fill(r.offset + 1, r.length, 1)))],
+    ['data twice', (r, s) => s.write(Buffer.concat([0, 1].map(() => one(r.handle, 1, fill(r.offset, r.length, 1)))))],
+    ['a hole of 4 GiB', (r, s) => s.write(one(r.handle, 2, Buffer.concat([u64(r.offset), u32(0xffffffff)])))],
+    ['a hole of nothing', (r, s) => s.write(one(r.handle, 2, Buffer.concat([u64(r.offset), u32(0)])))],
+    ['a hole without its size', (r, s) => s.write(one(r.handle, 2, u64(r.offset)))],
+    ['an offset beyond 2^53', (r, s) => s.write(one(r.handle, 1, Buffer.alloc(r.length + 8, 0xff)))],
+    ['a chunk without data', (r, s) => s.write(one(r.handle, 1, u64(r.offset)))],
+    ['a chunk of an unknown type', (r, s) => s.write(one(r.handle, 99, u64(r.offset)))],
+    ['a block status nobody asked for', (r, s) => s.write(last(r.handle, 5, u32(77, 512, 0)))],
+    ['an empty chunk that is not the last', (r, s) => s.write(one(r.handle, 0, Buffer.alloc(0)))],
+    ['an empty chunk that is not empty', (r, s) => s.write(last(r.handle, 0, u32(1)))],
+    ['an error without its number', (r, s) => s.write(last(r.handle, 0x8001, Buffer.alloc(2)))],
+    ['an error of 4 GiB', (r, s) => s.write(huge(one(r.handle, 0x8001, Buffer.alloc(8)), wide))],
+    ['the other header', (r, s) => s.write(chunk(r.handle, 0, Buffer.alloc(0), { wide: !wide, done: true }))],
+    ['a word of shutting down', (r, s) => s.write(last(r.handle, 0x8001, Buffer.concat([u32(108), Buffer.alloc(2)])))],
+  ] as [string, Behave][]) {
+    it(`${what} ends in an error status and writes nothing outside`, async () => {
+      const disk = await openLiar(await liar(behave, undefined, offers), 0.15);
+      const around = new Uint8Array(3 * 4096).fill(9);
+      expect(await disk.read(8192, [around.subarray(4096, 8192)])).toBe('io-error');
+      expect(around.subarray(0, 4096).every((x) => x === 9) && around.subarray(8192).every((x) => x === 9)).toBe(true);
+    });
+  }
+
+  it('what is stored is asked for once, for many extents, and again after a write', async () => {
+    let asked = 0;
+    const runs = [4096, 0, 8192, 3, 4096, 2, 1 << 20, 0];
+    const behave: Behave = (r, s) => {
+      if (r.type !== 7) {
+        s.write(done(r.handle));
+        return;
+      }
+      asked++;
+      const body = wide ? Buffer.concat([u32(77, runs.length / 2), u64(...runs)]) : u32(77, ...runs);
+      s.write(last(r.handle, wide ? 6 : 5, body));
+    };
+    const disk = await openLiar(await liar(behave, undefined, offers), 1);
+    const seen: string[] = [];
+    for (let at = 0; at < disk.size; ) {
+      const e = await disk.extentAt(at);
+      if (e === null) throw new Error('no extent');
+      seen.push(`${at}+${e.length}${e.data ? ' data' : ''}${e.zero ? ' zero' : ''}`);
+      at += e.length;
+    }
+    expect(seen).toEqual(['0+4096 data', '4096+8192 zero', '12288+4096 data zero', '16384+1032192 data']);
+    expect((await disk.extentAt(5000))?.length).toBe(7288);
+    expect(asked).toBe(1);
+    expect(await disk.write(0, [bytes(512, 1)])).toBe('ok');
+    await disk.extentAt(0);
+    expect(asked).toBe(2);
+  });
+
+  it.each([
+    ['another context', [5, 512, 3]],
+    ['no extents', []],
+    ['an extent of no bytes', [0, 3]],
+  ])('a block status with %s means that all may be data', async (_what, runs) => {
+    const behave: Behave = (r, s) => {
+      const id = runs.length === 3 ? (runs[0] as number) : 77;
+      const list = runs.length === 3 ? runs.slice(1) : runs;
+      s.write(last(r.handle, wide ? 6 : 5, wide ? Buffer.concat([u32(id, 1), u64(...list)]) : u32(id, ...list)));
+    };
+    const disk = await openLiar(await liar(behave, undefined, offers), 1);
+    expect(await disk.extentAt(512)).toMatchObject({ length: disk.size - 512, data: true, zero: false });
+  });
+
+  it('a map of more extents than are kept is asked for in parts', async () => {
+    let asked = 0;
+    const behave: Behave = (r, s) => {
+      asked++;
+      const runs = Array.from({ length: 5000 }, (_, i) => [512, ((r.offset / 512 + i) % 2) * 3]).flat();
+      s.write(last(r.handle, wide ? 6 : 5, wide ? Buffer.concat([u32(77, 5000), u64(...runs)]) : u32(77, ...runs)));
+    };
+    const disk = await openLiar(await liar(behave, undefined, { ...offers, size: 5000n * 512n }), 1);
+    let n = 0;
+    for (let at = 0; at < disk.size; n++) {
+      const e = await disk.extentAt(at);
+      expect([e?.length, e?.zero]).toEqual([512, n % 2 === 1]);
+      at += e?.length ?? 512;
+    }
+    expect([n, asked > 1 && asked < 10]).toEqual([5000, true]);
+  });
+});
+
+/** A chunk whose header promises 4 GiB. */
+function huge(c: Buffer, wide: boolean): Buffer {
+  c.writeUInt32BE(0xffffffff, wide ? 28 : 16);
+  return c;
+}
