@@ -444,8 +444,12 @@ export class NodeFile implements HostFile {
     }
   }
 
-  async write(offset: number, buffers: readonly Uint8Array[]): Promise<void> {
+  write(offset: number, buffers: readonly Uint8Array[]): Promise<void> {
     const length = totalLength(buffers);
+    return this.writeNow(offset, buffers, length) ? DONE : this.writeLater(offset, buffers, length);
+  }
+
+  private async writeLater(offset: number, buffers: readonly Uint8Array[], length: number): Promise<void> {
     let done = 0;
     while (done < length) {
       const rest = done === 0 ? withoutEmpty(buffers) : slice(buffers, done, length - done);
