@@ -725,6 +725,45 @@ export abstract class SemCtx {
   }
 
   // --- vectors -------------------------------------------------------------------------------------------------------
+  // Registers XMM and YMM; a backend may keep them elsewhere than in state. MMX registers are always there.
+  /** Low 16 bytes of register operand `i`. Not a temporary. */
+  getX(i: number): Node {
+    return ld.v128(this.regAddr(i));
+  }
+  /** Writes them. */
+  setX(i: number, v: Node): void {
+    this.f.stV(this.regAddr(i), v);
+  }
+  /** Writes XMM register `n` by number. */
+  setXmm(n: number, v: Node): void {
+    this.f.stV(this.base, v, S.XMM + 16 * n);
+  }
+  /** Bytes 16 to 31 of operand `i`. */
+  getUpper(i: number): Node {
+    return ld.v128(this.regAddr(i), S.YMMH - S.XMM);
+  }
+  /** Writes them. */
+  setUpper(i: number, v: Node): void {
+    this.f.stV(this.regAddr(i), v, S.YMMH - S.XMM);
+  }
+  /** 4 or 8 bytes from byte `at` (0 or 8) of operand `i`, an integer. */
+  getXLow(i: number, size: number, at = 0): Node {
+    return size === 4 ? ld.i32(this.regAddr(i), at) : ld.i64(this.regAddr(i), at);
+  }
+  /** Writes 4 or 8 bytes of operand `i`; the others stay. */
+  setXLow(i: number, size: number, v: Node, at = 0): void {
+    if (size === 4) this.f.st32(this.regAddr(i), v, at);
+    else this.f.st64(this.regAddr(i), v, at);
+  }
+  /** The element of 1, 2, 4 or 8 bytes at byte `at` of operand `i`, zero-extended. */
+  getElement(i: number, size: number, at: Node): Node {
+    return this.loadHost(i32.add(this.regAddr(i), at), size);
+  }
+  /** Writes it. */
+  setElement(i: number, size: number, at: Node, v: Node): void {
+    this.storeHost(i32.add(this.regAddr(i), at), size, v);
+  }
+
   /** Reads operand `i` (Xmm, Mmx or Mem) as a v128; shorter operands are zero-extended. */
   readV(i: number, size: number = this.sizeOf(i)): Node {
     const f = this.f;
@@ -735,24 +774,24 @@ export abstract class SemCtx {
       if (size === 2) return f.tmp(simdLane(0x1a, 0, [cZeroV(), this.load(this.ea(), 2)], V128));
       return f.tmp(simdLane(0x17, 0, [cZeroV(), this.load(this.ea(), 1)], V128));
     }
-    const a = this.regAddr(i);
-    if (size === 16) return f.tmp(ld.v128(a));
-    if (size === 8) return f.tmp(ld.v64_zero(a));
-    return f.tmp(ld.v32_zero(a));
+    if (size === 16) return f.tmp(this.getX(i));
+    return f.tmp(this.getXZero(i, size));
+  }
+  /** The low 4 or 8 bytes of register operand `i`, zero-extended to a v128. */
+  getXZero(i: number, size: number): Node {
+    return size === 8 ? ld.v64_zero(this.regAddr(i)) : ld.v32_zero(this.regAddr(i));
   }
   /** Writes the low `size` bytes of operand `i` (Xmm, Mmx or Mem) from a v128, keeping a register's other bytes. */
   writeV(i: number, v: Node, size: number = this.sizeOf(i)): void {
-    const f = this.f;
     if (this.kind(i) === Kind.Mem) {
       if (size === 16) this.store(this.ea(), 16, v);
       else if (size === 8) this.store(this.ea(), 8, simdLane(0x1d, 0, [v], I64));
       else this.store(this.ea(), 4, simdLane(0x1b, 0, [v], I32));
       return;
     }
-    const a = this.regAddr(i);
-    if (size === 16) f.stV(a, v);
-    else if (size === 8) f.st64(a, simdLane(0x1d, 0, [v], I64));
-    else f.st32(a, simdLane(0x1b, 0, [v], I32));
+    if (size === 16) this.setX(i, v);
+    else if (size === 8) this.setXLow(i, 8, simdLane(0x1d, 0, [v], I64));
+    else this.setXLow(i, 4, simdLane(0x1b, 0, [v], I32));
   }
   /** Raises #GP(0) unless the memory operand is aligned to `n` bytes (legacy SSE). */
   requireAligned(n: number): void {

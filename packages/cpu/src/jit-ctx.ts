@@ -3,12 +3,14 @@
 import { type Insn, Kind, OP, ROWS } from '@hyve/x86';
 import { tlbSlot } from './addresses.ts';
 import { type CodeMode, type Env, NUM, type Num, SemCtx } from './ctx.ts';
+import { lane, lanes, withLane } from './sem/vec.ts';
 import * as S from './state.ts';
 import {
   c32,
   c64,
   c64hl,
   call,
+  cV128,
   type Fn,
   type FnRef,
   I64,
@@ -18,6 +20,8 @@ import {
   type Local,
   ld,
   type Node,
+  simd,
+  V128,
 } from './wasm/builder.ts';
 import { imm2Of, immLoOf } from './x87-fields.ts';
 
@@ -54,6 +58,11 @@ export interface RegionState {
   dirty: number;
   /** Linear-independent part of RIP: RIP minus the offset of the entry within its page. */
   readonly pageRip: Local;
+  /** XMM registers; made when first used. The upper halves of YMM are in memory. */
+  readonly xmms: (Local | null)[];
+  /** As {@link lazy} and {@link dirty}, for them. */
+  readonly lazyXmm: number;
+  dirtyXmm: number;
   /** Pending flags: operands and result as i64, kind. */
   readonly fa: Local;
   readonly fb: Local;
@@ -76,6 +85,8 @@ export interface RegionState {
   readonly bud0: Local;
   readonly bud: Local;
 }
+
+const vz = (): Node => cV128(0, 0, 0, 0);
 
 /** One instruction of a region. */
 export class JitCtx extends SemCtx {
@@ -150,8 +161,75 @@ export class JitCtx extends SemCtx {
     this.setGpr(n, size, v);
   }
   regAddr(i: number): Node {
-    const n = this.regOf(i);
-    return i32.add(this.base, c32(this.kind(i) === Kind.Mmx ? S.FPR + n * 16 : S.XMM + n * 16));
+    // XMM registers are in locals.
+    if (!this.isMmx(i)) throw new Error('address of a register that has none');
+    return i32.add(this.base, c32(S.FPR + this.regOf(i) * 16));
+  }
+  // --- vector registers ----------------------------------------------------------------------------------------------
+  private isMmx(i: number): boolean {
+    return this.kind(i) === Kind.Mmx;
+  }
+  private xmm(n: number): Local {
+    let l = this.s.xmms[n] ?? null;
+    if (l === null) {
+      l = this.f.local(V128);
+      this.s.xmms[n] = l;
+    }
+    return l;
+  }
+  override getX(i: number): Node {
+    return this.isMmx(i) ? super.getX(i) : this.xmm(this.regOf(i)).get;
+  }
+  override setX(i: number, v: Node): void {
+    this.setXmm(this.regOf(i), v);
+  }
+  override setXmm(n: number, v: Node): void {
+    const l = this.xmm(n);
+    this.f.set(l, v);
+    if (this.s.lazyXmm & (1 << n)) this.s.dirtyXmm |= 1 << n;
+    else this.f.stV(this.base, l.get, S.XMM + 16 * n);
+  }
+  override getUpper(i: number): Node {
+    return ld.v128(this.base, S.YMMH + 16 * this.regOf(i));
+  }
+  override setUpper(i: number, v: Node): void {
+    this.f.stV(this.base, v, S.YMMH + 16 * this.regOf(i));
+  }
+  override getXLow(i: number, size: number, at = 0): Node {
+    if (this.isMmx(i)) return super.getXLow(i, size, at);
+    return lane(this.xmm(this.regOf(i)).get, size as 4 | 8, at / size);
+  }
+  override setXLow(i: number, size: number, v: Node, at = 0): void {
+    if (this.isMmx(i)) super.setXLow(i, size, v, at);
+    else this.setLane(this.regOf(i), size as 4 | 8, at, v);
+  }
+  override getXZero(i: number, size: number): Node {
+    if (this.isMmx(i)) return super.getXZero(i, size);
+    const x = this.xmm(this.regOf(i)).get;
+    return size === 8 ? lanes(x, vz(), 8, [0, 2]) : simd(78, [x, cV128(-1, 0, 0, 0)]);
+  }
+  override getElement(i: number, size: number, at: Node): Node {
+    if (this.isMmx(i)) return super.getElement(i, size, at);
+    return lane(this.xmm(this.regOf(i)).get, size as 1 | 2 | 4 | 8, this.constant(at) / size);
+  }
+  override setElement(i: number, size: number, at: Node, v: Node): void {
+    if (this.isMmx(i)) super.setElement(i, size, at, v);
+    else this.setLane(this.regOf(i), size as 1 | 2 | 4 | 8, this.constant(at), v);
+  }
+  private constant(n: Node): number {
+    if (!n.isConst) throw new Error('element of a vector chosen at run time');
+    return n.lo;
+  }
+  private setLane(n: number, size: 1 | 2 | 4 | 8, at: number, v: Node): void {
+    const l = this.xmm(n);
+    if (this.s.lazyXmm & (1 << n)) {
+      this.f.set(l, withLane(l.get, size, at / size, v));
+      this.s.dirtyXmm |= 1 << n;
+      return;
+    }
+    const x = this.f.tmp(v);
+    this.f.set(l, withLane(l.get, size, at / size, x));
+    this.storeHost(i32.add(this.base, c32(S.XMM + 16 * n + at)), size, x);
   }
   regNum(i: number): Node {
     return c32(this.regOf(i));

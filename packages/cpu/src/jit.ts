@@ -507,14 +507,18 @@ export class RegionTranslator {
     const tail = f.open('block');
     const leaveLabel = f.open('block');
     const faultLabel = f.open('block');
+    const lazy = writtenInLoops(blocks);
     const s: RegionState = {
       f,
       env,
       base,
       mode: codeMode,
       regs: new Array(16).fill(null),
-      lazy: writtenInLoops(blocks),
+      lazy: lazy.gpr,
       dirty: 0,
+      xmms: new Array(16).fill(null),
+      lazyXmm: lazy.xmm,
+      dirtyXmm: 0,
       pageRip: f.local(I64),
       fa: f.local(I64),
       fb: f.local(I64),
@@ -676,6 +680,10 @@ export class RegionTranslator {
       const l = s.regs[n];
       if (l !== null && l !== undefined && s.dirty & (1 << n)) f.st64(base, l.get, S.GPR + 8 * n);
     }
+    for (let n = 0; n < 16; n++) {
+      const l = s.xmms[n];
+      if (l !== null && l !== undefined && s.dirtyXmm & (1 << n)) f.stV(base, l.get, S.XMM + 16 * n);
+    }
     // Flags stay operands: the next region may not want them.
     f.if(s.fk.get, () => {
       f.st32(base, s.fk.get, S.PEND_KIND);
@@ -724,14 +732,16 @@ export class RegionTranslator {
     for (let n = 0; n < 16; n++) {
       const l = s.regs[n];
       if (l !== null && l !== undefined) pro.set(l, ld.i64(base, S.GPR + 8 * n));
+      const x = s.xmms[n];
+      if (x !== null && x !== undefined) pro.set(x, ld.v128(base, S.XMM + 16 * n));
     }
     f.prepend(pro);
     return !outOfCells;
   }
 }
 
-/** Bit per general register that instructions in loops write, as far as operands tell. */
-function writtenInLoops(blocks: readonly Block[]): number {
+/** Bit per general and per XMM register that instructions in loops write, as far as operands tell. */
+function writtenInLoops(blocks: readonly Block[]): { readonly gpr: number; readonly xmm: number } {
   const byOff = new Map(blocks.map((b) => [b.off, b]));
   const inLoop = new Set<Block>();
   const preds: Block[][] = blocks.map(() => []);
@@ -753,14 +763,17 @@ function writtenInLoops(blocks: readonly Block[]): number {
     }
     for (const x of loop) inLoop.add(x);
   }
-  let bits = 0;
+  let gpr = 0;
+  let xmm = 0;
   for (const b of inLoop)
     for (const n of b.insns) {
       const row = ROWS[n.row];
-      if (n.kind0 === Kind.Gpr && row !== undefined && row.access0 !== 'r') bits |= 1 << n.reg0;
-      if (STACK.has(n.op)) bits |= 1 << 4;
+      if (n.kind0 === Kind.Gpr && row !== undefined && row.access0 !== 'r') gpr |= 1 << n.reg0;
+      if ((n.kind0 === Kind.Xmm || n.kind0 === Kind.Ymm) && row !== undefined && row.access0 !== 'r')
+        xmm |= 1 << n.reg0;
+      if (STACK.has(n.op)) gpr |= 1 << 4;
     }
-  return bits;
+  return { gpr, xmm };
 }
 
 /** Operations that move the stack pointer. */

@@ -110,7 +110,7 @@ const insert128: Semantic = (c) => {
   writeLanes(c, [pick(high, a0, x), pick(high, x, a1)]);
 };
 const extract128: Semantic = (c) => {
-  const x = c.f.tmp(pick(i32.and(c.imm32(), c32(1)), ld.v128(c.regAddr(1), UPPER), ld.v128(c.regAddr(1))));
+  const x = c.f.tmp(pick(i32.and(c.imm32(), c32(1)), c.getUpper(1), c.getX(1)));
   if (c.isMem(0)) c.store(c.ea(), 16, x);
   else writeLanes(c, [x]);
 };
@@ -119,11 +119,7 @@ const extract128: Semantic = (c) => {
 const broadcast =
   (size: 1 | 2 | 4 | 8): Semantic =>
   (c) => {
-    const at = (): Node => {
-      const a = c.regAddr(1);
-      return size === 1 ? ld.i32_8u(a) : size === 2 ? ld.i32_16u(a) : size === 4 ? ld.i32(a) : ld.i64(a);
-    };
-    const x = c.isMem(1) ? c.read(1, size) : c.f.tmp(at());
+    const x = c.isMem(1) ? c.read(1, size) : c.f.tmp(c.getElement(1, size, c32(0)));
     const wide = (size === 1 ? v8 : size === 2 ? v16 : size === 4 ? v32 : v64).splat(x);
     each(c, () => wide);
   };
@@ -237,14 +233,12 @@ function fma(order: keyof typeof ORDER, size: 4 | 8, signs: number, scalar: bool
   const t = size === 4 ? 's' : 'd';
   return (c) => {
     if (scalar) {
-      const at = (i: number): Node =>
-        c.isMem(i) ? c.read(i, size) : c.f.tmp(size === 4 ? ld.i32(c.regAddr(i)) : ld.i64(c.regAddr(i)));
+      const at = (i: number): Node => (c.isMem(i) ? c.read(i, size) : c.f.tmp(c.getXLow(i, size)));
       // Memory first: it is always operand 2.
       const last = at(2);
       const value = (i: number): Node => (i === 2 ? last : at(i));
       const r = slow(c, `sse_s${t}_fma`, value(x), value(y), value(z), c32(signs & 3));
-      if (size === 4) c.f.st32(c.regAddr(0), r);
-      else c.f.st64(c.regAddr(0), r);
+      c.setXLow(0, size, r);
       clearUpper(c);
       return;
     }
@@ -273,7 +267,7 @@ export function avxSemantics(): Map<number, Semantic> {
       const clear = (from: number): void => {
         for (let n = from; n < from + 8; n++) {
           c.f.stV(c.base, v.zero(), S.YMMH + 16 * n);
-          if (all) c.f.stV(c.base, v.zero(), S.XMM + 16 * n);
+          if (all) c.setXmm(n, v.zero());
         }
       };
       clear(0);
@@ -362,7 +356,7 @@ export function avxSemantics(): Map<number, Semantic> {
       return;
     }
     const r = f.tmp(hi === null ? withLane(v.zero(), 8, 0, lane(lo, 8, 0)) : lanes(lo, hi, 8, [0, 2]));
-    f.stV(c.regAddr(0), r);
+    c.setX(0, r);
     clearUpper(c);
   });
   return m;

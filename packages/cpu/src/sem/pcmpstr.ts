@@ -18,6 +18,7 @@ import {
   type Node,
   select,
 } from '../wasm/builder.ts';
+import { v, withLane } from './vec.ts';
 
 const A = S.SCRATCH + 64;
 const B = S.SCRATCH + 80;
@@ -167,15 +168,14 @@ function compare(explicit: boolean, mask: boolean): Semantic {
       i32.and(imm, c32(0x40)),
       () => {
         // One element of all ones for each bit.
+        let r: Node = v.zero();
         for (let k = 0; k < 16; k++) {
           const bit = i32.and(i32.shr_u(res, select(words, c32(k >> 1), c32(k))), c32(1));
-          f.st8(c.base, i32.sub(c32(0), bit), S.XMM + k);
+          r = f.tmp(withLane(r, 1, k, i32.sub(c32(0), bit)));
         }
+        c.setXmm(0, r);
       },
-      () => {
-        f.st64(c.base, i64.extend_u(res), S.XMM);
-        f.st64(c.base, c64(0), S.XMM + 8);
-      },
+      () => c.setXmm(0, withLane(v.zero(), 4, 0, res)),
     );
   };
 }

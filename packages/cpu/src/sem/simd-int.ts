@@ -3,7 +3,7 @@
 import { Kind, OP, type OpName } from '@hyve/x86';
 import type { Semantic, SemCtx } from '../ctx.ts';
 import * as S from '../state.ts';
-import { c32, c64, call, cV128, I32, i32, i64, ld, type Node, select } from '../wasm/builder.ts';
+import { c32, c64, call, cV128, I32, i32, i64, type Node, select } from '../wasm/builder.ts';
 import {
   bytes,
   checkPending,
@@ -275,15 +275,12 @@ function element(c: SemCtx, size: number, total: number): Node {
   const n = i32.and(c.imm32(), c32(total / size - 1));
   return size === 1 ? n : i32.shl(n, c32(Math.log2(size)));
 }
-function loadElement(addr: Node, size: number): Node {
-  return size === 1 ? ld.i32_8u(addr) : size === 2 ? ld.i32_16u(addr) : size === 4 ? ld.i32(addr) : ld.i64(addr);
-}
 const extract =
   (size: number): Semantic =>
   (c) => {
     const mmx = c.kind(1) === Kind.Mmx;
     if (mmx) checkPending(c);
-    const x = c.f.tmp(loadElement(i32.add(c.regAddr(1), element(c, size, mmx ? 8 : 16)), size));
+    const x = c.f.tmp(c.getElement(1, size, element(c, size, mmx ? 8 : 16)));
     if (c.isMem(0)) c.write(0, x, size);
     else c.write(0, c.sizeOf(0) === 8 && x.ty === I32 ? i64.extend_u(x) : x, c.sizeOf(0));
     if (mmx) mmxState(c);
@@ -297,14 +294,10 @@ const insert =
     const vex = isVex(c);
     const x = c.read(vex ? 2 : 1, size);
     if (vex) {
-      f.stV(c.regAddr(0), ld.v128(c.regAddr(1)));
+      c.setX(0, c.getX(1));
       clearUpper(c);
     }
-    const at = f.tmp(i32.add(c.regAddr(0), element(c, size, mmx ? 8 : 16)));
-    if (size === 1) f.st8(at, x);
-    else if (size === 2) f.st16(at, x);
-    else if (size === 4) f.st32(at, x);
-    else f.st64(at, x);
+    c.setElement(0, size, element(c, size, mmx ? 8 : 16), x);
     if (mmx) {
       f.st16(c.regAddr(0), c32(0xffff), 8);
       mmxState(c);
@@ -316,7 +309,7 @@ const insertps: Semantic = (c) => {
   const s = vex ? 2 : 1;
   const imm = imm8(c);
   // A register source is indexed by bits 6 and 7, a memory source is the element itself.
-  const x = c.isMem(s) ? c.read(s, 4) : f.tmp(ld.i32(i32.add(c.regAddr(s), i32.and(i32.shr_u(imm, c32(4)), c32(12)))));
+  const x = c.isMem(s) ? c.read(s, 4) : f.tmp(c.getElement(s, 4, i32.and(i32.shr_u(imm, c32(4)), c32(12))));
   const a = readLane(c, vex ? 1 : 0, 0, 16);
   const which = i32.and(i32.shr_u(imm, c32(4)), c32(3));
   const put = f.tmp(v32.eq(v32.splat(which), cV128(0, 1, 2, 3)));
@@ -477,7 +470,7 @@ const moveScalar =
   (c) => {
     const f = c.f;
     if (c.isMem(0)) {
-      c.write(0, size === 4 ? ld.i32(c.regAddr(1)) : ld.i64(c.regAddr(1)), size);
+      c.write(0, c.getXLow(1, size), size);
       return;
     }
     if (c.isMem(1)) {
@@ -485,10 +478,9 @@ const moveScalar =
       return;
     }
     const last = isVex(c) ? 2 : 1;
-    const x = f.tmp(size === 4 ? ld.i32(c.regAddr(last)) : ld.i64(c.regAddr(last)));
-    if (isVex(c)) writeLanes(c, [withLane(ld.v128(c.regAddr(1)), size, 0, x)]);
-    else if (size === 4) f.st32(c.regAddr(0), x);
-    else f.st64(c.regAddr(0), x);
+    const x = f.tmp(c.getXLow(last, size));
+    if (isVex(c)) writeLanes(c, [withLane(c.getX(1), size, 0, x)]);
+    else c.setXLow(0, size, x);
   };
 
 /** MOVD, MOVQ between memory, general, MMX and XMM registers; also MOVQ2DQ and MOVDQ2Q. */
@@ -499,7 +491,7 @@ const moveQuad: Semantic = (c) => {
   const vector = (k: number): boolean => k === Kind.Xmm || k === Kind.Mmx;
   // The narrower side decides: MOVD moves 4 bytes, everything else 8.
   const size = Math.min(c.sizeOf(0), c.sizeOf(1), 8) === 4 ? 4 : 8;
-  const x = vector(c.kind(1)) ? f.tmp(size === 4 ? ld.i32(c.regAddr(1)) : ld.i64(c.regAddr(1))) : c.read(1, size);
+  const x = vector(c.kind(1)) ? f.tmp(c.getXLow(1, size)) : c.read(1, size);
   if (c.kind(0) === Kind.Mmx) writeMmx(c, 0, size === 4 ? i64.extend_u(x) : x);
   else if (c.kind(0) === Kind.Xmm) writeLanes(c, [withLane(v.zero(), size, 0, x)]);
   else c.write(0, x, size);
@@ -511,14 +503,14 @@ const moveHalf =
   (to: 0 | 1, from: 0 | 1): Semantic =>
   (c) => {
     if (c.isMem(0)) {
-      c.write(0, ld.i64(c.regAddr(1), 8 * to), 8);
+      c.write(0, c.getXLow(1, 8, 8 * to), 8);
       return;
     }
     const vex = isVex(c);
     const s = vex ? 2 : 1;
-    const x = c.isMem(s) ? c.read(s, 8) : c.f.tmp(ld.i64(c.regAddr(s), 8 * from));
-    if (vex) writeLanes(c, [withLane(ld.v128(c.regAddr(1)), 8, to, x)]);
-    else c.f.st64(c.regAddr(0), x, 8 * to);
+    const x = c.isMem(s) ? c.read(s, 8) : c.f.tmp(c.getXLow(s, 8, 8 * from));
+    if (vex) writeLanes(c, [withLane(c.getX(1), 8, to, x)]);
+    else c.setXLow(0, 8, x, 8 * to);
   };
 const movddup: Semantic = (c) => {
   if (laneCount(c) === 2) {
@@ -531,7 +523,7 @@ const movddup: Semantic = (c) => {
     );
     return;
   }
-  writeLanes(c, [v64.splat(c.isMem(1) ? c.read(1, 8) : ld.i64(c.regAddr(1)))]);
+  writeLanes(c, [v64.splat(c.isMem(1) ? c.read(1, 8) : c.getXLow(1, 8))]);
 };
 
 // --- the list ----------------------------------------------------------------------------------------------------------

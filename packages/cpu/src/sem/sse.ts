@@ -384,16 +384,15 @@ function inRangeV(size: Size, r: Node): Node {
 /** Operand `i` as integer bits of a scalar, and as a float. */
 function scalarIn(c: SemCtx, i: number, size: Size): { bits: Node; x: Node } {
   const k = KIT[size];
-  const bits = c.isMem(i) ? c.read(i, size) : c.f.tmp(size === 4 ? ld.i32(c.regAddr(i)) : ld.i64(c.regAddr(i)));
+  const bits = c.isMem(i) ? c.read(i, size) : c.f.tmp(c.getXLow(i, size));
   const x = c.f.temp(k.fty);
   c.f.set(x, k.n.reinterpret(bits));
   return { bits, x: x.get };
 }
 /** Writes a scalar to operand 0; the rest of the register stays (SSE) or comes from operand 1 (AVX). */
 function scalarOut(c: SemCtx, size: Size, bits: Node): void {
-  if (isVex(c)) writeLanes(c, [withLane(ld.v128(c.regAddr(1)), size, 0, bits)]);
-  else if (size === 4) c.f.st32(c.regAddr(0), bits);
-  else c.f.st64(c.regAddr(0), bits);
+  if (isVex(c)) writeLanes(c, [withLane(c.getX(1), size, 0, bits)]);
+  else c.setXLow(0, size, bits);
 }
 
 /** Tries a fast result; when `ok` is false, takes the slow one, which may fault. Gives the result. */
@@ -847,7 +846,7 @@ const mmxToPs: Semantic = (c) => {
   const a = c.readV(1, 8);
   mmxState(c);
   const r = slow(c, 'sse_pi_ps', a, c32(1));
-  c.f.st64(c.regAddr(0), lane(r, 8, 0));
+  c.setXLow(0, 8, lane(r, 8, 0));
 };
 const mmxToPd: Semantic = (c) => {
   // A memory source leaves the x87 alone.

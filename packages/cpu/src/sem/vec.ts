@@ -259,9 +259,6 @@ export function join64(a: Node, b: Node): Node {
 
 // --- operands ----------------------------------------------------------------------------------------------------------
 
-/** Distance in state from a register's lower to its upper lane. */
-const UPPER = S.YMMH - S.XMM;
-
 /** 2 for a 256-bit instruction, else 1. */
 export function laneCount(c: SemCtx): 1 | 2 {
   for (let i = 0; i < c.insn.operandCount; i++) if (c.kind(i) === Kind.Ymm || c.sizeOf(i) === 32) return 2;
@@ -289,19 +286,18 @@ export function readLane(c: SemCtx, i: number, n: number, size: number = Math.mi
     return c.upperLane ?? c.load(c.f.tmp(i64.add(c.ea(), c64(16 * n))), 16);
   }
   if (c.kind(i) === Kind.Mmx || size < 16) return c.readV(i, Math.max(4, size));
-  return c.f.tmp(ld.v128(c.regAddr(i), n * UPPER));
+  return c.f.tmp(n === 0 ? c.getX(i) : c.getUpper(i));
 }
 /** Writes register operand 0: all lanes; a VEX instruction clears what lies above. */
 export function writeLanes(c: SemCtx, r: readonly Node[]): void {
-  const a = c.regAddr(0);
   const values = r.map((x) => c.f.tmp(x));
-  c.f.stV(a, values[0] as Node);
-  if (values.length > 1) c.f.stV(a, values[1] as Node, UPPER);
-  else if (isVex(c)) c.f.stV(a, v.zero(), UPPER);
+  c.setX(0, values[0] as Node);
+  if (values.length > 1) c.setUpper(0, values[1] as Node);
+  else if (isVex(c)) c.setUpper(0, v.zero());
 }
 /** Clears the upper lane of operand 0 if the instruction is VEX-encoded. */
 export function clearUpper(c: SemCtx): void {
-  if (isVex(c)) c.f.stV(c.regAddr(0), v.zero(), UPPER);
+  if (isVex(c)) c.setUpper(0, v.zero());
 }
 
 // --- MMX ---------------------------------------------------------------------------------------------------------------

@@ -139,7 +139,7 @@ export const i32 = {
   xor: ((a, b) => (zero32(b) ? a : op2(I32, 0x73, a, b))) as Bin,
   shl: ((a, b) => (zero32(b) ? a : a.isConst && b.isConst ? c32(a.lo << b.lo) : op2(I32, 0x74, a, b))) as Bin,
   shr_s: ((a, b) => (zero32(b) ? a : op2(I32, 0x75, a, b))) as Bin,
-  shr_u: ((a, b) => (zero32(b) ? a : op2(I32, 0x76, a, b))) as Bin,
+  shr_u: ((a, b) => (zero32(b) ? a : a.isConst && b.isConst ? c32(a.lo >>> b.lo) : op2(I32, 0x76, a, b))) as Bin,
   rotl: ((a, b) => op2(I32, 0x77, a, b)) as Bin,
   rotr: ((a, b) => op2(I32, 0x78, a, b)) as Bin,
   /** Low half of an i64. */
