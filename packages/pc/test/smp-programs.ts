@@ -120,55 +120,19 @@ export interface Litmus {
   readonly roles: readonly { readonly does: readonly Role[]; readonly eax: number; readonly edx: number }[];
   /** Outcome that must not be. */
   readonly forbidden: number;
-  /** Whether it may be on x86, so that its absence proves nothing. */
-  readonly allowed?: boolean;
 }
 
-/** H. Boehm, S. Adve; P. Sewell et al., "x86-TSO" (2010). */
-export const LITMUS: readonly Litmus[] = [
-  {
-    name: 'SB with MFENCE',
-    roles: [
-      { does: [setX, fence, getY(0)], eax: 0, edx: -1 },
-      { does: [setY, fence, getX(0)], eax: 1, edx: -1 },
-    ],
-    forbidden: 0,
-  },
-  {
-    name: 'SB with locked instructions',
-    roles: [
-      { does: [setX, lockedNothing, getY(0)], eax: 0, edx: -1 },
-      { does: [setY, lockedNothing, getX(0)], eax: 1, edx: -1 },
-    ],
-    forbidden: 0,
-  },
-  {
-    name: 'MP',
-    roles: [
-      { does: [setX, setY], eax: -1, edx: -1 },
-      { does: [getY(0), getX(2)], eax: 0, edx: 1 },
-    ],
-    forbidden: 1,
-  },
-  {
-    name: 'LB',
-    roles: [
-      { does: [getX(0), setY], eax: 0, edx: -1 },
-      { does: [getY(0), setX], eax: 1, edx: -1 },
-    ],
-    forbidden: 3,
-  },
-  {
-    name: 'IRIW',
-    roles: [
-      { does: [setX], eax: -1, edx: -1 },
-      { does: [setY], eax: -1, edx: -1 },
-      { does: [getX(0), getY(2)], eax: 0, edx: 1 },
-      { does: [getY(0), getX(2)], eax: 2, edx: 3 },
-    ],
-    forbidden: 5,
-  },
-];
+/** P. Sewell et al., "x86-TSO" (2010). */
+export const IRIW: Litmus = {
+  name: 'IRIW',
+  roles: [
+    { does: [setX], eax: -1, edx: -1 },
+    { does: [setY], eax: -1, edx: -1 },
+    { does: [getX(0), getY(2)], eax: 0, edx: 1 },
+    { does: [getY(0), getX(2)], eax: 2, edx: 3 },
+  ],
+  forbidden: 5,
+};
 
 /** Runs a litmus test `sweeps` times over all elements. */
 export function litmus(t: Litmus, sweeps: number): Program {
@@ -198,6 +162,121 @@ export function litmus(t: Litmus, sweeps: number): Program {
     c.b(0x31, 0xc0, 0xbf).n(4, ARRAYS).b(0xb9).n(4, 0x240000).b(0xf3, 0xaa); // xor eax, eax; rep stosb
     c.label('counted');
     c.b(0x41, 0xff, 0xcd).b(0x0f, 0x85).rel(4, 'sweep'); // dec r13d; jnz
+    barrier(c, cpus);
+  };
+}
+
+/** Where processors say which round of {@link duel} they have come to, 64 bytes apart. */
+const HERE = VARS + 0xb00;
+
+const newX: Role = (c) => void c.b(0x44, 0x89, 0x2f); // mov [rdi], r13d
+const newY: Role = (c) => void c.b(0x44, 0x89, 0x2b); // mov [rbx], r13d
+const swapX: Role = (c) => void c.b(0x44, 0x89, 0xe8, 0x87, 0x07); // mov eax, r13d; xchg [rdi], eax
+const swapY: Role = (c) => void c.b(0x44, 0x89, 0xe8, 0x87, 0x03);
+
+/** What x86 does allow. Where it never shows, the tests that forbid it prove nothing. */
+export const BUFFERED: Litmus = {
+  name: 'SB',
+  roles: [
+    { does: [newX, getY(0)], eax: 0, edx: -1 },
+    { does: [newY, getX(0)], eax: 1, edx: -1 },
+  ],
+  forbidden: 0,
+};
+
+/** Litmus tests of two processors for {@link duel}: a result is 1 if the round's own value was read. */
+export const DUELS: readonly Litmus[] = [
+  {
+    name: 'SB with MFENCE',
+    roles: [
+      { does: [newX, fence, getY(0)], eax: 0, edx: -1 },
+      { does: [newY, fence, getX(0)], eax: 1, edx: -1 },
+    ],
+    forbidden: 0,
+  },
+  {
+    name: 'SB with locked instructions',
+    roles: [
+      { does: [newX, lockedNothing, getY(0)], eax: 0, edx: -1 },
+      { does: [newY, lockedNothing, getX(0)], eax: 1, edx: -1 },
+    ],
+    forbidden: 0,
+  },
+  {
+    name: 'SB with XCHG',
+    roles: [
+      { does: [swapX, getY(0)], eax: 0, edx: -1 },
+      { does: [swapY, getX(0)], eax: 1, edx: -1 },
+    ],
+    forbidden: 0,
+  },
+  {
+    name: 'MP',
+    roles: [
+      { does: [newX, newY], eax: -1, edx: -1 },
+      { does: [getY(0), getX(2)], eax: 0, edx: 1 },
+    ],
+    forbidden: 1,
+  },
+  {
+    name: 'LB',
+    roles: [
+      { does: [getX(0), newY], eax: 0, edx: -1 },
+      { does: [getY(0), newX], eax: 1, edx: -1 },
+    ],
+    forbidden: 3,
+  },
+  {
+    name: 'CoRR',
+    roles: [
+      { does: [newX], eax: -1, edx: -1 },
+      { does: [getX(0), getX(2)], eax: 0, edx: 1 },
+    ],
+    forbidden: 1,
+  },
+];
+
+/**
+ * Runs a litmus test of two processors `rounds` times. Before each round they wait for each other, without PAUSE, and then
+ * for a few instructions more, another number each time, so that they meet within the time that a store waits in a
+ * processor's buffer. The round's number, at most 0x3ffff, is the value that is stored.
+ */
+export function duel(t: Litmus, rounds: number): Program {
+  return (c, cpus) => {
+    const results = [X + 0x100000, X + 0x200000];
+    barrier(c, cpus);
+    c.b(0xbf)
+      .n(4, X)
+      .b(0xbb)
+      .n(4, X + 0x1000); // mov edi, X; mov ebx, Y
+    c.b(0x41, 0x89, 0xf0, 0x41, 0xc1, 0xe0, 0x06); // mov r8d, esi; shl r8d, 6
+    c.b(0x45, 0x89, 0xc1, 0x41, 0x83, 0xf1, 0x40); // mov r9d, r8d; xor r9d, 64
+    c.b(0x45, 0x31, 0xed); // xor r13d, r13d
+    c.b(0x41, 0x89, 0xf2, 0x41, 0xff, 0xc2); // mov r10d, esi; inc r10d
+    c.label('round');
+    c.b(0x41, 0xff, 0xc5); // inc r13d
+    c.b(0x45, 0x69, 0xd2).n(4, 0x19660d).b(0x41, 0x81, 0xc2).n(4, 0x3c6ef35f); // imul r10d, ..; add r10d, ..
+    c.b(0x44, 0x89, 0xd1, 0xc1, 0xe9, 0x1a, 0xff, 0xc1); // mov ecx, r10d; shr ecx, 26; inc ecx
+    c.b(0x45, 0x89, 0xa8).n(4, HERE); // mov [r8+HERE], r13d
+    c.label('meet').b(0x45, 0x39, 0xa9).n(4, HERE).b(0x0f, 0x82).rel(4, 'meet'); // cmp [r9+HERE], r13d; jb
+    c.label('linger').b(0xff, 0xc9).b(0x0f, 0x85).rel(4, 'linger'); // dec ecx; jnz
+    t.roles.forEach((role, n) => {
+      const next = `not${n}`;
+      c.b(0x83, 0xfe, n).b(0x0f, 0x85).rel(4, next); // cmp esi, n; jne
+      for (const f of role.does) f(c);
+      if (role.eax >= 0) c.b(0x42, 0x89, 0x04, 0xad).n(4, results[role.eax] as number); // mov [R+r13*4], eax
+      if (role.edx >= 0) c.b(0x42, 0x89, 0x14, 0xad).n(4, results[role.edx] as number);
+      c.label(next);
+    });
+    c.b(0x41, 0x81, 0xfd).n(4, rounds).b(0x0f, 0x82).rel(4, 'round'); // cmp r13d, rounds; jb
+    barrier(c, cpus);
+    c.b(0x85, 0xf6).b(0x0f, 0x85).rel(4, 'counted');
+    c.b(0x31, 0xc9).label('count').b(0xff, 0xc1, 0x31, 0xc0); // xor ecx, ecx; inc ecx; xor eax, eax
+    for (const r of [...results].reverse())
+      c.b(0x31, 0xd2, 0x39, 0x0c, 0x8d).n(4, r).b(0x0f, 0x94, 0xc2, 0x01, 0xc0, 0x09, 0xd0); // edx = [R+rcx*4] == ecx; eax = eax*2|edx
+    c.b(0xff, 0x04, 0x85).n(4, HISTOGRAM); // inc dword [HISTOGRAM+rax*4]
+    c.b(0x81, 0xf9).n(4, rounds).b(0x0f, 0x82).rel(4, 'count');
+    c.label('counted');
     barrier(c, cpus);
   };
 }
