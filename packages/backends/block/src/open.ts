@@ -22,6 +22,9 @@ const MAX_CHAIN = 64;
 /** A header's bytes: the largest cluster. */
 const MAX_HEADER = 2 << 20;
 
+/** Names that say the format. */
+const QCOW2_NAME = /\.qcow2?$/i;
+
 /** Options of {@link openBlock}. */
 export interface OpenBlockOptions {
   /** Where warnings go: a disk that became read-only, the first failure of each kind. */
@@ -98,7 +101,7 @@ async function openBase(s: BlockSpec, logger: Logger): Promise<DiskImage> {
       logger,
     });
   return openImage(s.path, {
-    format: s.format ?? (/\.qcow2?$/i.test(s.path) ? 'qcow2' : 'raw'),
+    format: s.format ?? (QCOW2_NAME.test(s.path) ? 'qcow2' : 'raw'),
     rawByDefault: s.format === null,
     readOnly,
     sync: s.sync,
@@ -177,6 +180,8 @@ async function openInChain(
         logger: o.logger,
       });
     }
+    if (o.format === null && !isBacking && o.noBacking !== true)
+      mayNameFiles(path, parseHeader(path, first, file.length));
     const header = await readyHeader(file, first, o.logger);
     const backing =
       header.backingFile === null || o.noBacking === true
@@ -216,6 +221,18 @@ function notRaw(path: string, kind: ImageKind): HyveError {
   return new HyveError(
     'BLOCK_FORMAT',
     `${path} begins like a ${kind.name} image, and its name does not say so; ${open}, or format=raw to give the guest these very bytes`,
+  );
+}
+
+/**
+ * An image that is qcow2 by its contents alone may be a raw disk whose guest wrote them: a conversion must not carry files of
+ * the host into its result because a guest named them as backing files.
+ */
+function mayNameFiles(path: string, header: Header): void {
+  if (header.backingFile === null || QCOW2_NAME.test(path)) return;
+  throw new HyveError(
+    'BLOCK_FORMAT',
+    `${path} is qcow2 by its contents alone, and they name ${JSON.stringify(header.backingFile)} as its backing file; say that its format is qcow2 if they can be trusted, or raw`,
   );
 }
 

@@ -232,6 +232,16 @@ describe('opening', () => {
     expect(await again.read(0, [got])).toBe('ok');
     expect(got.includes(0x53, 4096)).toBe(false);
     await again.close();
+    // Nor by way of a tool that goes by contents.
+    const { convertDisk, diskInfo, mapDisk } = await import('../src/disk/index.ts');
+    expect((await diskInfo(at('guest.img'))).qcow2?.backingFile).toBe(at('secret'));
+    expect(await codeOf(convertDisk(at('guest.img'), at('out.img')))).toBe('BLOCK_FORMAT');
+    expect(existsSync(at('out.img'))).toBe(false);
+    expect(await codeOf(mapDisk(at('guest.img')).next())).toBe('BLOCK_FORMAT');
+    await convertDisk(at('guest.img'), at('out.img'), { sourceFormat: 'raw' });
+    expect(readFileSync(at('out.img')).includes(0x53, 4096)).toBe(false);
+    await convertDisk(at('guest.img'), at('out2.img'), { sourceFormat: 'qcow2' });
+    expect(readFileSync(at('out2.img')).every((b) => b === 0x53)).toBe(true);
   });
 
   it.each([
