@@ -2,7 +2,7 @@
 // `until`, counters go to stderr as one line of JSON and the process ends. Node's own flags come from whoever starts it.
 import { readFile } from 'node:fs/promises';
 import { SoftCpu } from '@hyve/cpu';
-import { createPc, type MachineSpec } from '@hyve/pc';
+import { createPc, type MachineSpec, machineSpec } from '@hyve/pc';
 
 /** What {@link main} is to run. */
 export interface HyveRun {
@@ -19,38 +19,13 @@ export interface HyveRun {
 }
 
 function spec(run: HyveRun): MachineSpec {
-  return {
-    v: 1,
+  return machineSpec({
     name: 'bench',
     memoryBytes: run.memoryMib * 2 ** 20,
-    memoryWired: false,
-    cpus: { count: 1, sockets: 1, cores: 1, threads: 1 },
-    numa: [],
     boot: { loader: 'kexec', kernel: run.kernel, initrd: run.initrd, cmdline: run.cmdline },
-    pci: [
-      { bus: 0, slot: 0, func: 0, device: 'hostbridge', options: {}, conf: null },
-      { bus: 0, slot: 31, func: 0, device: 'lpc', options: {}, conf: null },
-    ],
     lpc: [{ device: 'com1', backend: 'stdio' }],
-    fwcfg: { kind: 'bhyve', items: [] },
-    tables: { acpi: true, acpiInMemory: true, mptable: true, smbios: true, smbiosStrings: {} },
-    uuid: null,
-    clock: { rtc: 'utc', mode: 'real', startSeconds: null, instructionsPerSecond: 1e9 },
-    x2apic: false,
-    strictIo: false,
-    strictMsr: true,
-    verboseMsr: false,
-    hltExit: true,
-    pauseExit: false,
-    bvmcons: false,
-    bvmDebugPort: null,
-    gdb: null,
-    virtioMsi: false,
-    pciEnableBars: null,
-    keyboardLayout: null,
     engine: 'soft',
-    pidfile: null,
-  };
+  });
 }
 
 async function main(run: HyveRun): Promise<void> {

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { openBlock } from '@hyve/block-backends';
 import { type CharBackend, silentLogger } from '@hyve/core';
-import { createPc, type MachineSpec, type Pc } from '@hyve/pc';
+import { createPc, type MachineSpec, machineSpec, type Pc, pciSlot } from '@hyve/pc';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { CpioWriter } from '../src/images/cpio.ts';
 import { pullImage } from '../src/images/index.ts';
@@ -57,49 +57,20 @@ beforeAll(async () => {
 afterAll(() => rmSync(dir, { recursive: true, force: true }));
 
 function spec(): MachineSpec {
-  const slot = (n: number, device: string, conf: string | null = null) => ({
-    bus: 0,
-    slot: n,
-    func: 0,
-    device,
-    options: {},
-    conf,
-  });
-  return {
-    v: 1,
+  return machineSpec({
     name: 'state',
     memoryBytes: 512 << 20,
-    memoryWired: false,
-    cpus: { count: 1, sockets: 1, cores: 1, threads: 1 },
-    numa: [],
     boot: { loader: 'kexec', kernel, initrd, cmdline: 'console=ttyS0 quiet' },
     pci: [
-      slot(0, 'hostbridge'),
-      slot(3, 'virtio-blk', join(dir, 'a')),
-      slot(4, 'nvme', join(dir, 'b')),
-      slot(5, 'virtio-rnd'),
-      slot(31, 'lpc'),
+      pciSlot(0, 'hostbridge'),
+      pciSlot(3, 'virtio-blk', join(dir, 'a')),
+      pciSlot(4, 'nvme', join(dir, 'b')),
+      pciSlot(5, 'virtio-rnd'),
+      pciSlot(31, 'lpc'),
     ],
     lpc: [{ device: 'com1', backend: 'console' }],
-    fwcfg: { kind: 'bhyve', items: [] },
-    tables: { acpi: true, acpiInMemory: true, mptable: true, smbios: true, smbiosStrings: {} },
-    uuid: null,
-    clock: { rtc: 'utc', mode: 'real', startSeconds: null, instructionsPerSecond: 1e9 },
-    x2apic: false,
-    strictIo: false,
-    strictMsr: true,
-    verboseMsr: false,
-    hltExit: true,
-    pauseExit: false,
-    bvmcons: false,
-    bvmDebugPort: null,
-    gdb: null,
-    virtioMsi: false,
-    pciEnableBars: null,
-    keyboardLayout: null,
     engine: 'soft',
-    pidfile: null,
-  };
+  });
 }
 
 /** A machine whose screen is text; `when` is told of each line. */

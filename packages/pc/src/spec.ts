@@ -270,3 +270,49 @@ export const MIN_MEMORY_BYTES: number = 2 ** 20;
 export const VIRTUAL_START_SECONDS = 946_684_800;
 /** Default of {@link ClockSpec.instructionsPerSecond}. */
 export const VIRTUAL_INSTRUCTIONS_PER_SECOND = 1_000_000_000;
+
+/** One slot of PCI bus 0, function 0, with its options as the text that follows the device's name. */
+export function pciSlot(slot: number, device: string, conf: string | null = null): PciSlotSpec {
+  return { bus: 0, slot, func: 0, device, options: {}, conf };
+}
+
+/**
+ * A whole description from what matters: bhyve's defaults for all that `o` leaves out, which is one vCPU, 256 MiB, a host
+ * bridge and the LPC bridge, no serial port, all tables in memory, real time, and the best engine there is.
+ */
+export function machineSpec(o: Partial<MachineSpec> & Pick<MachineSpec, 'boot'>): MachineSpec {
+  return {
+    v: 1,
+    name: 'guest',
+    memoryBytes: 256 * 2 ** 20,
+    memoryWired: false,
+    cpus: { count: 1, sockets: 1, cores: 1, threads: 1 },
+    numa: [],
+    pci: [pciSlot(0, 'hostbridge'), pciSlot(31, 'lpc')],
+    lpc: [],
+    fwcfg: { kind: 'bhyve', items: [] },
+    tables: { acpi: true, acpiInMemory: true, mptable: true, smbios: true, smbiosStrings: {} },
+    uuid: null,
+    clock: {
+      rtc: 'utc',
+      mode: 'real',
+      startSeconds: null,
+      instructionsPerSecond: VIRTUAL_INSTRUCTIONS_PER_SECOND,
+    },
+    x2apic: false,
+    strictIo: false,
+    strictMsr: true,
+    verboseMsr: false,
+    hltExit: true,
+    pauseExit: false,
+    bvmcons: false,
+    bvmDebugPort: null,
+    gdb: null,
+    virtioMsi: false,
+    pciEnableBars: null,
+    keyboardLayout: null,
+    engine: 'auto',
+    pidfile: null,
+    ...o,
+  };
+}

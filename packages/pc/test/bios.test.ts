@@ -1,6 +1,6 @@
 import { silentLogger } from '@hyve/core';
 import { describe, expect, it } from 'vitest';
-import { createPc, type MachineSpec, type PcHost } from '../src/index.ts';
+import { createPc, machineSpec, type PcHost } from '../src/index.ts';
 
 /** Waits for the BIOS tick count to be 2. */
 const TICKS: readonly number[] = [
@@ -53,38 +53,12 @@ function program(body: readonly number[]): Uint8Array {
   return image;
 }
 
-const spec: MachineSpec = {
-  v: 1,
-  name: 'bios',
+const spec = machineSpec({
   memoryBytes: 2 ** 24,
-  memoryWired: false,
-  cpus: { count: 1, sockets: 1, cores: 1, threads: 1 },
-  numa: [],
   boot: { loader: 'multiboot', kernel: 'program', modules: [], cmdline: '' },
-  pci: [
-    { bus: 0, slot: 0, func: 0, device: 'hostbridge', options: {}, conf: null },
-    { bus: 0, slot: 31, func: 0, device: 'lpc', options: {}, conf: null },
-  ],
   lpc: [{ device: 'pc-testdev', settings: {} }],
-  fwcfg: { kind: 'bhyve', items: [] },
-  tables: { acpi: true, acpiInMemory: true, mptable: true, smbios: true, smbiosStrings: {} },
-  uuid: null,
   clock: { rtc: 'utc', mode: 'virtual', startSeconds: 0, instructionsPerSecond: 1e9 },
-  x2apic: false,
-  strictIo: false,
-  strictMsr: true,
-  verboseMsr: false,
-  hltExit: true,
-  pauseExit: false,
-  bvmcons: false,
-  bvmDebugPort: null,
-  gdb: null,
-  virtioMsi: false,
-  pciEnableBars: null,
-  keyboardLayout: null,
-  engine: 'auto',
-  pidfile: null,
-};
+});
 
 const host = (body: readonly number[]): PcHost => ({
   openChar: async () => Promise.reject(new Error('no character device')),

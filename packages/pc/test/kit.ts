@@ -1,44 +1,20 @@
 // Machines for tests: specifications, a host of memory alone, and guests made by hand, a few hundred bytes each.
 import { type BlockBackend, type BlockStatus, type CharBackend, HyveError, silentLogger } from '@hyve/core';
-import type { MachineSpec, PcHost, PciSlotSpec } from '../src/index.ts';
+import { type MachineSpec, machineSpec, type PcHost } from '../src/index.ts';
 
-/** A slot. */
-export function slot(slot: number, device: string, conf: string | null = null): PciSlotSpec {
-  return { bus: 0, slot, func: 0, device, options: {}, conf };
-}
+export { pciSlot as slot } from '../src/index.ts';
 
 /** The machine most tests start from: one vCPU, 16 MiB, COM1, a Multiboot guest named `guest`, virtual time. */
 export function machine(o: Partial<MachineSpec> = {}): MachineSpec {
-  return {
-    v: 1,
+  return machineSpec({
     name: 'test',
     memoryBytes: 2 ** 24,
-    memoryWired: false,
-    cpus: { count: 1, sockets: 1, cores: 1, threads: 1 },
-    numa: [],
     boot: { loader: 'multiboot', kernel: 'guest', modules: [], cmdline: '' },
-    pci: [slot(0, 'hostbridge'), slot(31, 'lpc')],
     lpc: [{ device: 'com1', backend: 'console' }],
-    fwcfg: { kind: 'bhyve', items: [] },
-    tables: { acpi: true, acpiInMemory: true, mptable: true, smbios: true, smbiosStrings: {} },
-    uuid: null,
     clock: { rtc: 'utc', mode: 'virtual', startSeconds: 946684800, instructionsPerSecond: 1e9 },
-    x2apic: false,
-    strictIo: false,
-    strictMsr: true,
-    verboseMsr: false,
-    hltExit: true,
-    pauseExit: false,
-    bvmcons: false,
-    bvmDebugPort: null,
-    gdb: null,
-    virtioMsi: false,
-    pciEnableBars: null,
-    keyboardLayout: null,
     engine: 'soft',
-    pidfile: null,
     ...o,
-  };
+  });
 }
 
 /** The other end of a serial port: keeps what the guest sends. */

@@ -15,7 +15,7 @@ import type {
   Width,
 } from '@hyve/core';
 import { SoftCpu } from '@hyve/cpu';
-import { createPc, type MachineSpec, type PcHost, type ThreadHost, type VcpuWorker } from '@hyve/pc';
+import { createPc, type MachineSpec, machineSpec, type PcHost, type ThreadHost, type VcpuWorker } from '@hyve/pc';
 
 /** Features that an entry takes away from the processor, by QEMU's names. */
 export type HiddenFeature = 'x2apic' | 'pcid' | 'invpcid' | 'umip' | 'smep' | 'smap';
@@ -195,42 +195,20 @@ function specOf(run: TestRun): MachineSpec {
   const cpus = run.cpus ?? 1;
   // The first word is the program's name, as with QEMU.
   const name = run.path.slice(run.path.lastIndexOf('/') + 1);
-  return {
-    v: 1,
+  return machineSpec({
     name: 'kvm-unit-tests',
     memoryBytes: (run.memoryMiB ?? 128) * 2 ** 20,
-    memoryWired: false,
     cpus: { count: cpus, sockets: 1, cores: cpus, threads: 1 },
-    numa: [],
     boot: { loader: 'multiboot', kernel: run.path, modules: [], cmdline: run.args ? `${name} ${run.args}` : name },
-    pci: [
-      { bus: 0, slot: 0, func: 0, device: 'hostbridge', options: {}, conf: null },
-      { bus: 0, slot: 31, func: 0, device: 'lpc', options: {}, conf: null },
-    ],
     lpc: [
       { device: 'com1', backend: 'stdio' },
       { device: 'pc-testdev', settings: {} },
     ],
     fwcfg: { kind: 'qemu', items: [] },
     tables: { acpi: true, acpiInMemory: true, mptable: false, smbios: false, smbiosStrings: {} },
-    uuid: null,
-    clock: { rtc: 'utc', mode: 'real', startSeconds: null, instructionsPerSecond: 1e9 },
-    x2apic: false,
-    strictIo: false,
-    strictMsr: true,
-    verboseMsr: false,
-    hltExit: true,
-    pauseExit: false,
-    bvmcons: false,
-    bvmDebugPort: null,
-    gdb: null,
-    virtioMsi: false,
-    pciEnableBars: null,
-    keyboardLayout: null,
     engine: 'soft',
-    pidfile: null,
     vcpuThreads: run.threads === true ? 'on' : 'off',
-  };
+  });
 }
 
 /** Threads that know what the run hides. */
