@@ -902,6 +902,7 @@ async function assemble(spec: MachineSpec, host: PcHost, undo: (() => unknown)[]
             mmioWrite: (a, w, v) => mmio.write(a, w, v),
             acknowledgePic: () => pic.acknowledge(),
             eoi: (v) => apics.eoi(v),
+            ferr: () => coprocessor.set(true),
           },
           startMs: () => time.origin / 1e6,
           plan: (i) => ({

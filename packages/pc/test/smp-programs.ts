@@ -559,6 +559,36 @@ export function poke(rounds: number, writer: number): { program: Program; handle
   };
 }
 
+/** Interrupts 13 that {@link coprocessorError} took. */
+export const FERRS: number = VARS + 0xc00;
+
+/** Processor 1 divides by zero with CR0.NE clear: the next x87 instruction waits for interrupt 13, which comes back to it. */
+export function coprocessorError(): { program: Program; handlers: Handlers } {
+  return {
+    handlers: {
+      ipi: (c) => {
+        c.b(0x50).b(0xff, 0x04, 0x25).n(4, FERRS); // push rax; inc dword [FERRS]
+        c.b(0x31, 0xc0, 0xe6, 0xf0, 0xdb, 0xe2); // xor eax, eax; out 0f0h, al; fnclex
+        c.b(0xb8).n(4, 0xfee000b0).b(0xc7, 0x00).n(4, 0); // EOI
+        c.b(0x58, 0x48, 0xcf);
+      },
+    },
+    program: (c, cpus) => {
+      barrier(c, cpus);
+      c.b(0x83, 0xfe, 1).b(0x0f, 0x85).rel(4, 'calm'); // cmp esi, 1; jne
+      // The I/O APIC's pin 13 goes to processor 1.
+      c.b(0xb8).n(4, 0xfec00000); // mov eax, ..
+      c.b(0xc7, 0x00).n(4, 0x2b).b(0xc7, 0x40, 0x10).n(4, 0x01000000);
+      c.b(0xc7, 0x00).n(4, 0x2a).b(0xc7, 0x40, 0x10).n(4, IPI_VECTOR);
+      c.b(0xfb); // sti
+      c.b(0xdb, 0xe3, 0x68).n(4, 0x37b).b(0xd9, 0x2c, 0x24); // fninit; push 37bh; fldcw [rsp]
+      c.b(0xd9, 0xe8, 0xd9, 0xee, 0xde, 0xf9, 0x9b, 0x58, 0xfa); // fld1; fldz; fdivp; fwait; pop rax; cli
+      c.label('calm');
+      barrier(c, cpus);
+    },
+  };
+}
+
 /** Time that {@link busy} took, TSC ticks. */
 export const BUSY_TICKS: number = VARS + 0x900;
 

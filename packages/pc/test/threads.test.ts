@@ -6,8 +6,10 @@ import {
   ACROSS,
   BUFFERED,
   COUNTERS,
+  coprocessorError,
   DUELS,
   duel,
+  FERRS,
   HISTOGRAM,
   IRIW,
   litmus,
@@ -165,6 +167,11 @@ describe('a machine whose vCPUs are on threads', () => {
       },
     });
     expect([second.reason, second.detail, total(second)]).toEqual(['poweroff', '', rounds * 3]);
+  });
+
+  it('has an x87 error of processor 1 go to interrupt 13', LIMIT, async () => {
+    const r = await runSmp({ cpus: 2, ...coprocessorError(), limitMs: 20_000 });
+    expect([r.reason, r.detail, r.word(FERRS)]).toEqual(['poweroff', '', 1]);
   });
 
   it('is reset, and runs again', LIMIT, async () => {

@@ -70,6 +70,9 @@ const EVENT_LEAVE = 1 << 11;
 /** To the others: leave it for now. */
 const EVENT_PAUSE = 1 << 12;
 
+/** To thread 0: a vCPU has an x87 error that nobody but IRQ 13 is told of. */
+const EVENT_FERR = 1 << 13;
+
 const SLOT_IDLE = 0;
 const SLOT_REQUEST = 1;
 const SLOT_ANSWER = 2;
@@ -107,6 +110,8 @@ export interface AccessTarget {
   acknowledgePic(): number;
   /** EOI of a level-triggered vector. */
   eoi(vector: number): void;
+  /** FERR# of some vCPU goes active. */
+  ferr(): void;
 }
 
 /**
@@ -213,6 +218,11 @@ export class Switchboard {
     this.send(0, EVENT_EOI);
   }
 
+  /** FERR# of this thread's vCPU, which waits for the interrupt. */
+  sendFerr(): void {
+    this.send(0, EVENT_FERR);
+  }
+
   /** Makes thread 0's loop look again. */
   sendLook(): void {
     this.send(0, EVENT_LOOK);
@@ -265,6 +275,7 @@ export class Switchboard {
       this.takeVectors(lapic, LEVEL, true);
     }
     if (devices === null) return;
+    if (e & EVENT_FERR) devices.ferr();
     if (e & EVENT_EOI)
       for (let i = 0; i < 8; i++) {
         let bits = Atomics.exchange(w, ENDED_VECTORS + i, 0);

@@ -159,7 +159,7 @@ export class VcpuThread {
       write: (a: number, w: 1 | 2 | 4, v: number) => parked(() => board.mmioWrite(a, w, v)),
     };
     vm = engine.attach(plan.share, plan.index, {
-      bus: vcpuBus({ pio, mmio, lapic, msrs }),
+      bus: vcpuBus({ pio, mmio, lapic, msrs, ferr: () => board.sendFerr() }),
       cpuid: plan.cpuid,
       clock,
       tscHz: plan.tscHz,
