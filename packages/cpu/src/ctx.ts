@@ -12,8 +12,12 @@ import {
   c64,
   call,
   cmpxchg,
+  F32,
+  F64,
   type Fn,
   type FnRef,
+  f32,
+  f64,
   I32,
   I64,
   i32,
@@ -54,6 +58,8 @@ export interface Env {
   readonly tsc: FnRef;
   /** Several threads run vCPUs on this memory: locked instructions must be atomic, fences must fence. */
   readonly shared: boolean;
+  /** Whether the host's relaxed multiply-add rounds once. */
+  readonly fused: boolean;
   /** Further functions by name, made on first use by their owner (softfloat). */
   fn(name: string): FnRef;
 }
@@ -755,6 +761,55 @@ export abstract class SemCtx {
     if (size === 4) this.f.st32(this.regAddr(i), v, at);
     else this.f.st64(this.regAddr(i), v, at);
   }
+  /** The low 4 or 8 bytes as f32 or f64, with the same bits. */
+  getXFloat(i: number, size: number): Node {
+    return size === 4 ? ld.f32(this.regAddr(i)) : ld.f64(this.regAddr(i));
+  }
+  /** Writes them; the others stay. */
+  setXFloat(i: number, size: number, v: Node): void {
+    if (size === 4) this.f.stF32(this.regAddr(i), v);
+    else this.f.stF64(this.regAddr(i), v);
+  }
+  /** Loads an f32 or f64 at a linear address as {@link load} does, with the same bits. */
+  loadFloat(la: Node, size: number): Node {
+    const f = this.f;
+    const x = f.temp(size === 4 ? F32 : F64);
+    const e = this.tlbEntry(la);
+    f.likely(
+      i64.eq(ld.i64(e), this.tagOf(la, size)),
+      () => {
+        const p = i32.add(i32.wrap(la), ld.i32(e, 24));
+        f.set(x, size === 4 ? ld.f32(p) : ld.f64(p));
+      },
+      () => {
+        this.sync();
+        const r = call(this.env.mem.readMiss, this.base, la, c32(size));
+        f.set(x, size === 4 ? f32.reinterpret(i32.wrap(r)) : f64.reinterpret(r));
+        this.checkFault();
+      },
+    );
+    return x.get;
+  }
+
+  // What a backend may know of floating-point numbers.
+  /** Whether the host's rounding is MXCSR's and inexact results change nothing, as i32. */
+  fastFloat(): Node {
+    // PE set and masked, rounding to nearest.
+    return i32.eq(i32.and(ld.i32(this.base, S.MXCSR), c32(0x7020)), c32(0x1020));
+  }
+  /** MXCSR may have changed. */
+  mxcsrChanged(): void {}
+  /** Whether the low float of register operand `i` is known not to be denormal. */
+  notDenormal(_i: number, _size: number): boolean {
+    return false;
+  }
+  /** Says that it is not. */
+  setNotDenormal(_i: number, _size: number): void {}
+  /** Operand 0 was copied from operand `i`. */
+  copied(_i: number): void {}
+  /** Where the backend can leave between instructions: leaves after this one, which is done. */
+  readonly leaveAfter: (() => void) | null = null;
+
   /** The element of 1, 2, 4 or 8 bytes at byte `at` of operand `i`, zero-extended. */
   getElement(i: number, size: number, at: Node): Node {
     return this.loadHost(i32.add(this.regAddr(i), at), size);

@@ -3,6 +3,7 @@
 import { Insn, Kind, OP, OP_NAMES } from '@hyve/x86';
 import { tlbSlot } from './addresses.ts';
 import { type CodeMode, type Env, type Semantic, SemCtx } from './ctx.ts';
+import { fusedMultiplyAdd } from './fused.ts';
 import { emitMatFlags, emitMatState, hashHost, J_BUDGET, J_FAULT, J_INTERPRET, JC_ENTRIES } from './jit.ts';
 import type { Layout } from './layout.ts';
 import { emitMemory, type MemFns } from './mem.ts';
@@ -390,6 +391,7 @@ export function satelliteOf(L: Layout, functions: readonly Signature[], shared: 
     sys: get('sys'),
     tsc: get('tsc'),
     shared,
+    fused: fusedMultiplyAdd(),
     fn: get,
   };
   return { m, env };
@@ -555,6 +557,7 @@ export class Interpreter {
       sys: imp('sys'),
       tsc: imp('tsc'),
       shared: L.threads > 1,
+      fused: fusedMultiplyAdd(),
       fn: (name) => {
         const r = named[name];
         if (r === undefined) throw new Error(`no helper function ${name}`);

@@ -3,7 +3,7 @@
 import { type Insn, Kind, OP, ROWS } from '@hyve/x86';
 import { tlbSlot } from './addresses.ts';
 import { type CodeMode, type Env, NUM, type Num, SemCtx } from './ctx.ts';
-import { lane, lanes, withLane } from './sem/vec.ts';
+import { lane, laneF, lanes, withLane, withLaneF } from './sem/vec.ts';
 import * as S from './state.ts';
 import {
   c32,
@@ -13,6 +13,7 @@ import {
   cV128,
   type Fn,
   type FnRef,
+  I32,
   I64,
   i32,
   i64,
@@ -63,6 +64,11 @@ export interface RegionState {
   /** As {@link lazy} and {@link dirty}, for them. */
   readonly lazyXmm: number;
   dirtyXmm: number;
+  /** Bit per XMM register whose low float, or double, is not denormal, at the place that is being translated. */
+  normal4: number;
+  normal8: number;
+  /** {@link SemCtx.fastFloat}; made when first used. */
+  fast: Local | null;
   /** Pending flags: operands and result as i64, kind. */
   readonly fa: Local;
   readonly fb: Local;
@@ -186,6 +192,7 @@ export class JitCtx extends SemCtx {
   override setXmm(n: number, v: Node): void {
     const l = this.xmm(n);
     this.f.set(l, v);
+    this.forget(n);
     if (this.s.lazyXmm & (1 << n)) this.s.dirtyXmm |= 1 << n;
     else this.f.stV(this.base, l.get, S.XMM + 16 * n);
   }
@@ -220,8 +227,53 @@ export class JitCtx extends SemCtx {
     if (!n.isConst) throw new Error('element of a vector chosen at run time');
     return n.lo;
   }
+  override getXFloat(i: number, size: number): Node {
+    return laneF(this.xmm(this.regOf(i)).get, size as 4 | 8, 0);
+  }
+  override setXFloat(i: number, size: number, v: Node): void {
+    const n = this.regOf(i);
+    const l = this.xmm(n);
+    this.f.set(l, withLaneF(l.get, size as 4 | 8, 0, v));
+    this.forget(n);
+    if (this.s.lazyXmm & (1 << n)) this.s.dirtyXmm |= 1 << n;
+    else if (size === 4) this.f.stF32(this.base, v, S.XMM + 16 * n);
+    else this.f.stF64(this.base, v, S.XMM + 16 * n);
+  }
+  private forget(n: number): void {
+    this.s.normal4 &= ~(1 << n);
+    this.s.normal8 &= ~(1 << n);
+  }
+  override notDenormal(i: number, size: number): boolean {
+    return (((size === 4 ? this.s.normal4 : this.s.normal8) >> this.regOf(i)) & 1) !== 0;
+  }
+  override setNotDenormal(i: number, size: number): void {
+    if (size === 4) this.s.normal4 |= 1 << this.regOf(i);
+    else this.s.normal8 |= 1 << this.regOf(i);
+  }
+  override copied(i: number): void {
+    const size4 = this.notDenormal(i, 4);
+    const size8 = this.notDenormal(i, 8);
+    this.forget(this.regOf(0));
+    if (size4) this.setNotDenormal(0, 4);
+    if (size8) this.setNotDenormal(0, 8);
+  }
+  private fastLocal(): Local {
+    this.s.fast ??= this.f.local(I32);
+    return this.s.fast;
+  }
+  override fastFloat(): Node {
+    return this.fastLocal().get;
+  }
+  override mxcsrChanged(): void {
+    this.f.set(this.fastLocal(), super.fastFloat());
+  }
+  override readonly leaveAfter = (): void => {
+    this.f.set(this.s.out, this.place(this.off + this.insn.length, this.left - 1));
+    this.f.br(this.s.leaveLabel);
+  };
   private setLane(n: number, size: 1 | 2 | 4 | 8, at: number, v: Node): void {
     const l = this.xmm(n);
+    this.forget(n);
     if (this.s.lazyXmm & (1 << n)) {
       this.f.set(l, withLane(l.get, size, at / size, v));
       this.s.dirtyXmm |= 1 << n;

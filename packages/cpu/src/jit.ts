@@ -519,6 +519,9 @@ export class RegionTranslator {
       xmms: new Array(16).fill(null),
       lazyXmm: lazy.xmm,
       dirtyXmm: 0,
+      normal4: 0,
+      normal8: 0,
+      fast: null,
       pageRip: f.local(I64),
       fa: f.local(I64),
       fb: f.local(I64),
@@ -589,6 +592,8 @@ export class RegionTranslator {
     const body = (b: Block, pendingIn: number): void => {
       f.set(bud, i32.sub(bud.get, c32(b.insns.length)));
       let pending = pendingIn;
+      s.normal4 = 0;
+      s.normal8 = 0;
       let off = b.off;
       b.insns.forEach((n, i) => {
         const mark = f.mark();
@@ -735,6 +740,7 @@ export class RegionTranslator {
       const x = s.xmms[n];
       if (x !== null && x !== undefined) pro.set(x, ld.v128(base, S.XMM + 16 * n));
     }
+    if (s.fast !== null) pro.set(s.fast, i32.eq(i32.and(ld.i32(base, S.MXCSR), c32(0x7020)), c32(0x1020)));
     f.prepend(pro);
     return !outOfCells;
   }

@@ -186,8 +186,9 @@ const NOTHING: VcpuBus = {
 export class Machine {
   private readonly vm;
   private readonly initial: VcpuStateV1;
-  constructor() {
-    const cpu = new SoftCpu();
+  /** @param threshold of the translator; 0 interprets only */
+  constructor(threshold?: number) {
+    const cpu = new SoftCpu(threshold === undefined ? {} : { threshold });
     this.vm = cpu.createVm({
       memory: [{ base: 0, size: 1 << 20, kind: 'ram', name: 'ram' }],
       vcpus: 1,

@@ -5,7 +5,7 @@ import type { Semantic, SemCtx } from '../ctx.ts';
 import * as S from '../state.ts';
 import { c32, c64, cV128, I32, I64, i32, i64, ld, type Node, select } from '../wasm/builder.ts';
 import { imm8, probeWrite } from './simd-int.ts';
-import { floatLanes, slow } from './sse.ts';
+import { floatLanes, scalarFma, slow } from './sse.ts';
 import {
   clearUpper,
   lane,
@@ -233,6 +233,7 @@ function fma(order: keyof typeof ORDER, size: 4 | 8, signs: number, scalar: bool
   const t = size === 4 ? 's' : 'd';
   return (c) => {
     if (scalar) {
+      if (scalarFma(c, size, [x, y, z], signs & 3)) return;
       const at = (i: number): Node => (c.isMem(i) ? c.read(i, size) : c.f.tmp(c.getXLow(i, size)));
       // Memory first: it is always operand 2.
       const last = at(2);

@@ -458,6 +458,7 @@ const move =
     for (let k = 0; k < n; k++) r.push(readLane(c, 1, k, 16));
     if (!c.isMem(0)) {
       writeLanes(c, r);
+      if (!c.isMem(1)) c.copied(1);
       return;
     }
     if (n === 2) c.storePair(c.ea(), r[0] as Node, r[1] as Node);

@@ -28,15 +28,18 @@ import {
   type Module,
   type Node,
   select,
+  simd,
   V128,
 } from '../wasm/builder.ts';
 import { imm8, setZpc } from './simd-int.ts';
 import { FL, param, type SoftFns } from './softfloat.ts';
 import {
   checkPending,
+  clearUpper,
   isVex,
   lane,
   laneCount,
+  laneF,
   lanes,
   legacyAlign,
   mmxState,
@@ -46,6 +49,7 @@ import {
   vf32,
   vf64,
   withLane,
+  withLaneF,
   writeLanes,
   writeMmx,
 } from './vec.ts';
@@ -53,8 +57,7 @@ import {
 /** MXCSR bits. */
 const MX_DAZ = 1 << 6;
 const MX_RESERVED = 0xffff0000;
-/** PE, PM and rounding: the fast paths want PE and PM set, rounding to nearest. */
-const MX_FAST_MASK = 0x7020;
+/** PE and PM. */
 const MX_FAST = 0x1020;
 
 type Size = 4 | 8;
@@ -133,11 +136,13 @@ export function emitSse(m: Module, soft: SoftFns): Record<string, FnRef> {
     extra: number,
     each: (f: Fn, b: Node, ctl: Node, a: Node, y: Node) => Node,
     result: typeof I32 | typeof I64 = ty(size),
+    first?: (f: Fn) => void,
   ): void => {
     const f = m.fn(
       [I32, ...Array<typeof I32 | typeof I64>(operands).fill(ty(size)), ...Array<typeof I32>(extra).fill(I32)],
       result,
     );
+    first?.(f);
     const { b, ctl } = begin(f);
     const a = param(f, 1);
     const r = f.tmp(each(f, b, ctl, a, operands === 2 ? param(f, 2) : a));
@@ -152,7 +157,15 @@ export function emitSse(m: Module, soft: SoftFns): Record<string, FnRef> {
       const run = (_f: Fn, b: Node, ctl: Node, a: Node, y: Node): Node => call(fn(`${op}${B}`), b, ctl, a, y);
       const n = op === 'sqrt' ? 1 : 2;
       packed(`sse_p${t}_${op}`, size, n, 0, run);
-      scalar(`sse_s${t}_${op}`, size, n, 0, run);
+      scalar(
+        `sse_s${t}_${op}`,
+        size,
+        n,
+        0,
+        run,
+        ty(size),
+        op === 'min' || op === 'max' ? undefined : (f) => withZeros(f, size, op),
+      );
     }
     packed(`sse_p${t}_addsub`, size, 2, 0, (_f, b, ctl, a, y, n) =>
       call(fn(`${n & 1 ? 'add' : 'sub'}${B}`), b, ctl, a, y),
@@ -295,6 +308,36 @@ export function emitSse(m: Module, soft: SoftFns): Record<string, FnRef> {
   return out;
 }
 
+/** Returns at once from a function on scalars where the host's result will do: zeros, mostly; the rest is done in line. */
+function withZeros(f: Fn, size: Size, op: Exclude<Binary, 'min' | 'max'> | 'sqrt'): void {
+  const k = KIT[size];
+  const x = (i: number): Node => {
+    const l = f.temp(k.fty);
+    f.set(l, k.n.reinterpret(param(f, i)));
+    return l.get;
+  };
+  f.if(i32.eq(i32.and(ld.i32(param(f, 0), S.MXCSR), c32(0x7020)), c32(0x1020)), () => {
+    const a = x(1);
+    const zero = (y: Node): Node => k.n.eq(y, k.zero());
+    if (op === 'sqrt') {
+      f.if(zero(a), () => f.ret(param(f, 1)));
+      return;
+    }
+    const b = x(2);
+    const r = f.temp(k.fty);
+    f.set(r, k.n[op](a, b));
+    const z = zeroOk(
+      op,
+      () => zero(a),
+      () => zero(b),
+      i32.and,
+      i32.or,
+      zero(r.get),
+    );
+    f.if(i32.and(i32.and(plain(size, a), plain(size, b)), i32.or(inRange(size, r.get), z)), () => f.ret(k.bits(r.get)));
+  });
+}
+
 /** For each predicate, which of less (1), equal (2), greater (4), unordered (8) make it true: SDM table of CMPPD. */
 function predicate(imm: Node): Node {
   // Nibbles 0–7: EQ LT LE UNORD NEQ NLT NLE ORD; 8–15: EQ_UQ NGE NGT FALSE NEQ_OQ GE GT TRUE; 16–31 repeat them.
@@ -359,8 +402,9 @@ const KIT = {
   },
 } as const;
 
-function fastMode(c: SemCtx): Node {
-  return i32.eq(i32.and(ld.i32(c.base, S.MXCSR), c32(MX_FAST_MASK)), c32(MX_FAST));
+/** Neither a NaN nor denormal, of a source. */
+function plainIn(size: Size, s: { x: Node; normal: boolean }): Node {
+  return s.normal ? KIT[size].n.eq(s.x, s.x) : plain(size, s.x);
 }
 /** Not a NaN, not denormal. */
 function plain(size: Size, x: Node): Node {
@@ -382,12 +426,10 @@ function inRangeV(size: Size, r: Node): Node {
 }
 
 /** Operand `i` as integer bits of a scalar, and as a float. */
-function scalarIn(c: SemCtx, i: number, size: Size): { bits: Node; x: Node } {
+function scalarIn(c: SemCtx, i: number, size: Size): { bits: Node; x: Node; normal: boolean } {
   const k = KIT[size];
-  const bits = c.isMem(i) ? c.read(i, size) : c.f.tmp(c.getXLow(i, size));
-  const x = c.f.temp(k.fty);
-  c.f.set(x, k.n.reinterpret(bits));
-  return { bits, x: x.get };
+  const { x, normal } = floatIn(c, i, size);
+  return { bits: k.bits(x), x, normal };
 }
 /** Writes a scalar to operand 0; the rest of the register stays (SSE) or comes from operand 1 (AVX). */
 function scalarOut(c: SemCtx, size: Size, bits: Node): void {
@@ -400,7 +442,7 @@ function fastOr(
   c: SemCtx,
   ty: typeof I32 | typeof I64 | typeof V128,
   mode: Node | null,
-  fast: () => { r: Node; ok: (r: Node) => Node },
+  fast: () => { r: Node; quick?: (r: Node) => Node; ok: (r: Node) => Node },
   slow: () => Node,
 ): Node {
   const f = c.f;
@@ -409,12 +451,14 @@ function fastOr(
     const attempt = (): void => {
       const t = fast();
       f.set(r, t.r);
+      if (t.quick !== undefined) f.brIf(done, t.quick(r.get));
       f.brIf(done, t.ok(r.get));
     };
     if (mode === null) attempt();
     else f.if(mode, attempt);
     f.set(r, slow());
     c.checkFault();
+    c.mxcsrChanged();
   });
   return r.get;
 }
@@ -479,9 +523,15 @@ function packedArith(c: SemCtx, size: Size, op: Binary, a: Node, b: Node): Node 
   return fastOr(
     c,
     V128,
-    fastMode(c),
+    c.fastFloat(),
     () => ({
       r: k.vec[op](a, b),
+      // Most often nothing is small.
+      quick: (r) => {
+        const size1 = c.f.tmp(k.vec.abs(r));
+        const least = k.vec.pmin(k.vec.pmin(k.vec.abs(a), k.vec.abs(b)), size1);
+        return k.vec.allTrue(v.and(k.vec.gt(least, k.vmin()), k.vec.le(size1, k.vmax())));
+      },
       ok: (r) => {
         const isZero = (x: Node): Node => k.vec.eq(x, v.zero());
         const z = zeroOk(
@@ -500,53 +550,125 @@ function packedArith(c: SemCtx, size: Size, op: Binary, a: Node, b: Node): Node 
 }
 const packedOp = (size: Size, op: Binary): Semantic => floats2((c, a, b) => packedArith(c, size, op, a, b));
 
+/** A scalar source: the float, and whether it is known not to be denormal. */
+interface Scalar {
+  readonly x: Node;
+  readonly normal: boolean;
+  /** Operand number of a register, or -1. */
+  readonly reg: number;
+}
+function floatIn(c: SemCtx, i: number, size: Size): Scalar {
+  if (c.isMem(i)) return { x: c.loadFloat(c.ea(), size), normal: false, reg: -1 };
+  return { x: c.f.tmp(c.getXFloat(i, size)), normal: c.notDenormal(i, size), reg: i };
+}
+function floatOut(c: SemCtx, size: Size, x: Node, fma = false): void {
+  if (fma) {
+    c.setXFloat(0, size, x);
+    clearUpper(c);
+  } else if (isVex(c)) writeLanes(c, [withLaneF(c.getX(1), size, 0, x)]);
+  else c.setXFloat(0, size, x);
+}
+function denormal(size: Size, x: Node): Node {
+  const k = KIT[size];
+  return i32.and(k.n.lt(k.n.abs(x), k.min()), k.n.ne(x, k.zero()));
+}
+/**
+ * A scalar operation: on the host's floats unless `wrong` says of one of its conditions that the result would show it, else
+ * by the function `name` on bits. Writes operand 0. The host's result counts only if it is finite and not small, unless
+ * `any`. With a backend that can leave after an instruction, what goes on is sure that neither sources nor result are
+ * denormal, and need not look again.
+ */
+function scalarCompute(
+  c: SemCtx,
+  size: Size,
+  name: string,
+  sources: readonly Scalar[],
+  extra: readonly Node[],
+  o: { compute: () => Node; wrong: () => readonly Node[]; any?: boolean; fma?: boolean },
+): void {
+  const k = KIT[size];
+  const f = c.f;
+  const r = f.temp(k.fty);
+  f.block((done) => {
+    f.block((slow) => {
+      for (const w of o.wrong()) f.brUnlikely(slow, w);
+      f.set(r, o.compute());
+      if (o.any !== true) {
+        f.brUnlikely(slow, i32.eqz(k.n.gt(k.n.abs(r.get), k.min())));
+        f.brUnlikely(slow, k.n.gt(k.n.abs(r.get), k.max()));
+      }
+      f.br(done);
+    });
+    f.set(r, k.n.reinterpret(call(c.env.fn(name), c.base, ...sources.map((s) => k.bits(s.x)), ...extra)));
+    c.checkFault();
+    c.mxcsrChanged();
+    if (c.leaveAfter !== null)
+      f.if([...sources.map((s) => s.x), r.get].map((x) => denormal(size, x)).reduce(i32.or), () => {
+        floatOut(c, size, r.get, o.fma);
+        c.leaveAfter?.();
+      });
+  });
+  floatOut(c, size, r.get, o.fma);
+  if (c.leaveAfter === null) return;
+  for (const s of sources) if (s.reg > 0) c.setNotDenormal(s.reg, size);
+  c.setNotDenormal(0, size);
+}
+/** Sources below the normal range, zero among them, that nothing is known of. */
+function small(size: Size, sources: readonly Scalar[]): Node[] {
+  const k = KIT[size];
+  return sources.filter((s) => !s.normal).map((s) => k.n.lt(k.n.abs(s.x), k.min()));
+}
+
 const scalarOp =
   (size: Size, op: Binary): Semantic =>
   (c) => {
     const k = KIT[size];
     const vex = isVex(c);
-    const b = scalarIn(c, vex ? 2 : 1, size);
-    const a = scalarIn(c, vex ? 1 : 0, size);
-    const slow = (): Node => call(c.env.fn(`sse_s${letter(size)}_${op}`), c.base, a.bits, b.bits);
+    const b = floatIn(c, vex ? 2 : 1, size);
+    const a = floatIn(c, vex ? 1 : 0, size);
+    const name = `sse_s${letter(size)}_${op}`;
     if (op === 'min' || op === 'max') {
       const wins = op === 'min' ? k.n.lt : k.n.gt;
-      const r = fastOr(
-        c,
-        k.ty,
-        null,
-        () => ({
-          r: select(wins(a.x, b.x), a.bits, b.bits),
-          ok: () => i32.and(plain(size, a.x), plain(size, b.x)),
-        }),
-        slow,
-      );
-      scalarOut(c, size, r);
+      scalarCompute(c, size, name, [a, b], [], {
+        any: true,
+        wrong: () => [a, b].map((s) => i32.eqz(s.normal ? k.n.eq(s.x, s.x) : plain(size, s.x))),
+        compute: () => select(wins(a.x, b.x), a.x, b.x),
+      });
       return;
     }
-    const r = fastOr(
-      c,
-      k.ty,
-      fastMode(c),
-      () => ({
-        r: k.bits(k.n[op](a.x, b.x)),
-        ok: (bits) => {
-          const x = k.n.reinterpret(bits);
-          const isZero = (y: Node): Node => k.n.eq(y, k.zero());
-          const z = zeroOk(
-            op,
-            () => isZero(a.x),
-            () => isZero(b.x),
-            i32.and,
-            i32.or,
-            isZero(x),
-          );
-          return i32.and(i32.and(plain(size, a.x), plain(size, b.x)), i32.or(inRange(size, x), z));
-        },
-      }),
-      slow,
-    );
-    scalarOut(c, size, r);
+    scalarCompute(c, size, name, [a, b], [], {
+      wrong: () => [i32.eqz(c.fastFloat()), ...small(size, [a, b])],
+      compute: () => k.n[op](a.x, b.x),
+    });
   };
+
+/**
+ * A fused multiply-add of scalars where the host has one. `signs` negates the product (bit 0) and the addend (bit 1).
+ * False where it has none.
+ */
+export function scalarFma(c: SemCtx, size: 4 | 8, sources: readonly [number, number, number], signs: number): boolean {
+  if (!c.env.fused) return false;
+  const k = KIT[size];
+  // Memory first: it is always operand 2.
+  const read = new Map([2, 1, 0].map((i) => [i, floatIn(c, i, size)]));
+  const [a, b, z] = sources.map((i) => read.get(i)) as [Scalar, Scalar, Scalar];
+  const signed = (x: Node, minus: number): Node => (minus ? k.n.neg(x) : x);
+  scalarCompute(c, size, `sse_s${letter(size)}_fma`, [a, b, z], [c32(signs)], {
+    fma: true,
+    wrong: () => [i32.eqz(c.fastFloat()), ...small(size, [a, b, z])],
+    compute: () =>
+      laneF(
+        simd(size === 4 ? 0x105 : 0x107, [
+          k.vec.splat(signed(a.x, signs & 1)),
+          k.vec.splat(b.x),
+          k.vec.splat(signed(z.x, signs & 2)),
+        ]),
+        size,
+        0,
+      ),
+  });
+  return true;
+}
 
 const packedSqrt =
   (size: Size): Semantic =>
@@ -559,7 +681,7 @@ const packedSqrt =
       return fastOr(
         c,
         V128,
-        fastMode(c),
+        c.fastFloat(),
         () => ({
           r: k.vec.sqrt(a),
           ok: () => k.vec.allTrue(v.or(v.and(k.vec.ge(a, k.vmin()), k.vec.le(a, k.vmax())), k.vec.eq(a, v.zero()))),
@@ -573,18 +695,12 @@ const scalarSqrt =
   (size: Size): Semantic =>
   (c) => {
     const k = KIT[size];
-    const a = scalarIn(c, isVex(c) ? 2 : 1, size);
-    const r = fastOr(
-      c,
-      k.ty,
-      fastMode(c),
-      () => ({
-        r: k.bits(k.n.sqrt(a.x)),
-        ok: () => i32.or(i32.and(k.n.ge(a.x, k.min()), k.n.le(a.x, k.max())), k.n.eq(a.x, k.zero())),
-      }),
-      () => call(c.env.fn(`sse_s${letter(size)}_sqrt`), c.base, a.bits),
-    );
-    scalarOut(c, size, r);
+    const a = floatIn(c, isVex(c) ? 2 : 1, size);
+    scalarCompute(c, size, `sse_s${letter(size)}_sqrt`, [a], [], {
+      any: true,
+      wrong: () => [i32.eqz(c.fastFloat()), i32.eqz(k.n.ge(a.x, k.min())), k.n.gt(a.x, k.max())],
+      compute: () => k.n.sqrt(a.x),
+    });
   };
 
 /** Predicate of a comparison: three bits in SSE, five in AVX; the others are ignored. */
@@ -631,7 +747,7 @@ const scalarCompare =
         const hit = i32.sub(c32(0), i32.ne(i32.and(rel, predicate(imm)), c32(0)));
         return {
           r: size === 4 ? hit : i64.extend_s(hit),
-          ok: () => i32.and(plain(size, a.x), plain(size, b.x)),
+          ok: () => i32.and(plainIn(size, a), plainIn(size, b)),
         };
       },
       () => call(c.env.fn(`sse_s${letter(size)}_cmp`), c.base, a.bits, b.bits, imm),
@@ -652,7 +768,7 @@ const comi =
       null,
       () => ({
         r: i32.or(k.n.lt(a.x, b.x), i32.or(i32.shl(k.n.eq(a.x, b.x), c32(1)), i32.shl(k.n.gt(a.x, b.x), c32(2)))),
-        ok: () => i32.and(plain(size, a.x), plain(size, b.x)),
+        ok: () => i32.and(plainIn(size, a), plainIn(size, b)),
       }),
       () => call(c.env.fn(`sse_s${letter(size)}_comi`), c.base, a.bits, b.bits, c32(signaling ? 1 : 0)),
     );
@@ -710,6 +826,7 @@ const fromInteger =
       size === 8 ? i64.reinterpret(f64.convert_i64_s(x)) : i32.reinterpret(f32.convert_i64_s(x));
     if (size === 8 && from === 4) {
       scalarOut(c, 8, f.tmp(fast()));
+      c.setNotDenormal(0, 8);
       return;
     }
     // Exact up to 2^53 or 2^24.
@@ -720,11 +837,12 @@ const fromInteger =
       null,
       () => ({
         r: fast(),
-        ok: () => i32.or(i64.le_u(i64.add(x, c64(bound)), c64(2 * bound - 1)), fastMode(c)),
+        ok: () => i32.or(i64.le_u(i64.add(x, c64(bound)), c64(2 * bound - 1)), c.fastFloat()),
       }),
       () => call(c.env.fn(`sse_int_s${letter(size)}`), c.base, x),
     );
     scalarOut(c, size, r);
+    c.setNotDenormal(0, size);
   };
 
 const singleToDouble: Semantic = (c) => {
@@ -737,13 +855,14 @@ const singleToDouble: Semantic = (c) => {
     () => call(c.env.fn('sse_ss_sd'), c.base, a.bits),
   );
   scalarOut(c, 8, r);
+  c.setNotDenormal(0, 8);
 };
 const doubleToSingle: Semantic = (c) => {
   const a = scalarIn(c, isVex(c) ? 2 : 1, 8);
   const r = fastOr(
     c,
     I32,
-    fastMode(c),
+    c.fastFloat(),
     () => ({
       r: i32.reinterpret(f32.demote(a.x)),
       ok: (bits) => i32.or(inRange(4, f32.reinterpret(bits)), f64.eq(a.x, KIT[8].zero())),
@@ -811,7 +930,7 @@ const psToDq = (truncate: boolean): Semantic =>
     fastOr(
       c,
       V128,
-      truncate ? i32.eq(i32.and(ld.i32(c.base, S.MXCSR), c32(MX_FAST)), c32(MX_FAST)) : fastMode(c),
+      truncate ? i32.eq(i32.and(ld.i32(c.base, S.MXCSR), c32(MX_FAST)), c32(MX_FAST)) : c.fastFloat(),
       () => ({
         r: vf32.truncSat(truncate ? a : vf32.nearest(a)),
         ok: () => vf32.allTrue(vf32.lt(vf32.abs(a), cV128(0x4f000000, 0x4f000000, 0x4f000000, 0x4f000000))),
@@ -823,7 +942,7 @@ const dqToPs = sameWidth((c, a) =>
   fastOr(
     c,
     V128,
-    fastMode(c),
+    c.fastFloat(),
     () => ({ r: vf32.fromI32(a), ok: () => c32(1) }),
     () => call(c.env.fn('sse_dq_ps'), c.base, a, phase(c)),
   ),
@@ -913,7 +1032,7 @@ const addSub = (size: Size): Semantic =>
     return fastOr(
       c,
       V128,
-      fastMode(c),
+      c.fastFloat(),
       () => ({
         // The even lanes subtract. A NaN would lose its sign here, but none comes this way.
         r: k.vec.add(a, v.xor(b, size === 4 ? cV128(1 << 31, 0, 1 << 31, 0) : cV128(0, 1 << 31, 0, 0))),
@@ -940,6 +1059,7 @@ const ldmxcsr: Semantic = (c) => {
   const x = c.read(0, 4);
   c.f.if(i32.and(x, c32(MX_RESERVED)), () => c.raise(S.EXC_GP));
   c.f.st32(c.base, x, S.MXCSR);
+  c.mxcsrChanged();
 };
 
 /** Semantics of floating-point vector instructions. */

@@ -163,6 +163,7 @@ export const v64 = {
 } as const;
 /** Operations on four singles. */
 export const vf32 = {
+  splat: un(19) as Un,
   eq: bin(65) as Bin,
   ne: bin(66) as Bin,
   lt: bin(67) as Bin,
@@ -184,6 +185,7 @@ export const vf32 = {
 } as const;
 /** Operations on two doubles. */
 export const vf64 = {
+  splat: un(20) as Un,
   eq: bin(71) as Bin,
   ne: bin(72) as Bin,
   lt: bin(73) as Bin,

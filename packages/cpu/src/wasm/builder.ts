@@ -26,6 +26,7 @@ const K_VCONST = 8;
 const K_SHUFFLE = 9;
 const K_ATOMIC = 10;
 const K_CALLIND = 11;
+const K_FCONST = 12;
 
 /** One expression. Trees are built by the functions below and written out when a statement uses them. */
 export class Node {
@@ -87,11 +88,11 @@ export function c64hl(hi: number, lo: number): Node {
 }
 /** f64 constant given by its bits. */
 export function cF64(hi: number, lo: number): Node {
-  return op1(F64, 0xbf, c64hl(hi, lo));
+  return new Node(K_FCONST, F64, 0x44, null, null, null, lo | 0, hi | 0, null);
 }
 /** f32 constant given by its bits. */
 export function cF32(bits: number): Node {
-  return op1(F32, 0xbe, c32(bits));
+  return new Node(K_FCONST, F32, 0x43, null, null, null, bits | 0, 0, null);
 }
 /** v128 constant from four 32-bit words, lowest first. */
 export function cV128(w0: number, w1: number, w2: number, w3: number): Node {
@@ -479,6 +480,11 @@ export class Fn {
           w.u8(0x42);
           w.s64(n.lo, n.hi);
         }
+        return;
+      case K_FCONST:
+        w.u8(n.op);
+        for (let s = 0; s < 32; s += 8) w.u8((n.lo >>> s) & 0xff);
+        if (n.ty === F64) for (let s = 0; s < 32; s += 8) w.u8((n.hi >>> s) & 0xff);
         return;
       case K_LOCAL:
         w.u8(0x20);

@@ -1,0 +1,89 @@
+// Floating point in loops: regions keep XMM registers in locals and know of some that they are not denormal. The interpreter,
+// which keeps nothing, must come to the same registers and flags.
+import { mem64, mem128, ref } from '@hyve/x86/asm';
+import { describe, expect, it } from 'vitest';
+import { DATA, Machine } from './float-rig.ts';
+
+const bits = (...v: number[]): Uint8Array => new Uint8Array(Float64Array.from(v).buffer);
+const low = (x: number): bigint => new DataView(bits(x).buffer).getBigUint64(0, true);
+
+/** Multiplier, addend, start: growth, decay into denormals, zeros, infinities, NaNs, exact and inexact results. */
+const CASES: readonly (readonly [number, number, number])[] = [
+  [1.0000001, 0.1, 1],
+  [0.5, 0, 1],
+  [0.25, 5e-324, 3],
+  [0.5, 1e-310, 1],
+  [0.75, -1e-308, 1e-300],
+  [2, 1, 1e300],
+  [-2, 0.5, 1],
+  [0, 0, 1],
+  [-0, 0, 1],
+  [Number.POSITIVE_INFINITY, 1, 1],
+  [Number.NaN, 1, 1],
+  [1, 1, 0],
+  [0.3, 2 ** -1022, 2 ** -1000],
+];
+
+describe('floating point in loops', () => {
+  const interpreted = new Machine(0);
+  const translated = new Machine(1);
+  for (const mxcsr of [0x1f80, 0x1fa0, 0x9fc0, 0x7fa0])
+    it(`comes to the same with MXCSR ${mxcsr.toString(16)}`, () => {
+      for (const [mul, add, start] of CASES) {
+        const run = (m: Machine) =>
+          m.run(
+            (a) =>
+              a
+                .label('again')
+                .op('MULSD', 'xmm0', mem64(DATA))
+                .op('ADDSD', 'xmm0', mem64(DATA + 8))
+                .op('MOVAPD', 'xmm1', 'xmm0')
+                .op('SUBSD', 'xmm1', 'xmm2')
+                .op('MAXSD', 'xmm2', 'xmm1')
+                .op('CVTSD2SS', 'xmm3', 'xmm0')
+                .op('CVTSS2SD', 'xmm4', 'xmm3')
+                .op('DIVSD', 'xmm4', 'xmm0')
+                .op('SQRTSD', 'xmm5', 'xmm4')
+                .op('ADDPD', 'xmm6', 'xmm5')
+                .op('UNPCKLPD', 'xmm6', 'xmm0')
+                .op('MOVUPD', mem128(DATA + 32), 'xmm6')
+                .op('MOVHPD', 'xmm7', mem64(DATA + 32))
+                .op('LOOP', ref('again')),
+            {
+              gpr: [0, 1200, 0, 0, 0x7000],
+              xmm: { 0: low(start), 2: low(0.5) },
+              mxcsr,
+              data: bits(mul, add),
+            },
+          );
+        const a = run(interpreted);
+        const b = run(translated);
+        const what = `${mul} ${add} ${start}`;
+        expect(b.mxcsr, what).toBe(a.mxcsr);
+        for (let n = 0; n < 8; n++) expect(b.xmm(n), `xmm${n}, ${what}`).toBe(a.xmm(n));
+        expect(b.data(DATA + 32, 16), what).toEqual(a.data(DATA + 32, 16));
+        expect(b.gpr(1)).toBe(0);
+      }
+    });
+  it('leaves registers as they were where a load in a loop faults', () => {
+    // In the eighth round the address is no multiple of 16.
+    const run = (m: Machine) =>
+      m.run(
+        (a) =>
+          a
+            .label('again')
+            .op('ADDSD', 'xmm0', 'xmm1')
+            .op('MULSD', 'xmm1', 'xmm0')
+            .op('PADDD', 'xmm2', 'xmm3')
+            .op('ADDPS', 'xmm4', mem128({ base: 'edx', disp: DATA }))
+            .op('SHR', 'edx', 1)
+            .op('JMP', ref('again')),
+        { gpr: [0, 0, 0x400, 0, 0x7000], xmm: { 0: low(1.5), 1: low(0.7), 3: 0x100000002n }, mxcsr: 0x1fa0 },
+      );
+    const a = run(interpreted);
+    const b = run(translated);
+    expect([a.vector, b.vector]).toEqual([13, 13]);
+    expect(b.eip).toBe(a.eip);
+    for (let n = 0; n < 5; n++) expect(b.xmm(n)).toBe(a.xmm(n));
+  });
+});
