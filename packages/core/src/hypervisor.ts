@@ -117,8 +117,8 @@ export interface TableRegister {
 
 /** A vCPU's whole architectural state, the same for every engine. Plain data: for set-up, saving and debuggers only. */
 export interface VcpuStateV1 {
-  /** Format version; 2 since {@link VcpuStateV1.injected}. Engines write 2 and read both. */
-  v: 1 | 2;
+  /** Format version; 2 since {@link VcpuStateV1.injected}, 3 since {@link VcpuStateV1.x87Selectors}. Engines read all of them. */
+  v: 1 | 2 | 3;
   /** RAX RCX RDX RBX RSP RBP RSI RDI R8–R15. */
   gpr: bigint[];
   /** Instruction pointer. */
@@ -159,6 +159,11 @@ export interface VcpuStateV1 {
   nmiPending: boolean;
   /** Vector of a maskable interrupt that the vCPU was given and has not delivered yet, 0–255; absent: none. */
   injected?: number;
+  /**
+   * Selectors of the last x87 instruction and of its operand (FCS, FDS), 16 bit each, for which `xsave` has no room beside
+   * 64-bit addresses; absent: zeros, or an engine that does not know them.
+   */
+  x87Selectors?: readonly [code: number, data: number];
 }
 
 /** One hardware breakpoint of the host's debugger. */

@@ -70,6 +70,20 @@ describe('saving and loading', () => {
     expect(b.unit.getState(RUN)).toEqual(s);
     expect([b.cpu.cpl, b.cpu.code64, b.cpu.get(S.FTOP), b.cpu.get(S.FPR + 48)]).toEqual([3, true, 3, 0x11]);
   });
+  it('keeps the selectors of the last x87 instruction, which older states do not have', () => {
+    const a = busy();
+    a.cpu.set(S.FCS, 0x23);
+    a.cpu.set(S.FDS, 0x2b);
+    const s = a.unit.getState(RUN);
+    expect([s.v, s.x87Selectors]).toEqual([3, [0x23, 0x2b]]);
+    const b = new Rig();
+    b.unit.setState(structuredClone(s));
+    expect([b.cpu.get(S.FCS), b.cpu.get(S.FDS)]).toEqual([0x23, 0x2b]);
+    const { x87Selectors: _, ...old } = s;
+    b.unit.setState({ ...old, v: 2 });
+    expect([b.cpu.get(S.FCS), b.cpu.get(S.FDS)]).toEqual([0, 0]);
+    expect(() => b.unit.setState({ ...s, x87Selectors: [0x10000, 0] })).toThrow('x87 selectors');
+  });
   it('an image with an empty XSTATE_BV gives initial components; no image leaves them', () => {
     const r = busy();
     const s = r.unit.getState(RUN);

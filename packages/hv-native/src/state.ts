@@ -139,7 +139,7 @@ export class StateAccess {
     if (r !== this.msrs.length) throw new HyveError('KVM', `reading MSRs of a vCPU gave ${r} of ${this.msrs.length}`);
     const mask = xcr0.getUint32(0, true) > 0 ? xcr0.getBigUint64(16, true) : 1n;
     return {
-      v: 2,
+      v: 3,
       gpr: K.REGS_ORDER.map((n) => regs.getBigUint64(8 * n, true)),
       rip: regs.getBigUint64(K.REGS_RIP, true),
       rflags: regs.getBigUint64(K.REGS_RFLAGS, true),
@@ -160,6 +160,8 @@ export class StateAccess {
       nmiBlocked: events.getUint8(K.EVENTS_NMI_MASKED) !== 0,
       nmiPending: (events.getUint8(K.EVENTS_NMI_PENDING) | events.getUint8(K.EVENTS_NMI_INJECTED)) !== 0,
       ...(kept.injected === undefined ? {} : { injected: kept.injected }),
+      // Processors that KVM runs on have deprecated them (CPUID.7.EBX bit 13), and its XSAVE image has no room for them.
+      x87Selectors: [0, 0],
     };
   }
 
@@ -336,7 +338,7 @@ function check(s: VcpuStateV1): void {
   const bad = (why: string): never => {
     throw new HyveError('VCPU_STATE', `a vCPU cannot be in this state: ${why}`);
   };
-  if (s.v !== 1 && s.v !== 2) bad(`version ${s.v as number}, expected 1 or 2`);
+  if (s.v !== 1 && s.v !== 2 && s.v !== 3) bad(`version ${s.v as number}, expected 1 to 3`);
   if (s.injected !== undefined && !(Number.isInteger(s.injected) && s.injected >= 0 && s.injected <= 255))
     bad(`interrupt ${s.injected} injected`);
   if (s.gpr.length !== 16) bad(`${s.gpr.length} general registers, expected 16`);

@@ -167,7 +167,7 @@ describe.skipIf(noKvm !== null)(`KvmHypervisor${NEED}`, () => {
       { gpr: [] },
       { segments: [] },
       { xsave: new Uint8Array(100) },
-      { v: 3 as 2 },
+      { v: 4 as 3 },
       { injected: 256 },
     ])
       expect(() => vcpu.setState({ ...s, ...wrong })).toThrow(expect.objectContaining({ code: 'VCPU_STATE' }));

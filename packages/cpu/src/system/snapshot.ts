@@ -104,7 +104,7 @@ export function getState(c: SysCtx, run: RunState): VcpuStateV1 {
   msrs.push([B.MSR_TSC, (BigInt(c.hi) << 32n) | BigInt(c.lo)]);
   msrs.push([B.MSR_TSC_ADJUST, (BigInt(c.adjustHi) << 32n) | BigInt(c.adjustLo)]);
   return {
-    v: 2,
+    v: 3,
     gpr,
     rip: big(cpu, S.RIP),
     rflags: BigInt(cpu.flags()),
@@ -125,6 +125,7 @@ export function getState(c: SysCtx, run: RunState): VcpuStateV1 {
     nmiBlocked: run.nmiBlocked,
     nmiPending: run.nmiPending,
     ...(run.injected === undefined ? {} : { injected: run.injected }),
+    x87Selectors: [cpu.get(S.FCS) & 0xffff, cpu.get(S.FDS) & 0xffff],
   };
 }
 
@@ -138,7 +139,9 @@ function check(c: SysCtx, s: VcpuStateV1): void {
     throw new HyveError('VCPU_STATE', `a vCPU cannot be in this state: ${why}`);
   };
   c.features();
-  if (s.v !== 1 && s.v !== 2) bad(`version ${s.v as number}, expected 1 or 2`);
+  if (s.v !== 1 && s.v !== 2 && s.v !== 3) bad(`version ${s.v as number}, expected 1 to 3`);
+  const selectors = s.x87Selectors ?? [];
+  if (selectors.some((v) => !Number.isInteger(v) || v < 0 || v > 0xffff)) bad(`x87 selectors ${selectors.join(', ')}`);
   if (s.injected !== undefined && !(Number.isInteger(s.injected) && s.injected >= 0 && s.injected <= 255))
     bad(`interrupt ${s.injected} injected`);
   if (s.gpr.length !== 16) bad(`${s.gpr.length} general registers, expected 16`);
@@ -185,7 +188,13 @@ export function setState(c: SysCtx, s: VcpuStateV1): void {
   cpu.set(S.GDT_LIMIT, s.gdtr.limit & 0xffff);
   setBig(cpu, S.IDT_BASE, s.idtr.base);
   cpu.set(S.IDT_LIMIT, s.idtr.limit & 0xffff);
-  if (s.xsave.length !== 0) loadXsave(cpu, s.xsave);
+  if (s.xsave.length !== 0) {
+    loadXsave(cpu, s.xsave);
+    if ((s.xsave[B.XSAVE_HEADER] ?? 0) & B.XF_X87) {
+      cpu.set(S.FCS, s.x87Selectors?.[0] ?? 0);
+      cpu.set(S.FDS, s.x87Selectors?.[1] ?? 0);
+    }
+  }
   c.adjustLo = c.adjustHi = 0;
   for (const [index, v] of s.msrs) {
     const u = v & MASK64;

@@ -84,7 +84,7 @@ export const DEBUG_CASES: readonly ConformanceCase[] = [
       b.halt();
       must(b.vcpu.inject(0x33), 'inject');
       const s = b.vcpu.getState();
-      same([s.v, s.injected], [2, 0x33], 'version, vector');
+      same([s.v, s.injected], [3, 0x33], 'version, vector');
       const other = new Bench(hv);
       other.ivt(0x33, new Code(CODE2, 16).inc32(DATA).b(0xcf));
       other.put(new Code(CODE, 16).b(0xfb, 0x90, 0xf4).stop());
