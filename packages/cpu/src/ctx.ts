@@ -659,6 +659,16 @@ export abstract class SemCtx {
   flagsSzp(size: number, r: Node): void {
     this.setResult(size, r);
   }
+  /** All flags after a comparison of floats: `v` has CF in bit 0, ZF in bit 1, PF in bit 2; the others are clear. */
+  flagsCompared(v: Node): void {
+    const bit = (n: number): Node => i32.and(i32.shr_u(v, c32(n)), c32(1));
+    this.flagsReplaced();
+    // ZF is set when FZ is 0; PF when FR's low byte has an even number of ones, its sign is SF.
+    this.f.st64(this.base, i64.extend_u(i32.xor(bit(1), c32(1))), S.FZ);
+    this.f.st64(this.base, i64.extend_u(i32.xor(bit(2), c32(1))), S.FR);
+    this.setCfOf(bit(0), c32(0));
+    this.f.st32(this.base, c32(0), S.FX);
+  }
   /** CF and OF from i32 values 0 or 1. */
   setCfOf(cf: Node, of: Node): void {
     const c = this.f.tmp(cf);

@@ -39,6 +39,8 @@ export const FK_INC = 7;
 export const FK_DEC = 8;
 /** Signed product cut to the operand size; factors in `a` and `b`. */
 export const FK_IMUL = 9;
+/** Floats compared: `b` has CF in bit 0, ZF in bit 1, PF in bit 2. */
+export const FK_COMPARED = 10;
 
 const LOG2: Readonly<Record<number, number>> = { 1: 0, 2: 1, 4: 2, 8: 3 };
 
@@ -455,6 +457,13 @@ export class JitCtx extends SemCtx {
     const cf = this.f.tmp(this.cf());
     this.pend(sub ? FK_DEC : FK_INC, size, null, i64.extend_u(cf), r);
   }
+  override flagsCompared(v: Node): void {
+    const f = this.f;
+    const s = this.s;
+    f.set(s.fb, i64.extend_u(v));
+    f.set(s.fk, c32(FK_COMPARED * 16));
+    this.kind0 = FK_COMPARED * 16;
+  }
   override flagsShift(size: number, r: Node, cf: Node, of: Node): void {
     if (this.partial) {
       super.flagsShift(size, r, cf, of);
@@ -571,6 +580,7 @@ export class JitCtx extends SemCtx {
       case FK_SBB:
         return this.topBit(n, n.and(n.xor(a, b), n.xor(a, r)));
       case FK_LOGIC:
+      case FK_COMPARED:
         return c32(0);
       case FK_SHIFT:
         return i32.and(i32.wrap(i64.shr_u(s.fb.get, c64(1))), c32(1));
@@ -598,6 +608,11 @@ export class JitCtx extends SemCtx {
     const r = this.val(s.fr, size);
     const kind = k >> 4;
     const flip = (v: Node): Node => (cc & 1 ? i32.eqz(v) : v);
+    if (kind === FK_COMPARED) {
+      // Of CF, ZF and PF, those that the condition wants; O, S and L are never true.
+      const bits = [0, 1, 2, 3, 0, 4, 0, 2][cc >> 1] as number;
+      return flip(i32.and(i32.wrap(s.fb.get), c32(bits)));
+    }
     const sub = kind === FK_SUB;
     const a = sub ? this.val(s.fa, size) : r;
     const b = sub ? this.val(s.fb, size) : r;

@@ -6,6 +6,7 @@ import type { CodeMode, Env, Semantic } from './ctx.ts';
 import {
   FK_ADC,
   FK_ADD,
+  FK_COMPARED,
   FK_IMUL,
   FK_INC,
   FK_LOGIC,
@@ -112,6 +113,14 @@ export function emitMatFlags(m: Module, mulhiS: FnRef): FnRef {
       () => f.set(over, i64.ne(i64.mul(signed(a), signed(b)), signed(r))),
     );
     cfOf(over.get, over.get);
+    f.st32(base, c32(0), S.FX);
+    f.ret();
+  });
+  f.if(is(FK_COMPARED), () => {
+    const bit = (n: number): Node => i64.and(i64.shr_u(b, c64(n)), c64(1));
+    f.st64(base, i64.xor(bit(1), c64(1)), S.FZ);
+    f.st64(base, i64.xor(bit(2), c64(1)), S.FR);
+    cfOf(b0, c32(0));
     f.st32(base, c32(0), S.FX);
     f.ret();
   });

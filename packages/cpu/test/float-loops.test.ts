@@ -1,6 +1,6 @@
 // Floating point in loops: regions keep XMM registers in locals and know of some that they are not denormal. The interpreter,
 // which keeps nothing, must come to the same registers and flags.
-import { mem64, mem128, ref } from '@hyve/x86/asm';
+import { mem8, mem64, mem128, ref } from '@hyve/x86/asm';
 import { describe, expect, it } from 'vitest';
 import { DATA, Machine } from './float-rig.ts';
 
@@ -85,5 +85,48 @@ describe('floating point in loops', () => {
     expect([a.vector, b.vector]).toEqual([13, 13]);
     expect(b.eip).toBe(a.eip);
     for (let n = 0; n < 5; n++) expect(b.xmm(n)).toBe(a.xmm(n));
+  });
+  it('gives every condition after a comparison, and the flags themselves', () => {
+    const values = [0, -0, 1, -1, 2, 5e-324, Number.NaN, Number.POSITIVE_INFINITY];
+    const conditions = [
+      'o',
+      'no',
+      'b',
+      'nb',
+      'z',
+      'nz',
+      'be',
+      'nbe',
+      's',
+      'ns',
+      'p',
+      'np',
+      'l',
+      'nl',
+      'le',
+      'nle',
+    ] as const;
+    for (const x of values)
+      for (const y of values) {
+        const run = (m: Machine) =>
+          m.run(
+            (a) => {
+              a.op('COMISD', 'xmm0', 'xmm1');
+              conditions.forEach((cc, i) => a.set(cc, mem8(DATA + i)));
+              return a.op('INC', 'ecx').op('UCOMISD', 'xmm1', 'xmm0').op('PUSHF').op('ADC', 'edx', 0);
+            },
+            { xmm: { 0: low(x), 1: low(y) } },
+          );
+        const un = Number.isNaN(x) || Number.isNaN(y);
+        const [b, z, p] = [un || x < y, un || x === y, un];
+        const after = run(translated);
+        const direct = [false, b, z, b || z, false, p, false, z];
+        const want = direct.flatMap((v) => [v ? 1 : 0, v ? 0 : 1]);
+        expect([...after.data(DATA, 16)], `${x} ${y}`).toEqual(want);
+        const other = run(interpreted);
+        expect([...other.data(DATA, 16)]).toEqual(want);
+        expect(after.data(0x6ffc, 4), `${x} ${y}`).toEqual(other.data(0x6ffc, 4));
+        expect(after.gpr(2)).toBe(un || y < x ? 1 : 0);
+      }
   });
 });

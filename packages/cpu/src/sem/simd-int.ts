@@ -380,13 +380,7 @@ const ptest = (signs: 0 | 4 | 8): Semantic => {
 
 /** Sets ZF, PF and CF from 0 or 1 and clears OF, SF and AF: the results of PTEST, COMISS, FCOMI. */
 export function setZpc(c: SemCtx, zf: Node, pf: Node, cf: Node): void {
-  const f = c.f;
-  c.flagsReplaced();
-  // ZF is set when FZ is 0; PF when FR's low byte has an even number of ones, its sign is SF.
-  f.st64(c.base, i64.extend_u(i32.xor(zf, c32(1))), S.FZ);
-  f.st64(c.base, i64.extend_u(i32.xor(pf, c32(1))), S.FR);
-  c.setCfOf(cf, c32(0));
-  f.st32(c.base, c32(0), S.FX);
+  c.flagsCompared(c.f.tmp(i32.or(cf, i32.or(i32.shl(zf, c32(1)), i32.shl(pf, c32(2))))));
 }
 
 const phminposuw: Semantic = (c) => {

@@ -31,7 +31,7 @@ import {
   simd,
   V128,
 } from '../wasm/builder.ts';
-import { imm8, setZpc } from './simd-int.ts';
+import { imm8 } from './simd-int.ts';
 import { FL, param, type SoftFns } from './softfloat.ts';
 import {
   checkPending,
@@ -762,20 +762,21 @@ const comi =
     const k = KIT[size];
     const b = scalarIn(c, 1, size);
     const a = scalarIn(c, 0, size);
-    const rel = fastOr(
+    const flags = fastOr(
       c,
       I32,
       null,
       () => ({
-        r: i32.or(k.n.lt(a.x, b.x), i32.or(i32.shl(k.n.eq(a.x, b.x), c32(1)), i32.shl(k.n.gt(a.x, b.x), c32(2)))),
+        r: i32.or(k.n.lt(a.x, b.x), i32.shl(k.n.eq(a.x, b.x), c32(1))),
         ok: () => i32.and(plainIn(size, a), plainIn(size, b)),
       }),
-      () => call(c.env.fn(`sse_s${letter(size)}_comi`), c.base, a.bits, b.bits, c32(signaling ? 1 : 0)),
+      () => {
+        const name = `sse_s${letter(size)}_comi`;
+        const rel = c.f.tmp(call(c.env.fn(name), c.base, a.bits, b.bits, c32(signaling ? 1 : 0)));
+        return select(i32.and(rel, c32(8)), c32(7), i32.and(rel, c32(3)));
+      },
     );
-    const un = c.f.tmp(i32.shr_u(rel, c32(3)));
-    const zf = c.f.tmp(i32.or(un, i32.and(i32.shr_u(rel, c32(1)), c32(1))));
-    const cf = c.f.tmp(i32.or(un, i32.and(rel, c32(1))));
-    setZpc(c, zf, un, cf);
+    c.flagsCompared(flags);
   };
 
 // --- conversions -------------------------------------------------------------------------------------------------------
