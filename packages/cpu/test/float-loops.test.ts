@@ -112,7 +112,7 @@ describe('floating point in loops', () => {
           m.run(
             (a) => {
               a.op('COMISD', 'xmm0', 'xmm1');
-              conditions.forEach((cc, i) => a.set(cc, mem8(DATA + i)));
+              for (const [i, cc] of conditions.entries()) a.set(cc, mem8(DATA + i));
               return a.op('INC', 'ecx').op('UCOMISD', 'xmm1', 'xmm0').op('PUSHF').op('ADC', 'edx', 0);
             },
             { xmm: { 0: low(x), 1: low(y) } },

@@ -523,10 +523,41 @@ function emitExtract80(m: Module, core: Core80): FnRef {
   return f.ref;
 }
 
+/**
+ * In a function (base, ctl, slot address): returns the double or single nearest to a normal number whose result is one, with
+ * PE and C1 added to `flags`; goes on otherwise.
+ */
+function storeNormal(f: Fn, bits: 32 | 64, addFlags: (v: Node) => void): void {
+  const [ctl, x] = [param(f, 1), param(f, 2)] as const;
+  const drop = bits === 64 ? 11 : 40;
+  const maxE = bits === 64 ? 2045 : 253;
+  const se = f.tmp(ld.i32_16u(x, 8));
+  const sig = f.tmp(ld.i64(x));
+  const e = f.tmp(i32.sub(i32.and(se, c32(0x7fff)), c32(bits === 64 ? BIAS - 1023 : BIAS - 127)));
+  const fits = i32.and(i32.lt_u(i32.sub(e, c32(1)), c32(maxE)), i64.lt_s(sig, c64(0)));
+  f.if(i32.and(fits, i32.eqz(i32.and(ctl, c32(0xc00)))), () => {
+    const rest = f.tmp(i64.shl(sig, c64(64 - drop)));
+    const kept = f.tmp(i64.shr_u(sig, c64(drop)));
+    const up = f.tmp(
+      i32.and(i64.lt_s(rest, c64(0)), i32.or(i64.ne(i64.shl(rest, c64(1)), c64(0)), i32.and(i32.wrap(kept), c32(1)))),
+    );
+    f.if(i64.ne(rest, c64(0)), () => addFlags(i32.or(c32(PE), i32.shl(up, c32(9)))));
+    // A carry out of the fraction goes into the exponent.
+    const width = bits === 64 ? 52 : 23;
+    const fraction = i64.and(kept, bits === 64 ? c64hl(0xfffff, -1) : c64(0x7fffff));
+    const r = i64.add(
+      i64.or(i64.shl(i64.extend_u(e), c64(width)), fraction),
+      i64.or(i64.extend_u(up), i64.shl(i64.extend_u(i32.shr_u(se, c32(15))), c64(bits - 1))),
+    );
+    f.ret(bits === 64 ? r : i32.wrap(r));
+  });
+}
+
 /** (base, ctl, a) → bits of a narrower format; flags to FL. */
 function emitStore(m: Module, fmt: Fmt, round: FnRef): FnRef {
   const f = m.fn([I32, I32, I32], fmt.ty);
   const [base, ctl, x] = [0, 1, 2].map((n) => param(f, n)) as [Node, Node, Node];
+  storeNormal(f, fmt.bits === 64 ? 64 : 32, (v) => flag(f, base, v));
   const a = newU(f);
   const uns = f.local(I32);
   unpack80(f, x, a, null, uns);

@@ -26,6 +26,7 @@ import { probeWrite, setZpc } from './simd-int.ts';
 import { C1, DE, FL, IE, param, SF } from './softfloat.ts';
 import { checkPending } from './vec.ts';
 import { x87ControlSemantics } from './x87-control.ts';
+import { emitX87Fast } from './x87-fast.ts';
 
 /** Address of ST(i) (i32 node). */
 function st(base: Node, i: Node): Node {
@@ -222,14 +223,6 @@ function emitCore(m: Module): Record<string, FnRef> {
     f.if(i32.and(call(signal.ref, b, fl.get), c32(0x1f)), () => f.ret());
     f.if(param(f, 2), () => f.do(call(pop.ref, b)));
   }
-  // (base, rip, opcode): pointer to the instruction. Selectors are not kept (CPUID.7:EBX bit 13).
-  const pointer = m.fn([I32, I64, I32], 0);
-  {
-    const f = pointer;
-    const b = param(f, 0);
-    f.st64(b, param(f, 1), S.FIP);
-    f.st32(b, param(f, 2), S.FOP);
-  }
   // (base, linear address, segment number): pointer to the operand.
   const operand = m.fn([I32, I64, I32], 0);
   {
@@ -255,7 +248,6 @@ function emitCore(m: Module): Record<string, FnRef> {
     cmov,
     signBit,
     stored,
-    pointer,
     operand,
   };
   return Object.fromEntries(Object.entries(refs).map(([k, f]) => [k, f.ref]));
@@ -544,7 +536,9 @@ const CONSTANTS: readonly (readonly [
 /** Emits the x87's helper functions; their names start with `x87_`. */
 export function emitX87(m: Module, f80: F80Fns): Record<string, FnRef> {
   const core = emitCore(m);
-  const all = { ...core, ...emitOps(m, core, f80) };
+  const ops = emitOps(m, core, f80);
+  const fast = emitX87Fast(m, (n) => (n === 'op' ? ops['op'] : (core[n] ?? f80.named[n])) as FnRef);
+  const all = { ...core, ...ops, ...fast };
   return Object.fromEntries(Object.entries(all).map(([k, r]) => [`x87_${k}`, r]));
 }
 
@@ -557,10 +551,16 @@ function doX(c: SemCtx, name: string, ...args: Node[]): void {
   c.f.do(x(c, name, ...args));
 }
 
-/** Records where the instruction is, and its memory operand. The record's spare fields hold opcode and segment. */
+/** Records where the instruction is, and its memory operand; no selectors (CPUID.7:EBX bit 13). The record's spare fields hold opcode and segment. */
 function pointers(c: SemCtx): void {
-  doX(c, 'pointer', c.rip(), c.imm2());
-  if (c.memIndex() >= 0) doX(c, 'operand', c.ea(), c.imm32());
+  c.f.st64(c.base, c.rip(), S.FIP);
+  c.f.st32(c.base, c.imm2(), S.FOP);
+  if (c.memIndex() < 0) return;
+  const seg = c.imm32();
+  // Where the segment is known to have no base, the operand's offset is its address.
+  if (seg.isConst && seg.lo < S.FS && c.mode.bits === 64) c.f.st64(c.base, c.ea(), S.FDP);
+  else if (seg.isConst && seg.lo < S.FS && c.mode.flat) c.f.st64(c.base, i64.and(c.ea(), c64(0xffffffff)), S.FDP);
+  else doX(c, 'operand', c.ea(), seg);
 }
 
 const slot = (c: SemCtx): Node => i32.add(c.base, c32(T0));
@@ -583,6 +583,14 @@ function fetch(c: SemCtx, i: number, integer: boolean): Node {
   return f.tmp(call(c.env.fn(size === 4 ? 'expand32' : 'expand64'), slot(c), v));
 }
 
+/** Functions of x87-fast.ts by operation. */
+const FAST: Readonly<Record<number, string>> = {
+  [ARITH.add]: 'op_add',
+  [ARITH.mul]: 'op_mul',
+  [ARITH.sub]: 'op_sub',
+  [ARITH.subr]: 'op_subr',
+};
+
 const arith =
   (op: number, o: { pop?: boolean; integer?: boolean } = {}): Semantic =>
   (c) => {
@@ -590,19 +598,13 @@ const arith =
     const mem = c.isMem(1);
     const fl = mem ? fetch(c, 1, o.integer === true) : c32(0);
     pointers(c);
-    if (mem) doX(c, 'op', c32(op), c32(0), slot(c), c32(1), i32.and(fl, c32(DE)), c32(0));
+    const fast = FAST[op];
+    const run = (...args: Node[]): void =>
+      fast === undefined ? doX(c, 'op', c32(op), ...args) : doX(c, fast, ...args);
+    if (mem) run(c32(0), slot(c), c32(1), i32.and(fl, c32(DE)), c32(0));
     else {
       const src = c.f.tmp(c.regNum(1));
-      doX(
-        c,
-        'op',
-        c32(op),
-        c.regNum(0),
-        i32.add(st(c.base, src), c32(S.FPR)),
-        used(c.base, src),
-        c32(0),
-        c32(o.pop === true ? 1 : 0),
-      );
+      run(c.regNum(0), i32.add(st(c.base, src), c32(S.FPR)), used(c.base, src), c32(0), c32(o.pop === true ? 1 : 0));
     }
   };
 
@@ -642,9 +644,17 @@ const load =
       doX(c, 'loadSt', c.regNum(1));
       return;
     }
-    const fl = fetch(c, 1, integer);
+    const size = c.sizeOf(1);
+    if (size === 10) {
+      fetch(c, 1, integer);
+      pointers(c);
+      doX(c, 'load', slot(c), c32(0));
+      return;
+    }
+    const v = c.read(1, size);
     pointers(c);
-    doX(c, 'load', slot(c), fl);
+    if (integer) doX(c, 'ldInt', (NUM[size] as Num).sext64(v));
+    else doX(c, size === 4 ? 'ld32' : 'ld64', v);
   };
 
 /** Stores to memory. Nothing changes if the store faults. */
