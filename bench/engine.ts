@@ -3,12 +3,14 @@
 //   node bench/engine.ts [--quick] [--groups int,kernel,…] [--engines hyve,qemu,v86] [--rounds 3] [--json FILE] …
 //
 // README.md in this folder has the groups and all options. Run nothing else on the machine meanwhile.
-import { readFileSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { type PulledImage, pullImage } from 'xhyve/images';
 import { type EngineName, type EngineOptions, findEngines, type Guest, runGuest } from './src/engines.ts';
 import { type Bits, guestInitrd } from './src/guests.ts';
-import { disagreements, type Figure, median, report } from './src/report.ts';
+import { BARS, disagreements, type Figure, median, report } from './src/report.ts';
 import { startTimes } from './src/start.ts';
 
 const WORKLOADS = ['int', 'call', 'float', 'rep', 'mem', 'kernel', 'rewrite'];
@@ -50,6 +52,7 @@ const options: EngineOptions = {
   hyveFlags: o['hyve-flags'].split(' ').filter((f) => f !== ''),
   threshold: o.threshold === undefined ? null : Number(o.threshold),
   qemuCpu: o['qemu-cpu'],
+  counters: o.counters,
 };
 const figures: Figure[] = [];
 const problems: string[] = [];
@@ -123,8 +126,25 @@ async function boots(group: string, kernel: string, initrd: string | null, width
     cmdline: group === 'boottiny' ? 'console=ttyS0 bench=none' : 'console=ttyS0',
     memoryMib: MEMORY_MIB,
   };
+  const first = `${group}-first`;
   for (const engine of turned(enginesFor(width, true), round)) {
-    const r = await runGuest(engine, guest, { ...options, until, limitMs: 300_000 });
+    const limits = { until, limitMs: 300_000 };
+    const add = (name: string, ns: number): void => {
+      figures.push({ engine, bits: width, round, group: name, name: 'init', value: ns, first: ns, checksum: '' });
+    };
+    if (engine === 'hyve' && first in BARS) {
+      const cache = mkdtempSync(join(tmpdir(), 'bench-cache-'));
+      const cold = await runGuest(engine, guest, { ...options, ...limits, cache });
+      rmSync(cache, { recursive: true, force: true });
+      if (cold.markMs === null) problems.push(`${engine} ${first}: ${cold.problem}`);
+      else {
+        console.log(`round ${round + 1}: ${engine} ${first}: ${(cold.markMs / 1000).toFixed(2)} s`);
+        add(first, cold.markMs * 1e6);
+      }
+      // What the other rounds find in the user's cache, the first is to find too.
+      if (round === 0) await runGuest(engine, guest, { ...options, ...limits });
+    }
+    const r = await runGuest(engine, guest, { ...options, ...limits });
     if (r.markMs === null) {
       problems.push(`${engine} ${group}: ${r.problem}`);
       continue;
@@ -132,7 +152,8 @@ async function boots(group: string, kernel: string, initrd: string | null, width
     console.log(`round ${round + 1}: ${engine} ${group}: ${(r.markMs / 1000).toFixed(2)} s`);
     if (o.counters && engine === 'hyve') console.log(JSON.stringify(r.counters));
     const ns = r.markMs * 1e6;
-    figures.push({ engine, bits: width, round, group, name: 'init', value: ns, first: ns, checksum: '' });
+    add(group, ns);
+    if (engine !== 'hyve' && first in BARS) add(first, ns);
   }
 }
 

@@ -1,16 +1,14 @@
 // Start-up: from the start of the process to the first character of a kernel whose first instructions write it to COM1.
 import { spawn } from 'node:child_process';
-import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import type { EngineName } from './engines.ts';
-import { watch } from './engines.ts';
+import { environment, watch } from './engines.ts';
 import { startPayload } from './guests.ts';
 import type { Figure } from './report.ts';
 
 const cli = join(import.meta.dirname, '../../apps/xhyve-cli/bin/xhyve.js');
 
-/** As it is published, if it has been built; what runs in a repository otherwise takes 0.1 s longer. */
-const env = existsSync(join(cli, '../../bundle/main.js')) ? { ...process.env, XHYVE_FROM: 'bundle' } : process.env;
+const env = environment();
 
 /** Figures of the group `start`, nanoseconds: the command line as users start it, and QEMU. What fails goes to `problems`. */
 export async function startTimes(
