@@ -151,8 +151,8 @@ class Service {
       if (kept === null || !this.cells.reserve(...kept.cells)) continue;
       try {
         const module = new WebAssembly.Module(kept.wasm as Uint8Array<ArrayBuffer>);
-        // As copies: a message would carry the whole file.
-        modules.push({ module, regions: kept.regions.map((r) => ({ ...r, code: r.code.slice() })) });
+        // As copies: a message carries all of the buffer that an array looks at. Slices of Node's Buffers are none.
+        modules.push({ module, regions: kept.regions.map((r) => ({ ...r, code: new Uint8Array(r.code) })) });
       } catch {
         continue;
       }

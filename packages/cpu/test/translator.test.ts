@@ -253,6 +253,17 @@ describe('translation on another thread', () => {
       expect(vm.counters()['regionsReused']).toBe(1);
     });
 
+    it('comes with its own bytes alone, whatever they are stored in', async () => {
+      const store = await firstRun();
+      const record = store.records[0] as Uint8Array;
+      store.records[0] = Buffer.concat([Buffer.from(record), Buffer.alloc(1 << 20)]).subarray(0, record.length);
+      const thread = new SameThread(store);
+      machine(LOOP, thread);
+      const { modules } = thread.answers[0] as { modules: { regions: { code: Uint8Array }[] }[] };
+      const code = modules[0]?.regions[0]?.code as Uint8Array;
+      expect(code.buffer.byteLength).toBe(code.length);
+    });
+
     it('goes when its code changes', async () => {
       const thread = new SameThread(await firstRun());
       const { vm, vcpu } = machine(LOOP, thread);
