@@ -1,6 +1,6 @@
 // Node's worker threads for vCPUs and for the translator.
 import { availableParallelism } from 'node:os';
-import { Worker } from 'node:worker_threads';
+import { Worker, type WorkerOptions } from 'node:worker_threads';
 import type { ThreadHost, VcpuWorker } from '@hyve/pc';
 import type { TranslatorThread } from '@hyve/pc/translator-worker';
 import { hasTranslations, type TranslationPlace } from './translations.ts';
@@ -14,37 +14,32 @@ export function nodeThreads(translations: TranslationPlace | null = null): Threa
     cores: availableParallelism(),
     translatorAtOnce: translations !== null && hasTranslations(translations),
     x86Order: process.arch === 'x64' || process.arch === 'ia32',
-    start(name: string): VcpuWorker {
-      const file = import.meta.url.endsWith('.ts') ? './vcpu-worker.ts' : './vcpu-worker.js';
-      const worker = new Worker(new URL(file, import.meta.url), { name });
-      const out: VcpuWorker = {
-        post: (m) => worker.postMessage(m),
-        onMessage: null,
-        onDeath: null,
-        close: async () => {
-          await worker.terminate();
-        },
-      };
-      worker.on('message', (m) => out.onMessage?.(m));
-      worker.on('error', (e) => out.onDeath?.(e instanceof Error ? e.message : String(e)));
-      worker.on('exit', (code) => out.onDeath?.(`exit status ${code}`));
-      return out;
-    },
+    start: (name) => connect(start('vcpu-worker', { name })),
     translator(): TranslatorThread {
-      const file = import.meta.url.endsWith('.ts') ? './translator-worker.ts' : './translator-worker.js';
-      const worker = new Worker(new URL(file, import.meta.url), { name: 'translator', workerData: translations });
+      const worker = start('translator-worker', { name: 'translator', workerData: translations });
       // It has nothing to do once the machine has ended.
       worker.unref();
-      const out: TranslatorThread = {
-        post: (m) => worker.postMessage(m),
-        onMessage: null,
-        onDeath: null,
-        close: () => void worker.terminate(),
-      };
-      worker.on('message', (m) => out.onMessage?.(m));
-      worker.on('error', (e) => out.onDeath?.(e instanceof Error ? e.message : String(e)));
-      worker.on('exit', (code) => out.onDeath?.(`exit status ${code}`));
-      return out;
+      return connect(worker);
     },
   };
+}
+
+/** Starts a program of this package; built ones lie beside this file as this one does. */
+function start(program: string, options: WorkerOptions): Worker {
+  const suffix = import.meta.url.endsWith('.ts') ? '.ts' : '.js';
+  return new Worker(new URL(`./${program}${suffix}`, import.meta.url), options);
+}
+
+/** A worker as the board sees its threads. */
+function connect(worker: Worker): VcpuWorker & TranslatorThread {
+  const out: VcpuWorker & TranslatorThread = {
+    post: (m) => worker.postMessage(m),
+    onMessage: null,
+    onDeath: null,
+    close: async () => void (await worker.terminate()),
+  };
+  worker.on('message', (m) => out.onMessage?.(m));
+  worker.on('error', (e) => out.onDeath?.(e instanceof Error ? e.message : String(e)));
+  worker.on('exit', (code) => out.onDeath?.(`exit status ${code}`));
+  return out;
 }
