@@ -184,6 +184,7 @@ function emitMul(m: Module): FnRef {
   return f.ref;
 }
 
+/** Knuth's algorithm D with four digits of 32 bits; d has bit 127 set. */
 function emitDiv(m: Module): FnRef {
   const f = m.fn([I32, I64, I64, I64, I64], I64);
   const base = param(f, 0);
@@ -191,20 +192,46 @@ function emitDiv(m: Module): FnRef {
   const d: Wide = { hi: f.params[3] as Local, lo: f.params[4] as Local };
   const q = wide(f);
   const k = f.local(I32);
-  const carry = f.local(I64);
-  f.set(k, c32(128));
+  const digit = f.local(I64);
+  const over = f.local(I64);
+  const low = (v: Node): Node => i64.and(v, c64(0xffffffff));
+  const high = (v: Node): Node => i64.shr_u(v, c64(32));
+  /** Bits 64 to 95 of digit · v. */
+  const above = (v: Node): Node => high(i64.add(i64.mul(digit.get, high(v)), high(i64.mul(digit.get, low(v)))));
+  f.set(k, c32(4));
   f.loop((again) => {
-    f.set(carry, i64.shr_s(n.hi.get, c64(63)));
-    f.set(n.hi, i64.or(i64.shl(n.hi.get, c64(1)), i64.shr_u(n.lo.get, c64(63))));
-    f.set(n.lo, i64.shl(n.lo.get, c64(1)));
-    f.set(q.hi, i64.or(i64.shl(q.hi.get, c64(1)), i64.shr_u(q.lo.get, c64(63))));
-    f.set(q.lo, i64.shl(q.lo.get, c64(1)));
-    f.if(i32.or(i32.wrap(carry.get), geW(n, d)), () => {
-      const borrow = f.tmp(i64.extend_u(i64.lt_u(n.lo.get, d.lo.get)));
-      f.set(n.lo, i64.sub(n.lo.get, d.lo.get));
-      f.set(n.hi, i64.sub(i64.sub(n.hi.get, d.hi.get), borrow));
-      f.set(q.lo, i64.or(q.lo.get, c64(1)));
-    });
+    // At most two more than the digit, as the divisor's first digit has its top bit set.
+    f.set(digit, i64.div_u(n.hi.get, high(d.hi.get)));
+    f.if(i64.gt_u(digit.get, c64(0xffffffff)), () => f.set(digit, c64(0xffffffff)));
+    const p0 = f.tmp(i64.mul(digit.get, d.lo.get));
+    const t = f.tmp(i64.mul(digit.get, d.hi.get));
+    const p1 = f.tmp(i64.add(t, above(d.lo.get)));
+    const p2 = f.tmp(i64.add(above(d.hi.get), i64.extend_u(i64.lt_u(p1, t))));
+    // n · 2^32 - digit · d: 160 bits, the top ones and the sign in `over`.
+    f.set(over, i64.sub(high(n.hi.get), p2));
+    f.set(n.hi, i64.or(i64.shl(n.hi.get, c64(32)), high(n.lo.get)));
+    f.set(n.lo, i64.shl(n.lo.get, c64(32)));
+    const borrow = f.tmp(i64.extend_u(i64.lt_u(n.lo.get, p0)));
+    f.set(n.lo, i64.sub(n.lo.get, p0));
+    f.set(over, i64.sub(over.get, i64.extend_u(i64.lt_u(n.hi.get, p1))));
+    f.set(n.hi, i64.sub(n.hi.get, p1));
+    f.set(over, i64.sub(over.get, i64.extend_u(i64.lt_u(n.hi.get, borrow))));
+    f.set(n.hi, i64.sub(n.hi.get, borrow));
+    f.block((right) =>
+      f.loop((more) => {
+        f.brIf(right, i64.ge_s(over.get, c64(0)));
+        f.set(digit, i64.sub(digit.get, c64(1)));
+        f.set(n.lo, i64.add(n.lo.get, d.lo.get));
+        const carry = f.tmp(i64.extend_u(i64.lt_u(n.lo.get, d.lo.get)));
+        f.set(n.hi, i64.add(n.hi.get, carry));
+        f.set(over, i64.add(over.get, i64.extend_u(i64.lt_u(n.hi.get, carry))));
+        f.set(n.hi, i64.add(n.hi.get, d.hi.get));
+        f.set(over, i64.add(over.get, i64.extend_u(i64.lt_u(n.hi.get, d.hi.get))));
+        f.br(more);
+      }),
+    );
+    f.set(q.hi, i64.or(i64.shl(q.hi.get, c64(32)), high(q.lo.get)));
+    f.set(q.lo, i64.or(i64.shl(q.lo.get, c64(32)), digit.get));
     f.set(k, i32.sub(k.get, c32(1)));
     f.brIf(again, k.get);
   });
