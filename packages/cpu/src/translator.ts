@@ -3,6 +3,7 @@
 // were translated against memory, once writes to them are heard of, before it takes a region in. See docs/decisions/0007.
 import { Decoder } from '@hyve/x86';
 import { FEATURES } from './features.ts';
+import { fusedMultiplyAdd } from './fused.ts';
 import { type Signature, satelliteOf } from './interp.ts';
 import { RegionTranslator, rangesOf } from './jit.ts';
 import { jitHost, LinkCells } from './jit-host.ts';
@@ -134,7 +135,7 @@ class Service {
       Math.max(1, plan.threshold >> 4),
     );
     const { functions, shared } = plan;
-    this.store = open(JSON.stringify([L, functions, shared, FEATURES]));
+    this.store = open(JSON.stringify([L, functions, shared, FEATURES, fusedMultiplyAdd()]));
     if (this.store !== null) this.offer(this.store.load());
   }
 
