@@ -5,7 +5,7 @@ import type { Semantic, SemCtx } from '../ctx.ts';
 import * as S from '../state.ts';
 import { c32, c64, cV128, I32, I64, i32, i64, ld, type Node, select } from '../wasm/builder.ts';
 import { imm8, probeWrite } from './simd-int.ts';
-import { floatLanes, scalarFma, slow } from './sse.ts';
+import { floatLanes, packedFma, scalarFma, slow } from './sse.ts';
 import {
   clearUpper,
   lane,
@@ -250,7 +250,7 @@ function fma(order: keyof typeof ORDER, size: 4 | 8, signs: number, scalar: bool
     const phase = c32(n === 1 ? 1 : 0);
     writeLanes(
       c,
-      floatLanes(c, (k) => slow(c, `sse_p${t}_fma`, value(x, k), value(y, k), value(z, k), c32(signs), phase)),
+      floatLanes(c, (k) => packedFma(c, size, value(x, k), value(y, k), value(z, k), signs, phase)),
     );
   };
 }

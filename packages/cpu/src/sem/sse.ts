@@ -703,6 +703,35 @@ const scalarSqrt =
     });
   };
 
+/** One lane of a fused multiply-add; `signs` as {@link scalarFma} has them, and the same for odd lanes in bits 2 and 3. */
+export function packedFma(c: SemCtx, size: 4 | 8, a: Node, b: Node, z: Node, signs: number, last: Node): Node {
+  const k = KIT[size];
+  const general = (): Node => call(c.env.fn(`sse_p${letter(size)}_fma`), c.base, a, b, z, c32(signs), last);
+  if (!c.env.fused) {
+    const r = c.f.tmp(general());
+    c.checkFault();
+    return r;
+  }
+  const signed = (x: Node, even: number, odd: number): Node => {
+    const [e, o] = [signs & even ? 1 << 31 : 0, signs & odd ? 1 << 31 : 0];
+    return (e | o) === 0 ? x : v.xor(x, size === 4 ? cV128(e, o, e, o) : cV128(0, e, 0, o));
+  };
+  return fastOr(
+    c,
+    V128,
+    c.fastFloat(),
+    () => ({
+      r: k.vec.madd(signed(a, 1, 4), b, signed(z, 2, 8)),
+      ok: (r) => {
+        const size1 = c.f.tmp(k.vec.abs(r));
+        const least = [a, b, z].reduce((m, x) => k.vec.pmin(m, k.vec.abs(x)), size1);
+        return k.vec.allTrue(v.and(k.vec.gt(least, k.vmin()), k.vec.le(size1, k.vmax())));
+      },
+    }),
+    general,
+  );
+}
+
 /** Predicate of a comparison: three bits in SSE, five in AVX; the others are ignored. */
 function predicateOf(c: SemCtx): Node {
   return c.f.tmp(i32.and(c.imm32(), c32(isVex(c) ? 31 : 7)));
@@ -978,17 +1007,46 @@ const mmxToPd: Semantic = (c) => {
 
 // --- the rest ----------------------------------------------------------------------------------------------------------
 
+/** What the host's rounding to integers needs of MXCSR besides, for an immediate that is known: all nonzero when it is well. */
+function mayRound(c: SemCtx, imm: number): Node {
+  // Inexact results count unless bit 3 is set; the rounding is MXCSR's with bit 2.
+  if ((imm & 8) === 0) return c.fastFloat();
+  return (imm & 4) === 0 ? c32(1) : i32.eqz(i32.and(ld.i32(c.base, S.MXCSR), c32(0x6000)));
+}
+const ROUNDINGS = ['nearest', 'floor', 'ceil', 'trunc'] as const;
+const rounding = (imm: number): (typeof ROUNDINGS)[number] => (imm & 4 ? 'nearest' : (ROUNDINGS[imm & 3] ?? 'nearest'));
+
 const roundPacked =
   (size: Size): Semantic =>
   (c) => {
     const imm = imm8(c);
-    sameWidth((cc, a) => slow(cc, `sse_p${letter(size)}_round`, a, imm, phase(cc)))(c);
+    const k = KIT[size];
+    sameWidth((cc, a) => {
+      const general = (): Node => call(cc.env.fn(`sse_p${letter(size)}_round`), cc.base, a, imm, phase(cc));
+      if (!imm.isConst) return slow(cc, `sse_p${letter(size)}_round`, a, imm, phase(cc));
+      const fast = (): { r: Node; ok: () => Node } => ({
+        r: k.vec[rounding(imm.lo)](a),
+        ok: () => k.vec.allTrue(plainV(size, a)),
+      });
+      return fastOr(cc, V128, mayRound(cc, imm.lo), fast, general);
+    })(c);
   };
 const roundScalar =
   (size: Size): Semantic =>
   (c) => {
-    const a = scalarIn(c, isVex(c) ? 2 : 1, size);
-    scalarOut(c, size, slow(c, `sse_s${letter(size)}_round`, a.bits, imm8(c)));
+    const imm = imm8(c);
+    const k = KIT[size];
+    const a = floatIn(c, isVex(c) ? 2 : 1, size);
+    const name = `sse_s${letter(size)}_round`;
+    if (!imm.isConst) {
+      floatOut(c, size, k.n.reinterpret(slow(c, name, k.bits(a.x), imm)));
+      return;
+    }
+    scalarCompute(c, size, name, [a], [imm], {
+      any: true,
+      wrong: () => [i32.eqz(mayRound(c, imm.lo)), i32.eqz(plainIn(size, a))],
+      compute: () => k.n[rounding(imm.lo)](a.x),
+    });
   };
 const dot =
   (size: Size): Semantic =>
@@ -1108,7 +1166,21 @@ export function sseFloatSemantics(): Map<number, Semantic> {
   def('CVTPS2PD', psToPd);
   def(
     'CVTPD2PS',
-    narrowing((c, a) => slow(c, 'sse_pd_ps', a, phase(c))),
+    narrowing((c, a) =>
+      fastOr(
+        c,
+        V128,
+        c.fastFloat(),
+        () => ({
+          r: vf32.demote(a),
+          ok: (x) => {
+            const low = c.f.tmp(lanes(x, x, 8, [0, 0]));
+            return vf32.allTrue(inRangeV(4, low));
+          },
+        }),
+        () => call(c.env.fn('sse_pd_ps'), c.base, a, phase(c)),
+      ),
+    ),
   );
   def(
     'CVTDQ2PD',
@@ -1123,7 +1195,18 @@ export function sseFloatSemantics(): Map<number, Semantic> {
   );
   def(
     'CVTTPD2DQ',
-    narrowing((c, a) => slow(c, 'sse_pd_dq', a, c32(0xc00), phase(c))),
+    narrowing((c, a) =>
+      fastOr(
+        c,
+        V128,
+        c.fastFloat(),
+        () => ({
+          r: vf64.truncSatZero(a),
+          ok: () => vf64.allTrue(vf64.lt(vf64.abs(a), cV128(0, 0x41e00000, 0, 0x41e00000))),
+        }),
+        () => call(c.env.fn('sse_pd_dq'), c.base, a, c32(0xc00), phase(c)),
+      ),
+    ),
   );
   def('CVTPI2PS', mmxToPs);
   def('CVTPI2PD', mmxToPd);

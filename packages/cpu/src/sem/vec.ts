@@ -25,6 +25,7 @@ import {
 
 type Bin = (a: Node, b: Node) => Node;
 type Un = (a: Node) => Node;
+type Tern = (a: Node, b: Node, c: Node) => Node;
 const bin =
   (op: number): Bin =>
   (a, b) =>
@@ -161,8 +162,19 @@ export const v64 = {
   gt_s: bin(217) as Bin,
   allTrue: test(195) as Un,
 } as const;
+/** Relaxed multiply-add: a · b + c, rounded once where {@link Env.fused} says so. */
+const fused =
+  (op: number) =>
+  (a: Node, b: Node, c: Node): Node =>
+    simd(op, [a, b, c]);
 /** Operations on four singles. */
 export const vf32 = {
+  ceil: un(103) as Un,
+  floor: un(104) as Un,
+  trunc: un(105) as Un,
+  madd: fused(0x105) as Tern,
+  /** From two doubles; zero above. */
+  demote: un(94) as Un,
   splat: un(19) as Un,
   eq: bin(65) as Bin,
   ne: bin(66) as Bin,
@@ -185,6 +197,13 @@ export const vf32 = {
 } as const;
 /** Operations on two doubles. */
 export const vf64 = {
+  ceil: un(116) as Un,
+  floor: un(117) as Un,
+  trunc: un(122) as Un,
+  nearest: un(148) as Un,
+  madd: fused(0x107) as Tern,
+  /** To two signed double words; zero above. */
+  truncSatZero: un(252) as Un,
   splat: un(20) as Un,
   eq: bin(71) as Bin,
   ne: bin(72) as Bin,
