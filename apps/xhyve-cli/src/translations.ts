@@ -22,7 +22,7 @@ import type { BootSpec, MachineSpec } from '@hyve/pc';
 import { defaultCacheDir } from './images/cache.ts';
 
 /** Largest file, bytes. A file that is full is begun anew at the next start: what is in it may be of no use any more. */
-export const MAX_FILE: number = 64 << 20;
+export const MAX_FILE: number = 24 << 20;
 /** Most files kept; the ones not used for longest go. */
 export const MAX_FILES = 16;
 const SUFFIX = '.translations';

@@ -103,6 +103,8 @@ export const TLB_SYS = 640;
 export const FAULT = 644;
 /** 32 bit: its error code (0 where it has none). */
 export const FAULT_CODE = 648;
+/** 32 bit: non-zero if CPUID has RDTSCP. */
+export const HAS_RDTSCP = 652;
 /** 64 bit: its linear address, for page faults. */
 export const FAULT_ADDR = 656;
 /** 64 bit: RIP of the first instruction of the running block. */

@@ -1,14 +1,16 @@
 // What the processor tells a clock: exact counts of instructions, and one time stamp counter for all processors.
-import { type Clock, Exit, TimerQueue, type VcpuBus } from '@hyve/core';
+import { type Clock, type CpuidEntry, Exit, TimerQueue, type VcpuBus } from '@hyve/core';
 import { describe, expect, it } from 'vitest';
 import { SoftCpu } from '../src/index.ts';
 
 /** Runs `code` in flat 32-bit mode at 0x1000; `seen` gets the count of retired instructions at every device access. */
-function machine(code: readonly number[]) {
+function machine(code: readonly number[], o: { threshold?: number; cpuid?: (r: CpuidEntry) => CpuidEntry } = {}) {
   const seen: number[] = [];
   let counter: { retired(): number } | null = null;
   const count = (): number => counter?.retired() ?? 0;
-  const clock: Clock & { nsPerInstruction: number } = Object.assign(new TimerQueue(count), { nsPerInstruction: 1 });
+  const clock: Clock = new TimerQueue(count);
+  // Nothing is translated in virtual time.
+  if (o.threshold === undefined) Object.assign(clock, { nsPerInstruction: 1 });
   const note = (): number => seen.push(count()) & 0;
   const bus: VcpuBus = {
     ioRead: note,
@@ -20,12 +22,12 @@ function machine(code: readonly number[]) {
     readCr8: () => 0,
     writeCr8: () => {},
   };
-  const cpu = new SoftCpu();
+  const cpu = new SoftCpu(o.threshold === undefined ? {} : { threshold: o.threshold });
   const vm = cpu.createVm({
     memory: [{ base: 0, size: 1 << 20, kind: 'ram', name: 'ram' }],
     vcpus: 1,
     bus: () => bus,
-    cpuid: () => cpu.supportedCpuid(),
+    cpuid: () => cpu.supportedCpuid().map(o.cpuid ?? ((r) => r)),
     clock,
     tscHz: 1e9,
   });
@@ -46,7 +48,7 @@ function machine(code: readonly number[]) {
           : g,
     ),
   });
-  return { vcpu, seen };
+  return { vm, vcpu, seen };
 }
 
 describe('virtual time', () => {
@@ -73,6 +75,32 @@ describe('virtual time', () => {
     vcpu.run(100);
     const { gpr } = vcpu.getState();
     expect([gpr[6], gpr[0]]).toEqual([2n, 5n]); // rdtsc; inc ebx; mov esi, eax; rdtsc
+  });
+
+  it('gives RDTSCP the number of the processor, where CPUID has it', () => {
+    // mov ecx, IA32_TSC_AUX; mov eax, 0x55; xor edx, edx; wrmsr; rdtscp; mov esi, ecx; jmp $
+    const code = [0xb9, 3, 1, 0, 0xc0, 0xb8, 0x55, 0, 0, 0, 0x31, 0xd2, 0x0f, 0x30, 0x0f, 0x01, 0xf9, 0x89, 0xce];
+    const { vcpu } = machine([...code, 0xeb, 0xfe]);
+    vcpu.run(100);
+    const { gpr } = vcpu.getState();
+    expect([gpr[0], gpr[1], gpr[2], gpr[6]]).toEqual([4n, 0x55n, 0n, 0x55n]);
+    const without = machine([0x0f, 0x01, 0xf9, 0xeb, 0xfe], {
+      cpuid: (r) => (r.leaf === 0x80000001 ? { ...r, edx: r.edx & ~(1 << 27) } : r),
+    });
+    // #UD finds no IDT.
+    expect(without.vcpu.run(100).reason).toBe(Exit.Shutdown);
+    expect(without.vcpu.getState().rip).toBe(0x1000n);
+  });
+
+  it('reads the counters in translated code too', () => {
+    // rdtscp; mov esi, eax; rdtsc; sub eax, esi; add ebx, eax; inc edi; jmp back
+    const code = [0x0f, 0x01, 0xf9, 0x89, 0xc6, 0x0f, 0x31, 0x29, 0xf0, 0x01, 0xc3, 0x47, 0xeb, 0xf2];
+    const { vm, vcpu } = machine(code, { threshold: 1 });
+    for (let i = 0; i < 20; i++) vcpu.run(100_000);
+    expect(vm.counters()['regions']).toBeGreaterThan(0);
+    const { gpr } = vcpu.getState();
+    expect(gpr[7]).toBeGreaterThan(100n);
+    expect(gpr[1]).toBe(0n);
   });
 
   it('ends after exactly as many instructions as fit into the budget', () => {

@@ -842,6 +842,12 @@ const rdtsc: Semantic = (c) => {
   c.setGpr(DX, 4, ld.i32(c.base, S.SCRATCH + 4));
 };
 
+const rdtscp: Semantic = (c) => {
+  c.f.if(i32.eqz(ld.i32(c.base, S.HAS_RDTSCP)), () => c.raise(S.EXC_UD));
+  rdtsc(c);
+  c.setGpr(CX, 4, ld.i32(c.base, S.TSC_AUX));
+};
+
 const nothing: Semantic = () => {};
 
 /** Semantics by operation number; operations that are missing run in TypeScript. */
@@ -995,6 +1001,7 @@ export function integerSemantics(): Map<number, Semantic> {
   def(OP.AAD, aad);
   def(OP.XLAT, xlat);
   def(OP.RDTSC, rdtsc);
+  def(OP.RDTSCP, rdtscp);
   for (const op of [OP.NOP, OP.PREFETCH, OP.PREFETCHW, OP.PREFETCHNTA, OP.PREFETCHT0, OP.PREFETCHT1, OP.PREFETCHT2])
     def(op, nothing);
   for (const op of [OP.ENDBR64, OP.ENDBR32, OP.LFENCE, OP.SFENCE]) def(op, nothing);
