@@ -55,6 +55,10 @@ export function faults(files: ReadonlyMap<string, Uint8Array>): string[] {
     if (!files.has(file)) out.push(`${path} is named but not packed`);
     if (file.endsWith('.ts') && !file.endsWith('.d.ts')) out.push(`exports the source ${path}`);
   }
+  // A folder that its build has not made is left out without a word.
+  for (const name of (manifest['files'] ?? []) as string[])
+    if (!name.startsWith('!') && ![...files.keys()].some((f) => f === name || f.startsWith(`${name}/`)))
+      out.push(`${name} is to be packed and is not there`);
   const exported = manifest['exports'];
   for (const [key, conditions] of Object.entries((exported ?? {}) as Record<string, unknown>)) {
     if (typeof conditions !== 'object' || conditions === null || !('types' in conditions))

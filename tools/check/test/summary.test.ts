@@ -120,6 +120,10 @@ describe('packed packages', () => {
       { 'package.json': JSON.stringify({ ...manifest, dependencies: { a: 'workspace:^' } }) },
     ],
     ['exports nothing', { 'package.json': '{}' }],
+    [
+      'bundle is to be packed and is not there',
+      { 'package.json': JSON.stringify({ ...manifest, files: ['bundle', 'dist', '!dist/.tsbuildinfo'] }) },
+    ],
     ['no package.json', { 'package.json': undefined }],
   ])('fail: %s', (what, change) => {
     const files = Object.fromEntries(
