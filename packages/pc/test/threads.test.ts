@@ -25,7 +25,7 @@ import {
 } from './smp-programs.ts';
 
 const LIMIT = { timeout: 120_000 };
-/** Enough that a missing fence shows in dozens of them. */
+/** A missing fence showed in 2 to 470 of them on a busy host of two processors. */
 const DUEL_ROUNDS = 60_000;
 const TIERS = [
   ['interpreter', 0],
