@@ -230,8 +230,8 @@ export interface MachineSpec {
   /** Which engine runs the vCPUs; `auto` takes the best there is. */
   readonly engine: EngineName;
   /**
-   * Whether vCPUs from 1 on get threads of their own: `auto` (the default) where the host has processors for them and time
-   * is real.
+   * Whether vCPUs from 1 on get threads of their own: `off` (the default), `on`, or `auto`, where the host has more
+   * processors than the guest and time is real.
    */
   readonly vcpuThreads?: 'auto' | 'on' | 'off';
   /**
