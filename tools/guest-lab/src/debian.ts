@@ -88,7 +88,7 @@ async function session(
     ...['-f', `kexec,${kernel},${initrd},${image.manifest.cmdline}`],
   ]);
   try {
-    await g.expect(/debian login: $/u, 300);
+    await g.expect(/debian login: $/u, 900);
     o.say(`login prompt after ${((performance.now() - from) / 1000).toFixed(1)} s`);
     g.send('root\n');
     await g.expect(PROMPT, 60);
