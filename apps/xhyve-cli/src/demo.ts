@@ -131,7 +131,6 @@ const KEPT = 1 << 16;
 const PROMPT = /(^|\n)(~|\/\S*) # $/u;
 
 /** Colours, cursor movement and the terminal's queries, which say nothing in plain text. */
-// biome-ignore lint/suspicious/noControlCharactersInRegex: escape sequences start with one
 const ESCAPES = /\u001b\[[0-9;?]*[ -/]*[@-~]|\u001b[@-Z\\-_a-z]/gu;
 
 /** Finds a Linux kernel's last words in a stream of output. */

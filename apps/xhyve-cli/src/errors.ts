@@ -21,7 +21,6 @@ export function exitStatusOf(e: unknown): number {
   return isHyveError(e, 'CLI_USAGE') || isHyveError(e, 'CLI_NOT_BUILT') ? 1 : 4;
 }
 
-// biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what it takes out
 const CONTROLS = /[\u0000-\u001f\u007f-\u009f]+/g;
 
 /** Any thrown value as the one line `xhyve: …`, control characters made visible as spaces. */

@@ -139,6 +139,5 @@ export class Guest {
 
 /** Text without escape sequences and carriage returns. */
 export function plain(text: string): string {
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: escape sequences start with one
   return text.replace(/\u001b\[[0-9;?]*[ -/]*[@-~]|\u001b[@-Z\\-_a-z]/gu, '').replaceAll('\r', '');
 }
