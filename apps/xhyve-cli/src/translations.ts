@@ -4,11 +4,13 @@ import { createHash, createHmac, randomBytes } from 'node:crypto';
 import {
   closeSync,
   existsSync,
+  fstatSync,
+  ftruncateSync,
   mkdirSync,
   openSync,
   readdirSync,
   readFileSync,
-  renameSync,
+  readSync,
   rmSync,
   statSync,
   writeFileSync,
@@ -125,21 +127,6 @@ export function guestWords(place: Pick<TranslationPlace, 'dir' | 'guest'>): (() 
   return () => createHmac('sha256', secret).update(`${n++} ${place.guest}`).digest().readUInt32LE(0);
 }
 
-/** The whole records at the start of a file, and how many bytes they take. */
-function recordsOf(file: Buffer): { records: Uint8Array[]; end: number } {
-  const records: Uint8Array[] = [];
-  let at = 0;
-  while (at + FRAME <= file.length) {
-    const length = file.readUInt32LE(at);
-    if (length > file.length - at - FRAME) break;
-    const record = file.subarray(at + FRAME, at + FRAME + length);
-    if (crc32(record) !== file.readUInt32LE(at + 4)) break;
-    records.push(record);
-    at += FRAME + length;
-  }
-  return { records, end: at };
-}
-
 /** Removes all but the files used last. */
 function prune(dir: string): void {
   const files = readdirSync(dir)
@@ -177,24 +164,39 @@ export class TranslationFile {
     }
   }
 
-  /** What earlier runs kept. A file that breaks off is cut to what is whole. */
-  load(): readonly Uint8Array[] {
+  /** What earlier runs kept, one after the other in the same memory. A file that breaks off is cut to what is whole. */
+  *load(): Generator<Uint8Array> {
+    let fd: number;
     try {
-      const file = readFileSync(this.path);
-      const { records, end } = recordsOf(file);
+      fd = openSync(this.path, 'r+');
+    } catch {
+      return;
+    }
+    let end = 0;
+    try {
+      const { size } = fstatSync(fd);
+      const frame = new Uint8Array(FRAME);
+      const fields = new DataView(frame.buffer);
+      let room = new Uint8Array(1 << 20);
+      while (end + FRAME <= size && readSync(fd, frame, 0, FRAME, end) === FRAME) {
+        const length = fields.getUint32(0, true);
+        if (length > size - end - FRAME) break;
+        if (length > room.length) room = new Uint8Array(length);
+        const record = room.subarray(0, length);
+        if (readSync(fd, record, 0, length, end + FRAME) !== length || crc32(record) !== fields.getUint32(4, true))
+          break;
+        end += FRAME + length;
+        yield record;
+      }
       if (end >= MAX_FILE) {
         rmSync(this.path);
-        return records;
-      }
-      if (end < file.length) {
-        const whole = `${this.path}.${process.pid}`;
-        writeFileSync(whole, file.subarray(0, end), { mode: 0o600 });
-        renameSync(whole, this.path);
-      }
+        end = 0;
+      } else if (end < size) ftruncateSync(fd, end);
       this.size = end;
-      return records;
     } catch {
-      return [];
+      this.broken = true;
+    } finally {
+      closeSync(fd);
     }
   }
 

@@ -39,22 +39,21 @@ afterEach(() => rmSync(root, { recursive: true, force: true }));
 const open = (p = place, machine = 'machine'): TranslationFile => TranslationFile.open(p, machine) as TranslationFile;
 const bytes = (...v: number[]): Uint8Array => Uint8Array.from(v);
 
+/** Its records; each is good until the next is asked for. */
+const recordsOf = (f: TranslationFile): number[][] => Array.from(f.load(), (r) => [...r]);
+
 describe('a file of translations', () => {
   it('gives back what was appended, in order, to the next process', () => {
     const f = open();
-    expect(f.load()).toEqual([]);
+    expect([...f.load()]).toEqual([]);
     f.append(bytes(1, 2, 3));
     f.append(bytes());
     f.close();
     const g = open();
-    expect(g.load().map((r) => [...r])).toEqual([[1, 2, 3], []]);
+    expect(recordsOf(g)).toEqual([[1, 2, 3], []]);
     g.append(bytes(4));
     g.close();
-    expect(
-      open()
-        .load()
-        .map((r) => [...r]),
-    ).toEqual([[1, 2, 3], [], [4]]);
+    expect(recordsOf(open())).toEqual([[1, 2, 3], [], [4]]);
     expect(statSync(f.path).mode & 0o777).toBe(0o600);
     expect(hasTranslations(place)).toBe(true);
     expect(hasTranslations({ ...place, guest: 'other' })).toBe(false);
@@ -75,20 +74,16 @@ describe('a file of translations', () => {
     f.close();
     truncateSync(f.path, statSync(f.path).size - 1);
     const g = open();
-    expect(g.load().map((r) => [...r])).toEqual([[1, 2, 3]]);
+    expect(recordsOf(g)).toEqual([[1, 2, 3]]);
     g.append(bytes(7));
     g.close();
-    expect(
-      open()
-        .load()
-        .map((r) => [...r]),
-    ).toEqual([[1, 2, 3], [7]]);
+    expect(recordsOf(open())).toEqual([[1, 2, 3], [7]]);
     const whole = readFileSync(f.path);
     whole[9] = 0x55;
     writeFileSync(f.path, whole);
-    expect(open().load()).toEqual([]);
+    expect(recordsOf(open())).toEqual([]);
     appendFileSync(f.path, Buffer.alloc(100, 0xff));
-    expect(open().load()).toEqual([]);
+    expect(recordsOf(open())).toEqual([]);
   });
 
   it('ends at its limit, and is begun anew after that', () => {
@@ -99,14 +94,10 @@ describe('a file of translations', () => {
     f.close();
     expect(statSync(f.path).size).toBe(MAX_FILE);
     const g = open();
-    expect(g.load().length).toBe(2);
+    expect(recordsOf(g).length).toBe(2);
     g.append(bytes(2));
     g.close();
-    expect(
-      open()
-        .load()
-        .map((r) => [...r]),
-    ).toEqual([[2]]);
+    expect(recordsOf(open())).toEqual([[2]]);
   });
 
   it('leaves the place to the files used last', () => {
@@ -128,7 +119,7 @@ describe('a file of translations', () => {
   it('keeps nothing where it cannot write', () => {
     writeFileSync(place.dir, 'a file, no directory');
     const f = open();
-    expect(f.load()).toEqual([]);
+    expect([...f.load()]).toEqual([]);
     expect(() => f.append(bytes(1))).not.toThrow();
     expect(guestWords(place)).toBeNull();
   });

@@ -4,8 +4,8 @@
 
 /** Where translations are kept, for one build of the translator and one layout of memory. */
 export interface TranslationStore {
-  /** What was appended in earlier runs, whole records in their order. */
-  load(): readonly Uint8Array[];
+  /** What was appended in earlier runs, whole records in their order; each is good until the next is asked for. */
+  load(): Iterable<Uint8Array>;
   /** Keeps one more record. Must not throw: what cannot be kept is made again. */
   append(record: Uint8Array): void;
 }

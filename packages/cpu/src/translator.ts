@@ -140,7 +140,7 @@ class Service {
   }
 
   /** Compiles and hands over what was kept. */
-  private offer(records: readonly Uint8Array[]): void {
+  private offer(records: Iterable<Uint8Array>): void {
     let modules: TranslatorKept['modules'][number][] = [];
     const post = (): void => {
       if (modules.length > 0) this.port.post({ kind: 'kept', modules } satisfies TranslatorKept);
