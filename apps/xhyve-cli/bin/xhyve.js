@@ -12,6 +12,8 @@ if (have < need) {
 var v8 = process.getBuiltinModule('node:v8');
 v8.setFlagsFromString('--semi-space-growth-factor=1');
 v8.setFlagsFromString('--optimize-for-size');
+// The nursery is small: helpers would take longer to start than to collect it, behind the guest on hosts with few processors.
+v8.setFlagsFromString('--no-parallel-scavenge');
 // Translated guest code is hot by choice: V8 may spend its better compiler on it earlier than on other WebAssembly.
 v8.setFlagsFromString('--wasm-tiering-budget=2000000');
 // Compiled code is kept between runs.

@@ -12,6 +12,7 @@ import type { BoardSupport, CharRequest, MachineSpec, PcHost, StopReason } from 
 import { codeCache } from './code-cache.ts';
 import { errorLine, exitStatusOf, runError } from './errors.ts';
 import { startProfile, TraceFile, watchRates } from './observe.ts';
+import { lowerCompilers } from './priority.ts';
 import { formatBytes } from './sizes.ts';
 import { nodeThreads } from './threads.ts';
 import { guestWords, translationPlace } from './translations.ts';
@@ -353,6 +354,7 @@ export async function runMachine(spec: MachineSpec, options: RunOptions): Promis
     } catch {
       // Without the library the engine itself says why there is none.
     }
+    lowerCompilers();
     const translations = translationPlace(spec);
     const placement = translations === null ? null : guestWords(translations);
     const code = codeCache();

@@ -1,0 +1,29 @@
+// Which threads of this process the host's scheduler prefers. The guest runs on the main thread; on a host with few
+// processors it would share one with V8's compilers and with the translator, whose work can wait.
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { setPriority } from 'node:os';
+import { basename } from 'node:path';
+
+/** Nice value of what works for the guest's future. */
+const BACKGROUND = 10;
+
+/** Puts the threads of V8's pool behind the others. Linux has priorities per thread; elsewhere nothing changes. */
+export function lowerCompilers(): void {
+  if (process.platform !== 'linux') return;
+  try {
+    for (const id of readdirSync('/proc/self/task'))
+      if (readFileSync(`/proc/self/task/${id}/comm`, 'utf8').includes('V8Worker')) setPriority(Number(id), BACKGROUND);
+  } catch {
+    // Not allowed, or no /proc: it works all the same.
+  }
+}
+
+/** Puts the calling thread behind the others. */
+export function lowerThisThread(): void {
+  if (process.platform !== 'linux') return;
+  try {
+    setPriority(Number(basename(readlinkSync('/proc/thread-self'))), BACKGROUND);
+  } catch {
+    // As above.
+  }
+}
