@@ -14,8 +14,6 @@ v8.setFlagsFromString('--semi-space-growth-factor=1');
 v8.setFlagsFromString('--optimize-for-size');
 // The nursery is small: helpers would take longer to start than to collect it, behind the guest on hosts with few processors.
 v8.setFlagsFromString('--no-parallel-scavenge');
-// Translated guest code is hot by choice: V8 may spend its better compiler on it earlier than on other WebAssembly.
-v8.setFlagsFromString('--wasm-tiering-budget=2000000');
 // Compiled code is kept between runs.
 process.getBuiltinModule('node:module').enableCompileCache();
 // A published package has the program in a few files of bundle/; in the repository Node runs the TypeScript as it is, so
