@@ -611,7 +611,8 @@ export class JitCtx extends SemCtx {
     if (kind === FK_COMPARED) {
       // Of CF, ZF and PF, those that the condition wants; O, S and L are never true.
       const bits = [0, 1, 2, 3, 0, 4, 0, 2][cc >> 1] as number;
-      return flip(i32.and(i32.wrap(s.fb.get), c32(bits)));
+      const wanted = i32.and(i32.wrap(s.fb.get), c32(bits));
+      return cc & 1 ? i32.eqz(wanted) : i32.ne(wanted, c32(0));
     }
     const sub = kind === FK_SUB;
     const a = sub ? this.val(s.fa, size) : r;

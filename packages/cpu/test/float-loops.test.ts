@@ -1,6 +1,6 @@
 // Floating point in loops: regions keep XMM registers in locals and know of some that they are not denormal. The interpreter,
 // which keeps nothing, must come to the same registers and flags.
-import { mem8, mem64, mem128, ref } from '@hyve/x86/asm';
+import { mem8, mem32, mem64, mem128, ref } from '@hyve/x86/asm';
 import { describe, expect, it } from 'vitest';
 import { DATA, Machine } from './float-rig.ts';
 
@@ -127,6 +127,27 @@ describe('floating point in loops', () => {
         expect([...other.data(DATA, 16)]).toEqual(want);
         expect(after.data(0x6ffc, 4), `${x} ${y}`).toEqual(other.data(0x6ffc, 4));
         expect(after.gpr(2)).toBe(un || y < x ? 1 : 0);
+      }
+  });
+
+  it('counts down by LOOPE and LOOPNE after a comparison, whose flags stay pending', () => {
+    for (const [op, other, rounds] of [
+      ['LOOPE', 1, 1200],
+      ['LOOPE', 2, 1],
+      ['LOOPNE', 2, 1200],
+      ['LOOPNE', 1, 1],
+    ] as const)
+      for (const m of [interpreted, translated]) {
+        const end = m.run(
+          (a) =>
+            a
+              .label('again')
+              .op('LEA', 'ebx', mem32({ base: 'ebx', disp: 1 }))
+              .op('UCOMISD', 'xmm0', 'xmm1')
+              .op(op, ref('again')),
+          { gpr: [0, 1200, 0, 0, 0x7000], xmm: { 0: low(1), 1: low(other) }, mxcsr: 0x1f80, data: bits() },
+        );
+        expect([op, other, end.gpr(3)]).toEqual([op, other, rounds]);
       }
   });
 });
