@@ -122,3 +122,5 @@ export const USER_DS = 0x2b;
 /** Trap number that the harness gives a case that did not end, or that crashed the software CPU. */
 export const TRAP_HANG = 200;
 export const TRAP_CRASH = 201;
+/** The signal of the runner's timer, by which it gives up what does not end (signal(7)). */
+export const SIGALRM = 14n;

@@ -1,4 +1,7 @@
 import { describe, expect, it } from 'vitest';
+import { compare } from '../src/compare.ts';
+import { Generator, type Program, rowsOf } from '../src/generate.ts';
+import * as L from '../src/layout.ts';
 import { whyNotNative } from '../src/native.ts';
 import { Oracle } from '../src/oracle.ts';
 
@@ -62,5 +65,22 @@ describe.skipIf(why !== '')(`the software CPU against this processor${why === ''
     oracle.close();
     expect(oracle.differing).toBeGreaterThan(10);
     expect([...oracle.findings.values()][0]?.text).toMatch(/salc/);
+  });
+  it('knows a program that ends on one side only from one that ends on neither', { timeout: 60_000 }, () => {
+    const rows = rowsOf(['int']).filter((r) => r.mnemonic === 'STC');
+    const record = new Uint8Array(L.REC_SIZE);
+    const program = new Generator({ rows, features: new Set() }).make(
+      1,
+      record,
+      rows[0] as (typeof rows)[0],
+    ) as Program;
+    record.set([0xeb, 0xfe], L.REC.code); // JMP to itself
+    for (const tamper of [undefined, [0xeb, 0xcc] as const]) {
+      const oracle = new Oracle({ seed: 1, families: ['int'], ...(tamper === undefined ? {} : { tamper }) });
+      const { native, soft } = oracle.single(record);
+      oracle.close();
+      const differences = compare(program, native, soft).map((d) => d.what);
+      expect(differences).toEqual(tamper === undefined ? [] : ['trap', 'rip']);
+    }
   });
 });
