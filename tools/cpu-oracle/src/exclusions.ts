@@ -143,6 +143,8 @@ export const AVOIDED: readonly string[] = [
   'AC set in programs with x87, MMX or SSE: which vector accesses are checked, and whether at 8 (as here and with Intel), 16 or 32 bytes, is up to the processor',
   'FIP, FDP, FOP and the selectors in FXSAVE, FNSTENV and FNSAVE images: AMD and Intel fill them at different times',
   'PE and UE after transcendental x87 instructions, and ES where one of them is unmasked: the host has them for exact results too',
+  'XRSTOR from a header that an earlier instruction may have written: it may name components that only the host has',
+  'FNSTENV and FNSAVE across the end of the lower half of addresses: which part faults first is up to the processor',
   'MXCSR bit 17: misaligned SSE mode, AMD only',
 ];
 

@@ -50,6 +50,8 @@ const LOST = 2;
 
 const M64 = (1n << 64n) - 1n;
 const END = 0xcc;
+/** End of the lower half of canonical addresses. */
+const LOWER_HALF = 1n << 47n;
 
 const AX = 1 << 0;
 const CX = 1 << 1;
@@ -170,6 +172,8 @@ export class Generator {
   private readonly vectors: Map<number, Uint8Array> = new Map();
   /** Bytes of the record that are settled. */
   private readonly kept: Set<number> = new Set();
+  /** Bytes of the record that earlier instructions may write. */
+  private readonly touched: Set<number> = new Set();
   private fixups: { at: number; size: number; next: number }[] = [];
 
   constructor(choice: Choice) {
@@ -260,6 +264,7 @@ export class Generator {
     this.loaded = false;
     this.vectors.clear();
     this.kept.clear();
+    this.touched.clear();
     this.fillMemory();
     this.placeStack();
     const want = r.chance(50) ? 1 : 1 + r.int(this.longest);
@@ -646,6 +651,14 @@ export class Generator {
     return false;
   }
 
+  private anyTouched(a: bigint, size: number): boolean {
+    for (let i = 0; i < size; i++) {
+      const at = this.recordAt(a + BigInt(i));
+      if (at >= 0 && this.touched.has(at)) return true;
+    }
+    return false;
+  }
+
   /** Puts an interesting value where an operand will be read. */
   private fillOperand(a: bigint, size: number): void {
     const r = this.random;
@@ -706,7 +719,8 @@ export class Generator {
     const s = BigInt(insn.scale);
     if (b < 0 && x < 0) return patch(t) ? t : -1n;
     if ((b >= 0 && this.state[b] === LOST) || (x >= 0 && this.state[x] === LOST)) return -1n;
-    const val = (n: number): bigint => (n < 0 ? 0n : (this.value[n] as bigint));
+    if (b === 4 && this.rsp < 0n) return -1n;
+    const val = (n: number): bigint => (n < 0 ? 0n : n === 4 ? this.rsp : (this.value[n] as bigint));
     if (b >= 0 && b === x && this.free(b)) {
       const sum = t - disp;
       if (sum < 0n) return -1n;
@@ -835,6 +849,9 @@ export class Generator {
     const ea = this.solve(insn, bytes, next, t);
     if (ea < 0n) return false;
     if (bit && !this.placeBitOffset(insn)) return false;
+    // Written in parts: whether the part before the end of the lower half faults first is up to the processor.
+    if ((name === 'FNSTENV' || name === 'FNSAVE') && ea < LOWER_HALF && ea + BigInt(size) > LOWER_HALF) return false;
+    for (let i = 0; i < size; i++) this.touched.add(this.recordAt(ea + BigInt(i)));
     this.ignore(name, insn, ea);
     if (name === 'LDMXCSR' || name === 'VLDMXCSR') {
       // Bit 17 means something on AMD only.
@@ -970,6 +987,8 @@ export class Generator {
     }
     const ea = this.solve(insn, bytes, next, t);
     if (ea < 0n || (this.settled && ea !== t)) return false;
+    // A header that was written over may name components that the host has and the software CPU has not.
+    if (name === 'XRSTOR' && this.anyTouched(ea, 576)) return false;
     if (roll < 92) this.fillImage(name, insn.opSize, ea);
     if (name.startsWith('XSAVE')) {
       this.ignore('FXSAVE', insn, ea);
