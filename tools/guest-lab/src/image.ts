@@ -1,5 +1,5 @@
-// The lab's guest: Debian's full kernel and an initrd with Debian's own disk tools, each program with the libraries it
-// needs and nothing else of its package.
+// The lab's guests: Debian's full kernel and an initrd with programs of Debian's, each with the libraries it needs and
+// nothing else of its package.
 import { createHash } from 'node:crypto';
 import { globSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -13,7 +13,9 @@ import { pullEntry } from '../../../apps/xhyve-cli/src/images/pull.ts';
 import { elfNeeds } from './elf.ts';
 
 /** Programs by package; a path is where the program lies in the guest, without BusyBox's version of it in the way. */
-const PROGRAMS: Readonly<Record<string, readonly string[]>> = {
+type Programs = Readonly<Record<string, readonly string[]>>;
+
+const DISK_TOOLS: Programs = {
   e2fsprogs: ['sbin/mke2fs', 'sbin/e2fsck', 'sbin/tune2fs', 'sbin/debugfs'],
   pciutils: ['usr/bin/lspci', 'usr/bin/setpci'],
   smartmontools: ['usr/sbin/smartctl'],
@@ -24,6 +26,11 @@ const PROGRAMS: Readonly<Record<string, readonly string[]>> = {
   eject: ['usr/bin/eject'],
   'sg3-utils': ['usr/bin/sg_inq', 'usr/bin/sg_modes', 'usr/bin/sg_unmap', 'usr/bin/sg_write_same'],
 };
+
+const SOAK_TOOLS: Programs = { 'stress-ng': ['usr/bin/stress-ng'] };
+
+/** Packages that only a Python, Perl or graphics part of the closure would need. */
+const UNUSED = /^(python|perl-base|tar|dpkg|libllvm|libgl1-mesa-dri|mesa-)/u;
 
 /** Data that programs look for. */
 const DATA = /^usr\/share\/(misc\/pci\.ids(\.gz)?|smartmontools\/drivedb\.h)$|^var\/lib\/smartmontools\//u;
@@ -40,14 +47,14 @@ function recipe(): number {
   return hash.digest().readUInt32LE(0);
 }
 
-const ENTRY: CatalogueEntry = {
-  name: 'guest-lab',
-  about: "Debian's full amd64 kernel with Debian's disk tools",
+const entry = (name: string, about: string, programs: Programs): CatalogueEntry => ({
+  name,
+  about,
   origin: 'Debian packages',
   make: async (c) => {
     const apt = await Apt.open({ dir: c.work, architecture: 'amd64', onProgress: c.onProgress, signal: c.signal });
     const linux = await apt.dependency('linux-image-amd64', /^linux-image-\d.*-amd64$/u);
-    const names = (await apt.closure(Object.keys(PROGRAMS))).filter((n) => !/^(python|perl-base|tar|dpkg)/u.test(n));
+    const names = (await apt.closure(Object.keys(programs))).filter((n) => !UNUSED.test(n));
     const packages = await apt.fetchAll([linux, 'busybox-static', ...names]);
     const kernelFiles: TarFile[] = [];
     const libraries = new Map<string, TarFile>();
@@ -65,7 +72,7 @@ const ENTRY: CatalogueEntry = {
     const kernel = kernelFiles.find((f) => f.path.startsWith('boot/vmlinuz-'));
     const busybox = files.get('bin/busybox');
     if (kernel === undefined || busybox === undefined) throw new Error('kernel or busybox is missing');
-    const extra = collect(files, libraries);
+    const extra = collect(programs, files, libraries);
     const release = kernel.path.slice('boot/vmlinuz-'.length);
     const { initrd } = await debianInitrd(release, kernelFiles, busybox.data, { modules: MODULES, extra });
     const made: NewFile[] = [
@@ -78,10 +85,14 @@ const ENTRY: CatalogueEntry = {
       files: made,
     };
   },
-};
+});
 
 /** The wanted programs, the libraries they reach, their data, and the lab's scripts. */
-function collect(files: ReadonlyMap<string, TarFile>, libraries: ReadonlyMap<string, TarFile>): InitrdFile[] {
+function collect(
+  programs: Programs,
+  files: ReadonlyMap<string, TarFile>,
+  libraries: ReadonlyMap<string, TarFile>,
+): InitrdFile[] {
   const out = new Map<string, InitrdFile>();
   const queue: TarFile[] = [];
   const take = (f: TarFile): void => {
@@ -93,7 +104,7 @@ function collect(files: ReadonlyMap<string, TarFile>, libraries: ReadonlyMap<str
     if (found === undefined) throw new Error(`${f.path} points to ${f.link}, which is in no package`);
     take(found);
   };
-  for (const path of Object.values(PROGRAMS).flat()) {
+  for (const path of Object.values(programs).flat()) {
     const f = files.get(path);
     if (f === undefined) throw new Error(`no package has ${path}`);
     take(f);
@@ -110,7 +121,7 @@ function collect(files: ReadonlyMap<string, TarFile>, libraries: ReadonlyMap<str
   }
   for (const [path, f] of files) if (DATA.test(path)) take(f);
   const link = (path: string, to: string): void => void out.set(path, { path, mode: 0o777, data: '', link: to });
-  link('sbin/mkfs.ext4', 'mke2fs');
+  if (programs === DISK_TOOLS) link('sbin/mkfs.ext4', 'mke2fs');
   for (const name of globSync('*.sh', { cwd: SCRIPTS })) {
     const path = `usr/bin/${name.slice(0, -'.sh'.length)}`;
     out.set(path, { path, mode: 0o755, data: readFileSync(join(SCRIPTS, name)), link: null });
@@ -123,7 +134,14 @@ function must<T>(value: T | undefined, what: string): T {
   return value;
 }
 
-/** The lab's guest, from the cache or made anew. @throws CLI_RUN when packages cannot be had */
+/** The lab's guest with disk tools, from the cache or made anew. @throws CLI_RUN when packages cannot be had */
 export function labImage(onProgress: OnProgress = () => {}): Promise<PulledImage> {
-  return pullEntry({ ...ENTRY, recipe: recipe() }, { onProgress });
+  const about = "Debian's full amd64 kernel with Debian's disk tools";
+  return pullEntry({ ...entry('guest-lab', about, DISK_TOOLS), recipe: recipe() }, { onProgress });
+}
+
+/** The lab's guest with stress-ng. @throws as {@link labImage} */
+export function soakImage(onProgress: OnProgress = () => {}): Promise<PulledImage> {
+  const about = "Debian's full amd64 kernel with stress-ng";
+  return pullEntry({ ...entry('guest-soak', about, SOAK_TOOLS), recipe: recipe() }, { onProgress });
 }

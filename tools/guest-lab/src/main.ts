@@ -7,7 +7,8 @@ import { DEBIAN_DEVICES, type DebianDevice, debianSession } from './debian.ts';
 import { checkDevices, INTERRUPTS, type Interrupts } from './devices.ts';
 import { DISK_KINDS, type DiskKind, missing } from './disks.ts';
 import { hostConditions } from './host.ts';
-import { labImage } from './image.ts';
+import { labImage, soakImage } from './image.ts';
+import { soak } from './soak.ts';
 import { growTree } from './tree.ts';
 import { LAB_DEVICES, verify } from './verify.ts';
 
@@ -17,7 +18,10 @@ const USAGE = `usage: node tools/guest-lab/src/main.ts COMMAND
   tree [FILES [FORMAT]]
                    a tree of so many files (50000) on raw and qcow2 disks, and e2fsck on the host
   host [NAME]      a full disk, a lost NBD server, an image in use, a missing backing file (parts need root); those whose name has NAME in it
-  debian [DEVICE…] Debian with systemd on a qcow2 disk: boot, log in, reboot, power off; virtio-blk, ahci-hd, nvme`;
+  debian [DEVICE…] Debian with systemd on a qcow2 disk: boot, log in, reboot, power off; virtio-blk, ahci-hd, nvme
+  soak [MINUTES [CPUS [WORD…]]]
+                   stress-ng, which verifies what it computed, for so long (120) on so many processors (2); WORDs go to the
+                   kernel's command line, those with a leading - to the program`;
 
 /** Where disks go: HYVE_LAB_DIR, or the system's place for temporary files. */
 async function inPlace<T>(run: (dir: string) => Promise<T>): Promise<T> {
@@ -121,12 +125,30 @@ async function debianCommand(words: readonly string[]): Promise<number> {
   return 0;
 }
 
+async function soakCommand(words: readonly string[]): Promise<number> {
+  const [minutes, cpus] = [Number(words[0] ?? 120), Number(words[1] ?? 2)];
+  if (!(minutes > 0)) throw new Error(`${words[0]}: minutes expected`);
+  if (!Number.isInteger(cpus) || cpus < 1) throw new Error(`${words[1]}: a number of processors expected`);
+  const more = words.slice(2);
+  const wrong = await soak(await soakImage(), {
+    seconds: Math.ceil(minutes * 60),
+    cpus,
+    each: 10,
+    append: more.filter((w) => !w.startsWith('-')).join(' '),
+    flags: more.filter((w) => w.startsWith('-')).flatMap((w) => w.split(/\s+/u)),
+    say: (line) => console.log(line),
+  });
+  for (const line of wrong) console.log(`wrong: ${line}`);
+  return wrong.length === 0 ? 0 : 1;
+}
+
 const COMMANDS: Readonly<Record<string, (words: readonly string[]) => Promise<number>>> = {
   verify: verifyCommand,
   devices: devicesCommand,
   tree: treeCommand,
   host: hostCommand,
   debian: debianCommand,
+  soak: soakCommand,
 };
 
 const [word = '', ...rest] = process.argv.slice(2);
