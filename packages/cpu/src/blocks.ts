@@ -150,6 +150,8 @@ export class BlockCache {
   /** Where the next record of the block under construction goes, and the block's first byte. */
   private at = 0;
   private host0 = 0;
+  /** First record of each of its instructions. */
+  private readonly starts: Int32Array = new Int32Array(MAX_INSNS);
   private readonly keyIds: Map<number, Map<number, number>> = new Map();
   /** Blocks decoded, instructions decoded, blocks dropped for changed code, whole flushes. */
   decoded = 0;
@@ -234,7 +236,7 @@ export class BlockCache {
     let count = 0;
     let page2 = 0;
     let ended = false;
-    const starts: number[] = [];
+    const { starts } = this;
     while (count < MAX_INSNS) {
       const st = this.decoder.decode(this.insn, this.u8, pc, pageEnd, bits);
       if (st === Status.NeedMore) {
@@ -254,14 +256,14 @@ export class BlockCache {
         if (count > 0) break;
         return this.raise(base, bad);
       }
-      starts.push(this.at);
+      starts[count] = this.at;
       ended = this.lower(pc - host, mode, linkable);
       count++;
       pc += this.insn.length;
       if (ended || pc >= pageEnd) break;
     }
     if (!ended) this.goto(pc - host, linkable);
-    this.number(starts, count);
+    this.number(count);
     this.interp().flushPending();
     // Head.
     const records = (this.at - head) / R.REC;
@@ -380,10 +382,10 @@ export class BlockCache {
   }
 
   /** Fills in how many instructions are left in the block, for each record. */
-  private number(starts: number[], count: number): void {
-    for (let i = 0; i < starts.length; i++) {
-      const end = i + 1 < starts.length ? (starts[i + 1] as number) : this.at;
-      for (let r = starts[i] as number; r < end; r += R.REC)
+  private number(count: number): void {
+    for (let i = 0; i < count; i++) {
+      const end = i + 1 < count ? (this.starts[i + 1] as number) : this.at;
+      for (let r = this.starts[i] as number; r < end; r += R.REC)
         this.u8[r + R.R_LEFT] = this.u16[(r + R.R_HANDLER) >> 1] === R.H_GOTO ? 0 : count - i;
     }
   }
@@ -539,10 +541,21 @@ export class BlockCache {
     this.host0 = 0;
     const start = this.at;
     if (!this.lower(0, mode, false)) this.goto(this.insn.length, false);
-    this.number([start], 1);
+    this.starts[0] = start;
+    this.number(1);
     this.interp().flushPending();
     this.u16[head >> 1] = R.H_HEAD;
     this.u16[(head + R.B_COUNT) >> 1] = 1;
+    return head;
+  }
+
+  /** Head of the block at a host address in a mode, 0 if there is none. */
+  find(host: number, mode: number): number {
+    let head = this.i32[(this.L.hash >> 2) + hashIndex(host, this.L)] as number;
+    while (head !== 0) {
+      if (this.i32[(head + R.B_HOST) >> 2] === host && this.i32[(head + R.B_MODE) >> 2] === mode) break;
+      head = this.i32[(head + R.B_NEXT) >> 2] as number;
+    }
     return head;
   }
 
@@ -562,51 +575,58 @@ export class BlockCache {
     const page = (from - L.ram) >>> 12;
     const info = (L.pageInfo >> 2) + page * 4;
     const pageHost = from - (from % 4096);
-    const doomed: number[] = [];
+    let killed = false;
     let entry = this.i32[info] as number;
     while (entry !== 0) {
       const head = entry & ~1;
-      const [lo, hi] = this.rangeIn(head, entry & 1, pageHost);
-      if (lo < end && from < hi) doomed.push(head);
-      entry = this.i32[(head + (entry & 1 ? R.B_PAGE2_NEXT : R.B_PAGE_NEXT)) >> 2] as number;
+      const second = entry & 1;
+      entry = this.i32[(head + (second ? R.B_PAGE2_NEXT : R.B_PAGE_NEXT)) >> 2] as number;
+      if (this.startIn(head, second, pageHost) >= end || from >= this.endIn(head, second, pageHost)) continue;
+      // A block whose two pages are one is on its list twice.
+      if (this.u16[head >> 1] !== R.H_STALE) this.kill(head);
+      killed = true;
     }
-    for (const head of doomed) this.kill(head);
     const regions = this.regions.invalidate(page, from - pageHost, end - pageHost);
-    if (doomed.length > 0 || regions) this.remask(page);
+    if (killed || regions) this.remask(page);
   }
 
-  /** Bytes of a block within a page, as host addresses. */
-  private rangeIn(head: number, second: number, pageHost: number): [number, number] {
+  // The bytes of a block within a page, as host addresses: in the first page of its two, or the second.
+  private startIn(head: number, second: number, pageHost: number): number {
+    return second === 0 ? (this.i32[(head + R.B_HOST) >> 2] as number) : pageHost;
+  }
+  private endIn(head: number, second: number, pageHost: number): number {
     const host = this.i32[(head + R.B_HOST) >> 2] as number;
     const bytes = this.u16[(head + R.B_BYTES) >> 1] as number;
-    if (second === 0) return [host, Math.min(host + bytes, pageHost + 4096)];
-    const inFirst = 4096 - (host & 4095);
-    return [pageHost, pageHost + bytes - inFirst];
+    return second === 0 ? Math.min(host + bytes, pageHost + 4096) : pageHost + bytes - (4096 - (host & 4095));
   }
+
+  /** Marks of 64 bytes each that {@link BlockCache.mark} collects. */
+  private marksLo = 0;
+  private marksHi = 0;
+  private readonly mark = (from: number, to: number): void => {
+    for (let c = from >> 6; c <= (to - 1) >> 6; c++) {
+      if (c < 32) this.marksLo |= 1 << c;
+      else this.marksHi |= 1 << (c - 32);
+    }
+  };
 
   private remask(page: number): void {
     const L = this.L;
     const info = (L.pageInfo >> 2) + page * 4;
-    let lo = 0;
-    let hi = 0;
-    const mark = (a: number, b: number): void => {
-      for (let c = a >> 6; c <= (b - 1) >> 6; c++) {
-        if (c < 32) lo |= 1 << c;
-        else hi |= 1 << (c - 32);
-      }
-    };
+    this.marksLo = 0;
+    this.marksHi = 0;
     const pageHost = L.ram + page * 4096;
     let entry = this.i32[info] as number;
     while (entry !== 0) {
       const head = entry & ~1;
-      const [a, b] = this.rangeIn(head, entry & 1, pageHost);
-      mark(a - pageHost, b - pageHost);
-      entry = this.i32[(head + (entry & 1 ? R.B_PAGE2_NEXT : R.B_PAGE_NEXT)) >> 2] as number;
+      const second = entry & 1;
+      this.mark(this.startIn(head, second, pageHost) - pageHost, this.endIn(head, second, pageHost) - pageHost);
+      entry = this.i32[(head + (second ? R.B_PAGE2_NEXT : R.B_PAGE_NEXT)) >> 2] as number;
     }
-    this.regions.eachRange(page, mark);
-    this.i32[info + 2] = lo;
-    this.i32[info + 3] = hi;
-    if (lo === 0 && hi === 0 && this.i32[info + 1] !== 0) {
+    this.regions.eachRange(page, this.mark);
+    this.i32[info + 2] = this.marksLo;
+    this.i32[info + 3] = this.marksHi;
+    if (this.marksLo === 0 && this.marksHi === 0 && this.i32[info + 1] !== 0) {
       this.i32[info + 1] = 0;
       this.fetch.release(pageHost);
     }

@@ -212,8 +212,10 @@ function insnOfKey(key: string): { insn: Insn; mode: CodeMode } {
 
 /** Segment, control and debug registers: whatever the operation, TypeScript does it. */
 export function inTypeScript(n: Insn): boolean {
-  const special = (k: number): boolean => k === Kind.Seg || k === Kind.Cr || k === Kind.Dr;
-  return special(n.kind0) || special(n.kind1);
+  return isSystem(n.kind0) || isSystem(n.kind1);
+}
+function isSystem(kind: number): boolean {
+  return kind === Kind.Seg || kind === Kind.Cr || kind === Kind.Dr;
 }
 
 /** Imports of the interpreter module, by name under `host`. */

@@ -191,7 +191,7 @@ export class JitCache implements RegionIndex {
     return true;
   }
 
-  /** Takes in what earlier runs translated: each region waits for its block. */
+  /** Takes in what earlier runs translated: each region waits for its block. Runs while no vCPU of this thread does. */
   private keep(m: TranslatorKept): void {
     if (this.generation !== 0) return;
     for (const { module, regions } of m.modules) {
@@ -200,6 +200,9 @@ export class JitCache implements RegionIndex {
         const known = this.kept.get(region.host) ?? [];
         known.push({ region, shared, name: `r${i}` });
         this.kept.set(region.host, known);
+        // Its block may have been decoded before this came.
+        const head = this.blocks.find(region.host, region.mode);
+        if (head !== 0 && this.u16[head >> 1] === R.H_HEAD) this.takeKept(head, region.host, region.mode);
       });
     }
   }

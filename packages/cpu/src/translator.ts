@@ -152,8 +152,15 @@ class Service {
       if (kept === null || !this.cells.reserve(...kept.cells)) continue;
       try {
         const module = new WebAssembly.Module(kept.wasm as Uint8Array<ArrayBuffer>);
-        // As copies: a message carries all of the buffer that an array looks at. Slices of Node's Buffers are none.
-        modules.push({ module, regions: kept.regions.map((r) => ({ ...r, code: new Uint8Array(r.code) })) });
+        // As a copy: a message carries all of the buffer that its arrays look at.
+        const code = new Uint8Array(kept.regions.reduce((n, r) => n + r.code.length, 0));
+        let at = 0;
+        const regions = kept.regions.map((r) => {
+          code.set(r.code, at);
+          at += r.code.length;
+          return { ...r, code: code.subarray(at - r.code.length, at) };
+        });
+        modules.push({ module, regions });
       } catch {
         continue;
       }

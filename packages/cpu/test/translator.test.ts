@@ -227,6 +227,19 @@ describe('translation on another thread', () => {
       expect([0n, 1n]).toContain(ebx - eax);
     });
 
+    it('comes into use when it arrives after the code has begun to run', async () => {
+      const thread = new SameThread(await firstRun());
+      const { vm, vcpu } = machine(LOOP, thread);
+      vcpu.run(1e5);
+      expect(vm.counters()).toMatchObject({ regionsReused: 0, blocksDecoded: 1 });
+      thread.deliver();
+      expect(vm.counters()['regionsReused']).toBe(1);
+      vcpu.run(1e6);
+      const [eax, , , ebx] = vcpu.getState().gpr as [bigint, bigint, bigint, bigint];
+      expect(eax).toBeGreaterThan(300n);
+      expect([0n, 1n]).toContain(ebx - eax);
+    });
+
     it('is left alone when the code is another, and what is made instead is kept too', async () => {
       const store = await firstRun();
       const thread = new SameThread(store);

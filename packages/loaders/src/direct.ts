@@ -27,11 +27,11 @@ export interface DirectKernel {
   readonly random: (() => number) | null;
 }
 
-/** The words behind the ELF file: addresses to adjust, in three groups. */
+/** The words behind the ELF file: addresses to adjust, in three groups. 32 bits each, as signed numbers. */
 interface Relocations {
-  readonly add64: Uint32Array;
-  readonly sub32: Uint32Array;
-  readonly add32: Uint32Array;
+  readonly add64: Int32Array;
+  readonly sub32: Int32Array;
+  readonly add32: Int32Array;
 }
 
 /** Where the ELF file ends: behind its section headers, which come last. Numbers past 2^53 have become 2^53. */
@@ -49,9 +49,9 @@ function relocations(img: Image, elf: Elf): Relocations | null {
   const from = elfEnd(img, elf);
   const bytes = img.length - from;
   if (bytes < 8 || bytes % 4 !== 0) return null;
-  const words = new Uint32Array(img.bytes.slice(from).buffer);
+  const words = new Int32Array(img.bytes.slice(from).buffer);
   if (words[0] !== 0) return null;
-  const groups: Uint32Array[] = [];
+  const groups: Int32Array[] = [];
   let start = 1;
   for (let i = 1; i <= words.length; i++)
     if (i === words.length || words[i] === 0) {
@@ -59,15 +59,15 @@ function relocations(img: Image, elf: Elf): Relocations | null {
       start = i + 1;
       if (groups.length > 3) return null;
     }
-  const none = new Uint32Array(0);
+  const none = new Int32Array(0);
   const [a, b, c] = groups;
-  if (elf.bits === 32) return groups.length === 1 ? { add64: none, sub32: none, add32: a as Uint32Array } : null;
-  if (groups.length === 2) return { add64: a as Uint32Array, sub32: none, add32: b as Uint32Array };
-  if (groups.length === 3) return { add64: a as Uint32Array, sub32: b as Uint32Array, add32: c as Uint32Array };
+  if (elf.bits === 32) return groups.length === 1 ? { add64: none, sub32: none, add32: a as Int32Array } : null;
+  if (groups.length === 2) return { add64: a as Int32Array, sub32: none, add32: b as Int32Array };
+  if (groups.length === 3) return { add64: a as Int32Array, sub32: b as Int32Array, add32: c as Int32Array };
   return null;
 }
 
-/** Offset in the file of `n` bytes at a linked physical address, or -1. */
+/** Offset in the file of `n` bytes at a linked physical address below 2 GiB, or -1. */
 function offsetOf(loads: readonly ElfSegment[], paddr: number, n: number): number {
   for (const s of loads) if (paddr >= s.paddr && paddr + n <= s.paddr + s.fileBytes) return paddr - s.paddr + s.offset;
   return -1;
@@ -77,27 +77,26 @@ function offsetOf(loads: readonly ElfSegment[], paddr: number, n: number): numbe
 function relocate(img: Image, loads: readonly ElfSegment[], r: Relocations, by: number): boolean {
   const first = loads[0] as ElfSegment;
   // Relocations name virtual addresses by their low halves, all in the one map that the first segment is in.
-  const map = (first.vaddr32 - first.paddr) >>> 0;
+  const map = (first.vaddr32 - first.paddr) | 0;
   const v = new DataView(img.bytes.buffer, img.bytes.byteOffset, img.bytes.byteLength);
   for (const [places, n] of [
     [r.add64, 8],
     [r.sub32, 4],
     [r.add32, 4],
   ] as const)
-    for (let i = 0; i < places.length; i++)
-      if (offsetOf(loads, ((places[i] as number) - map) >>> 0, n) < 0) return false;
+    for (let i = 0; i < places.length; i++) if (offsetOf(loads, ((places[i] as number) - map) | 0, n) < 0) return false;
   for (let i = 0; i < r.add64.length; i++) {
-    const at = offsetOf(loads, ((r.add64[i] as number) - map) >>> 0, 8);
+    const at = offsetOf(loads, ((r.add64[i] as number) - map) | 0, 8);
     const lo = v.getUint32(at, true) + by;
     v.setUint32(at, lo >>> 0, true);
     if (lo >= GIB4) v.setUint32(at + 4, (v.getUint32(at + 4, true) + 1) >>> 0, true);
   }
   for (let i = 0; i < r.sub32.length; i++) {
-    const at = offsetOf(loads, ((r.sub32[i] as number) - map) >>> 0, 4);
+    const at = offsetOf(loads, ((r.sub32[i] as number) - map) | 0, 4);
     v.setUint32(at, (v.getUint32(at, true) - by) >>> 0, true);
   }
   for (let i = 0; i < r.add32.length; i++) {
-    const at = offsetOf(loads, ((r.add32[i] as number) - map) >>> 0, 4);
+    const at = offsetOf(loads, ((r.add32[i] as number) - map) | 0, 4);
     v.setUint32(at, (v.getUint32(at, true) + by) >>> 0, true);
   }
   return true;

@@ -1,2 +1,7 @@
 // What the thread of the software CPU's translator runs; loads no more of the CPU than it needs.
-export { serveTranslator, type TranslatorPort, type TranslatorThread } from '@hyve/cpu/translator';
+export {
+  serveTranslator,
+  type TranslationStore,
+  type TranslatorPort,
+  type TranslatorThread,
+} from '@hyve/cpu/translator';
