@@ -3,7 +3,7 @@
 import { closeSync, openSync, readFileSync, unlinkSync, writeSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { flushCompileCache } from 'node:module';
-import { totalmem } from 'node:os';
+import { availableParallelism, totalmem } from 'node:os';
 import { gunzipSync, zstdDecompressSync } from 'node:zlib';
 import { openCharBackend } from '@hyve/char-backends';
 import { type CharBackend, type Hypervisor, isHyveError, type Logger } from '@hyve/core';
@@ -41,14 +41,16 @@ export interface Board {
   readonly createPc: (spec: MachineSpec, host: PcHost) => Promise<RunnablePc>;
   /** What it can build. */
   readonly support: BoardSupport;
+  /** Whether a machine gets a translator's thread on a host that runs so many threads at the same time. */
+  readonly hasTranslatorThread: (spec: MachineSpec, cores: number) => boolean;
 }
 
 /** Loads the board. */
 export async function loadBoard(): Promise<Board> {
-  const { boardSupport, createPc } = await import('@hyve/pc');
+  const { boardSupport, createPc, hasTranslatorThread } = await import('@hyve/pc');
   // bin/xhyve.js keeps compiled code between runs; a run that is killed should leave it too.
   setTimeout(flushCompileCache, 3000).unref();
-  return { createPc, support: boardSupport };
+  return { createPc, support: boardSupport, hasTranslatorThread };
 }
 
 /** bhyve(8)'s exit status of a stopped machine: 0 reset, 1 power-off, 2 halt, 3 triple fault, 4 error. */
@@ -239,6 +241,8 @@ export interface RunOptions {
   readonly notice?: ((line: string) => void) | null;
   /** Bytes the host can give; default the host's memory. */
   readonly hostBytes?: number;
+  /** Threads the host can run at the same time; default what Node says. */
+  readonly cores?: number;
   /** Told the machine once it is built. */
   readonly onPc?: (pc: RunnablePc) => void;
   /** Told what the guest prints on the console that is stdio; the bytes are valid during the call. */
@@ -355,12 +359,15 @@ export async function runMachine(spec: MachineSpec, options: RunOptions): Promis
       // Without the library the engine itself says why there is none.
     }
     lowerCompilers();
-    const translations = translationPlace(spec);
+    const cores = options.cores ?? availableParallelism();
+    // Without a translator's thread nothing is kept, and the kernel's place is new at each start.
+    const keeps = options.board.hasTranslatorThread(choice.spec, cores);
+    const translations = keeps ? translationPlace(choice.spec) : null;
     const placement = translations === null ? null : guestWords(translations);
     const code = codeCache();
     const pc = await options.board.createPc(choice.spec, {
       engines: choice.engines,
-      threads: nodeThreads(translations),
+      threads: nodeThreads(cores, translations),
       ...(placement === null ? {} : { placement }),
       ...(code === null ? {} : { code }),
       openChar,

@@ -1,5 +1,4 @@
 // Node's worker threads for vCPUs and for the translator.
-import { availableParallelism } from 'node:os';
 import { Worker, type WorkerOptions } from 'node:worker_threads';
 import type { ThreadHost, VcpuWorker } from '@hyve/pc';
 import type { TranslatorThread } from '@hyve/pc/translator-worker';
@@ -7,11 +6,12 @@ import { hasTranslations, type TranslationPlace } from './translations.ts';
 
 /**
  * Threads of this process.
+ * @param cores how many the host can run at the same time
  * @param translations where translations are kept for the guest's next start; null: nowhere
  */
-export function nodeThreads(translations: TranslationPlace | null = null): ThreadHost {
+export function nodeThreads(cores: number, translations: TranslationPlace | null): ThreadHost {
   return {
-    cores: availableParallelism(),
+    cores,
     translatorAtOnce: translations !== null && hasTranslations(translations),
     x86Order: process.arch === 'x64' || process.arch === 'ia32',
     start: (name) => connect(start('vcpu-worker', { name })),

@@ -1,12 +1,10 @@
 // Translations of guest code on disk, so that a guest's second start finds the code it is about to run translated. One file
 // per guest, machine and build of the translator, below $XDG_CACHE_HOME/xhyve/translations; it can be deleted at any time.
-import { createHash, createHmac, randomBytes } from 'node:crypto';
+import { createHmac, randomBytes } from 'node:crypto';
 import {
   closeSync,
-  existsSync,
   fstatSync,
   ftruncateSync,
-  mkdirSync,
   openSync,
   readdirSync,
   readFileSync,
@@ -16,12 +14,11 @@ import {
   writeFileSync,
   writeSync,
 } from 'node:fs';
-import { createRequire } from 'node:module';
-import { dirname, join, resolve } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { join, resolve } from 'node:path';
 import { crc32 } from 'node:zlib';
 import type { BootSpec, MachineSpec } from '@hyve/pc';
-import { defaultCacheDir } from './images/cache.ts';
+import { digest, translatorDigest } from './build.ts';
+import { keepNewest, makePrivate, userCache } from './user-cache.ts';
 
 /** Largest file, bytes. A file that is full is begun anew at the next start: what is in it may be of no use any more. */
 export const MAX_FILE: number = 24 << 20;
@@ -37,46 +34,19 @@ export interface TranslationPlace {
   readonly dir: string;
   /** Names the guest: what it boots from. */
   readonly guest: string;
-  /** Directories whose program text makes up the translator, or files that name it: another build has files of its own. */
-  readonly build: readonly string[];
 }
 
-/** Digest of every program file in some directories, or of files. */
-export function buildDigest(paths: readonly string[]): string {
-  const hash = createHash('sha256');
-  for (const path of paths) {
-    if (!statSync(path).isDirectory()) hash.update(readFileSync(path));
-    else
-      for (const name of (readdirSync(path, { recursive: true }) as string[]).sort())
-        if (/\.(ts|js|mjs)$/u.test(name)) hash.update(`${name}\n`).update(readFileSync(join(path, name)));
-  }
-  return hash.digest('hex');
-}
-
-const digest = (text: string): string => createHash('sha256').update(text).digest('hex').slice(0, 24);
+/** A part of a file's name. */
+const named = (text: string): string => digest(text).slice(0, 24);
 
 /** Whether there are translations of a guest, of this build or another. */
 export function hasTranslations(place: TranslationPlace): boolean {
-  const first = `${digest(place.guest)}-`;
+  const first = `${named(place.guest)}-`;
   try {
     return readdirSync(place.dir).some((name) => name.startsWith(first));
   } catch {
     return false;
   }
-}
-
-/** The default place: `$XDG_CACHE_HOME/xhyve/translations`, or below `~/.cache`. */
-export function defaultTranslationDir(env: Readonly<Record<string, string | undefined>> = process.env): string {
-  return join(defaultCacheDir(env), '..', 'translations');
-}
-
-/** What translations depend on: the digest that a program built into one piece has beside it, else the packages' programs. */
-export function translatorBuild(): string[] {
-  const id = fileURLToPath(new URL('./build-id', import.meta.url));
-  if (existsSync(id)) return [id];
-  const pc = createRequire(createRequire(import.meta.url).resolve('@hyve/pc'));
-  const cpu = pc.resolve('@hyve/cpu');
-  return [dirname(cpu), dirname(createRequire(cpu).resolve('@hyve/x86'))];
 }
 
 /** Files that hold the first code a guest runs. */
@@ -93,12 +63,12 @@ export function guestIdentity(boot: BootSpec, disks: readonly string[]): string 
   return JSON.stringify([boot.loader, programs, disks.map((path) => resolve(path))]);
 }
 
-/** Where the translations of a machine are kept, null if they are not. */
+/** Where the translations of a machine that has a translator's thread are kept; null if they are not. */
 export function translationPlace(spec: MachineSpec): TranslationPlace | null {
-  if (spec.translationCache === false || spec.translatorThreshold === 0 || spec.clock.mode === 'virtual') return null;
+  if (spec.translationCache === false) return null;
+  const disks = spec.pci.flatMap((p) => (p.conf === null ? [] : [p.conf]));
   try {
-    const disks = spec.pci.flatMap((p) => (p.conf === null ? [] : [p.conf]));
-    return { dir: defaultTranslationDir(), guest: guestIdentity(spec.boot, disks), build: translatorBuild() };
+    return { dir: userCache('translations'), guest: guestIdentity(spec.boot, disks) };
   } catch {
     return null;
   }
@@ -108,32 +78,36 @@ export function translationPlace(spec: MachineSpec): TranslationPlace | null {
  * Random words that are the same at each start of one guest on this host, and nobody else's guess: a kernel that chooses its
  * place by them has the code of its last start. They come from a secret beside the translations.
  */
-export function guestWords(place: Pick<TranslationPlace, 'dir' | 'guest'>): (() => number) | null {
-  const path = join(place.dir, 'secret');
-  let secret: Buffer;
-  try {
-    mkdirSync(place.dir, { recursive: true, mode: 0o700 });
-    try {
-      writeFileSync(path, randomBytes(32), { mode: 0o600, flag: 'wx' });
-    } catch {
-      // It is there already.
-    }
-    secret = readFileSync(path);
-    if (secret.length !== 32) return null;
-  } catch {
-    return null;
-  }
+export function guestWords(place: TranslationPlace): (() => number) | null {
+  const secret = hostSecret(place.dir);
+  if (secret === null) return null;
   let n = 0;
   return () => createHmac('sha256', secret).update(`${n++} ${place.guest}`).digest().readUInt32LE(0);
 }
 
-/** Removes all but the files used last. */
-function prune(dir: string): void {
-  const files = readdirSync(dir)
-    .filter((name) => name.endsWith(SUFFIX))
-    .map((name) => ({ path: join(dir, name), used: statSync(join(dir, name)).mtimeMs }))
-    .sort((a, b) => b.used - a.used);
-  for (const { path } of files.slice(MAX_FILES - 1)) rmSync(path, { force: true });
+/** The secret in a directory, made at its first use; null where there is none to be had. */
+function hostSecret(dir: string): Buffer | null {
+  const path = join(dir, 'secret');
+  const read = (): Buffer | null => {
+    const secret = readFileSync(path);
+    return secret.length === 32 ? secret : null;
+  };
+  try {
+    return read();
+  } catch {
+    // There is none yet.
+  }
+  try {
+    makePrivate(dir);
+    writeFileSync(path, randomBytes(32), { mode: 0o600, flag: 'wx' });
+  } catch {
+    // Another process may have been faster.
+  }
+  try {
+    return read();
+  } catch {
+    return null;
+  }
 }
 
 /** The translations of one guest on one machine. Whatever goes wrong with the file: there is none, and nothing is kept. */
@@ -153,15 +127,17 @@ export class TranslationFile {
   /**
    * The file for a guest and a machine.
    * @param machine what translations depend on, as the translator gives it
-   * @returns null if the translator's program text cannot be read: its translations could not be told from another's
+   * @param build digest of the translator
+   * @returns null without such a digest: translations could not be told from another build's
    */
-  static open(place: TranslationPlace, machine: string): TranslationFile | null {
-    try {
-      const rest = digest(JSON.stringify([machine, buildDigest(place.build)]));
-      return new TranslationFile(place.dir, join(place.dir, `${digest(place.guest)}-${rest}${SUFFIX}`));
-    } catch {
-      return null;
-    }
+  static open(
+    place: TranslationPlace,
+    machine: string,
+    build: string | null = translatorDigest(),
+  ): TranslationFile | null {
+    if (build === null) return null;
+    const rest = named(JSON.stringify([machine, build]));
+    return new TranslationFile(place.dir, join(place.dir, `${named(place.guest)}-${rest}${SUFFIX}`));
   }
 
   /** What earlier runs kept, one after the other in the same memory. A file that breaks off is cut to what is whole. */
@@ -205,8 +181,8 @@ export class TranslationFile {
     if (this.broken || this.size + FRAME + record.length > MAX_FILE) return;
     try {
       if (this.fd === null) {
-        mkdirSync(this.dir, { recursive: true, mode: 0o700 });
-        if (this.size === 0) prune(this.dir);
+        makePrivate(this.dir);
+        if (this.size === 0) keepNewest(this.dir, MAX_FILES - 1, SUFFIX);
         this.fd = openSync(this.path, 'a', 0o600);
       }
       const out = Buffer.allocUnsafe(FRAME + record.length);

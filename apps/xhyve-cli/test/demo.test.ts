@@ -79,7 +79,7 @@ function host(o: {
     io: { note: (l) => void err.push(l), isRaw: () => false, restoreTerminal: () => {} },
     interactive: o.interactive ?? false,
     size: null,
-    loadBoard: async () => ({ support: SOFT_ONLY, createPc }),
+    loadBoard: async () => ({ support: SOFT_ONLY, createPc, hasTranslatorThread: () => false }),
     pull: async () => image,
     limitMs: o.limitMs ?? 5000,
   };

@@ -22,6 +22,7 @@ async function call(line: string): Promise<{ status: number; out: string; err: s
     readText: () => 'name=filed\nmemory.size=64M\n',
     loadBoard: async () => ({
       support,
+      hasTranslatorThread: () => false,
       createPc: async () => ({
         run: async () => 'halt' as const,
         powerButton: () => false,
@@ -45,7 +46,7 @@ describe('main', () => {
     expect((await call('-v')).out).toBe(`xhyve ${version()}`);
     expect(JSON.parse((await call('--version --json')).out)).toEqual({ name: 'xhyve', version: version() });
   });
-  it('help covers every option of the issue and fits 100 columns', () => {
+  it('help covers every option and fits 100 columns', () => {
     const text = helpText('xhyve');
     for (const c of 'AbcCefFghHlmMpPsSuUvwWxYaDGkKnor')
       expect(

@@ -1,11 +1,11 @@
 import { spawn, spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { HyveError } from '@hyve/core';
-import type { MachineSpec, PcHost, StopReason } from '@hyve/pc';
-import { afterEach, describe, expect, it } from 'vitest';
+import { hasTranslatorThread, type MachineSpec, type PcHost, type StopReason } from '@hyve/pc';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { notBuilt } from '../src/errors.ts';
 import { resolveMachine } from '../src/machine.ts';
 import { type Board, exitStatus, type RunIo, type RunnablePc, runMachine, SignalPolicy } from '../src/run.ts';
@@ -42,6 +42,7 @@ function board(o: {
     forced: 0,
     closed: 0,
     support: SOFT_ONLY,
+    hasTranslatorThread,
     createPc: async (s: MachineSpec, host: PcHost): Promise<RunnablePc> => {
       await o.onBuild?.(s, host);
       return {
@@ -139,6 +140,46 @@ describe('failures give one line and a status', () => {
     expect(i.lines).toEqual(['xhyve: boom']);
     expect(b.closed).toBe(1);
     expect(i.restored).toBeGreaterThan(0);
+  });
+});
+
+describe('what is kept for the next start', () => {
+  let before: string | undefined;
+  beforeEach(() => {
+    before = process.env['XDG_CACHE_HOME'];
+    process.env['XDG_CACHE_HOME'] = mkdtempSync(join(tmpdir(), 'xhyve-kept-'));
+  });
+  afterEach(() => {
+    rmSync(process.env['XDG_CACHE_HOME'] as string, { recursive: true, force: true });
+    if (before === undefined) delete process.env['XDG_CACHE_HOME'];
+    else process.env['XDG_CACHE_HOME'] = before;
+  });
+
+  /** The first random words for the kernel's place in two starts of one machine; undefined where the board has its own. */
+  const places = async (line: string, cores = 2): Promise<(number | undefined)[]> => {
+    const out: (number | undefined)[] = [];
+    for (let i = 0; i < 2; i++) {
+      const b = board({ reason: 'reset', onBuild: (_s, host) => void out.push(host.placement?.()) });
+      await runMachine(spec(line), { board: b, io: io(), cores });
+    }
+    return out;
+  };
+  it('fixes the place of a kernel whose translations are kept, threads of vCPUs or not', async () => {
+    for (const line of ['', '-c 2 -o vcpu_threads=on']) {
+      const [first, second] = await places(line);
+      expect(first).toBeTypeOf('number');
+      expect(second).toBe(first);
+    }
+  });
+  it.each(['--engine kvm', '-o translator=off', '-o translator=1', '-o translation_cache=off', '-o clock=virtual'])(
+    'leaves the place to chance with %s, where nothing is kept',
+    async (line) => {
+      expect(await places(line)).toEqual([undefined, undefined]);
+      expect(readdirSync(process.env['XDG_CACHE_HOME'] as string)).toEqual([]);
+    },
+  );
+  it('leaves the place to chance on a host with one core, where there is no thread to keep anything', async () => {
+    expect(await places('', 1)).toEqual([undefined, undefined]);
   });
 });
 

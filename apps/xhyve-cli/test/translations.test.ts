@@ -29,14 +29,12 @@ let root: string;
 let place: TranslationPlace;
 beforeEach(() => {
   root = mkdtempSync(join(tmpdir(), 'translations-'));
-  const build = join(root, 'build');
-  mkdirSync(build);
-  writeFileSync(join(build, 'jit.js'), 'one');
-  place = { dir: join(root, 'kept'), guest: 'guest', build: [build] };
+  place = { dir: join(root, 'kept'), guest: 'guest' };
 });
 afterEach(() => rmSync(root, { recursive: true, force: true }));
 
-const open = (p = place, machine = 'machine'): TranslationFile => TranslationFile.open(p, machine) as TranslationFile;
+const open = (p = place, machine = 'machine', build = 'build'): TranslationFile =>
+  TranslationFile.open(p, machine, build) as TranslationFile;
 const bytes = (...v: number[]): Uint8Array => Uint8Array.from(v);
 
 /** Its records; each is good until the next is asked for. */
@@ -60,11 +58,9 @@ describe('a file of translations', () => {
   });
 
   it('is another for another guest, machine or build', () => {
-    const paths = [open(), open({ ...place, guest: 'other' }), open(place, 'other')].map((f) => f.path);
-    writeFileSync(join(place.build[0] as string, 'jit.js'), 'two');
-    paths.push(open().path);
-    expect(new Set(paths).size).toBe(4);
-    expect(TranslationFile.open({ ...place, build: [join(root, 'nowhere')] }, 'machine')).toBeNull();
+    const files = [open(), open({ ...place, guest: 'other' }), open(place, 'other'), open(place, 'machine', 'other')];
+    expect(new Set(files.map((f) => f.path)).size).toBe(4);
+    expect(TranslationFile.open(place, 'machine', null)).toBeNull();
   });
 
   it('is cut to its whole records, and goes on from there', () => {

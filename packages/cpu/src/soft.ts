@@ -39,7 +39,7 @@ import { F81D_RDTSCP, VENDOR_AMD, VENDOR_HYGON } from './system/bits.ts';
 import { DEBUG_FAULT, DELIVERED, EventSource, hasErrorCode } from './system/events.ts';
 import { SystemUnit } from './system/system.ts';
 import { blockText } from './trace.ts';
-import type { TranslatorThread } from './translator.ts';
+import { FORCED, type TranslatorThread } from './translator.ts';
 
 /** Whether an instruction's bytes are MOV to or from a debug register: 0F 21 or 0F 23 behind prefixes. */
 function aboutDebugRegisters(bytes: Uint8Array): boolean {
@@ -363,8 +363,6 @@ const LONGEST_CHUNK = 1 << 30;
 const CHUNK_NS = 200_000;
 const DR6_BS = 1 << 14;
 const MSR_APIC_BASE = 0x1b;
-/** Thresholds below this translate at once: for tests. */
-const FORCED = 16;
 /** See {@link SoftCpuOptions.threshold}. */
 const DEFAULT_THRESHOLD = 2000;
 

@@ -14,6 +14,9 @@ import { I32 } from './wasm/builder.ts';
 
 export type { TranslationStore } from './kept.ts';
 
+/** Thresholds below this (executions of a block) translate at once, on the vCPU's own thread: for tests. */
+export const FORCED = 16;
+
 /** A thread that runs {@link serveTranslator}, as the thread of the vCPU sees it. */
 export interface TranslatorThread {
   /** Sends it a message (structured clone). */

@@ -22,6 +22,7 @@ import {
   type VmShare,
 } from '@hyve/core';
 import { type CodeCache, SoftCpu } from '@hyve/cpu';
+import { FORCED } from '@hyve/cpu/translator';
 import { buildAcpi, buildE820, buildMpTable, buildSmbios, type TableImage } from '@hyve/firmware-tables';
 import {
   bootRom,
@@ -1237,6 +1238,16 @@ function hasEngineApics(spec: MachineSpec, engine: Hypervisor): boolean {
   return can && (wish === 'engine' || (wish === 'auto' && spec.cpus.count > 1));
 }
 
+/**
+ * Whether a machine gets a translator's thread from a host that has one to give ({@link ThreadHost.translator}).
+ * @param spec the machine; its engine counts as the software CPU if it is `auto`
+ * @param cores the host's {@link ThreadHost.cores}: with one core a thread would make translation no faster, and later
+ */
+export function hasTranslatorThread(spec: MachineSpec, cores: number): boolean {
+  const { engine, clock, translatorThreshold = FORCED } = spec;
+  return engine !== 'kvm' && clock.mode !== 'virtual' && translatorThreshold >= FORCED && cores > 1;
+}
+
 function pickEngine(spec: MachineSpec, host: PcHost): Hypervisor {
   if (spec.engine === 'auto' || spec.engine === 'soft') {
     const soft = host.engines?.['soft'];
@@ -1247,12 +1258,10 @@ function pickEngine(spec: MachineSpec, host: PcHost): Hypervisor {
       ...(host.code === undefined ? {} : { code: host.code }),
     };
     if (spec.clock.mode === 'virtual') return new SoftCpu({ ...observed, random: repeatableWords(CPU_SEED) });
-    // With one core only, a thread of its own would make translation no faster, and later.
     const { threads } = host;
-    const translator =
-      threads !== undefined && threads.cores > 1 && spec.translatorThreshold !== 0 ? threads.translator : undefined;
-    if (translator === undefined) return new SoftCpu(observed);
-    return new SoftCpu({ ...observed, translator, translatorAtOnce: threads?.translatorAtOnce ?? false });
+    if (threads?.translator === undefined || !hasTranslatorThread(spec, threads.cores)) return new SoftCpu(observed);
+    const { translator, translatorAtOnce = false } = threads;
+    return new SoftCpu({ ...observed, translator, translatorAtOnce });
   }
   if (spec.clock.mode === 'virtual')
     throw new HyveError('ENGINE_UNAVAILABLE', `virtual time needs the software CPU, not engine ${spec.engine}`);

@@ -5,6 +5,7 @@ export {
   type CharRequest,
   createPc,
   type DiskRequest,
+  hasTranslatorThread,
   type OpenedDisk,
   Pc,
   type PcHost,

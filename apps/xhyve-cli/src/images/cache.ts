@@ -3,9 +3,9 @@
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { mkdir, mkdtemp, open, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
-import { homedir } from 'node:os';
-import { dirname, isAbsolute, join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { runError } from '../errors.ts';
+import { userCache } from '../user-cache.ts';
 
 /** A file of an image. */
 export interface ImageFile {
@@ -66,9 +66,7 @@ const WORK_PREFIX = '.work-';
 
 /** The default place: `$XDG_CACHE_HOME/xhyve/images`, or below `~/.cache`. */
 export function defaultCacheDir(env: Readonly<Record<string, string | undefined>> = process.env): string {
-  const xdg = env['XDG_CACHE_HOME'];
-  const base = xdg !== undefined && isAbsolute(xdg) ? xdg : join(homedir(), '.cache');
-  return join(base, 'xhyve', 'images');
+  return userCache('images', env);
 }
 
 /** SHA-256 of bytes, hexadecimal. */
