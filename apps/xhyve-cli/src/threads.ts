@@ -31,7 +31,7 @@ function start(program: string, options: WorkerOptions): Worker {
 }
 
 /** A worker as the board sees its threads. */
-function connect(worker: Worker): VcpuWorker & TranslatorThread {
+export function connect(worker: Worker): VcpuWorker & TranslatorThread {
   const out: VcpuWorker & TranslatorThread = {
     post: (m) => worker.postMessage(m),
     onMessage: null,

@@ -15,7 +15,8 @@ import type {
   Width,
 } from '@hyve/core';
 import { SoftCpu } from '@hyve/cpu';
-import { createPc, type MachineSpec, machineSpec, type PcHost, type ThreadHost, type VcpuWorker } from '@hyve/pc';
+import { createPc, type MachineSpec, machineSpec, type PcHost, type ThreadHost } from '@hyve/pc';
+import { connect } from '../../../apps/xhyve-cli/src/threads.ts';
 
 /** Features that an entry takes away from the processor, by QEMU's names. */
 export type HiddenFeature = 'x2apic' | 'pcid' | 'invpcid' | 'umip' | 'smep' | 'smap';
@@ -216,18 +217,8 @@ function threads(hide: readonly HiddenFeature[], vendor: Vendor): ThreadHost {
   return {
     cores: availableParallelism(),
     x86Order: true,
-    start(name): VcpuWorker {
-      const worker = new Worker(new URL('./vcpu-worker.ts', import.meta.url), { name, workerData: { hide, vendor } });
-      const out: VcpuWorker = {
-        post: (m) => worker.postMessage(m),
-        onMessage: null,
-        onDeath: null,
-        close: async () => void (await worker.terminate()),
-      };
-      worker.on('message', (m) => out.onMessage?.(m));
-      worker.on('error', (e) => out.onDeath?.(e instanceof Error ? e.message : String(e)));
-      worker.on('exit', (code) => out.onDeath?.(`exit status ${code}`));
-      return out;
+    start(name) {
+      return connect(new Worker(new URL('./vcpu-worker.ts', import.meta.url), { name, workerData: { hide, vendor } }));
     },
   };
 }
