@@ -76,27 +76,29 @@ export function findEngines(wanted: readonly EngineName[]): { found: EngineName[
   return { found, missing };
 }
 
+/** Program and arguments of Hyve's command line for a guest without disks. @param boot as `-f` takes it */
+export function hyveCommand(memoryMib: number, boot: string): string[] {
+  const machine = ['--engine', 'soft', '-m', `${memoryMib}M`, '-s', '0,hostbridge', '-s', '31,lpc'];
+  return [process.execPath, CLI, ...machine, '-l', 'com1,stdio', '-f', boot];
+}
+
+/** Program and arguments of QEMU's TCG for a guest without disks. */
+export function qemuCommand(bits: Bits, memoryMib: number, kernel: string): string[] {
+  const program = bits === 64 ? 'qemu-system-x86_64' : 'qemu-system-i386';
+  const none = ['-display', 'none', '-monitor', 'none', '-nic', 'none'];
+  return [program, '-accel', 'tcg', '-m', String(memoryMib), ...none, '-serial', 'stdio', '-kernel', kernel];
+}
+
 /** Program and arguments that run `guest` on `engine`; the guest's COM1 is the process's standard output. */
 function command(engine: EngineName, guest: Guest, o: EngineOptions, until: string, linger: number): string[] {
   const { kernel, initrd, cmdline, memoryMib } = guest;
   switch (engine) {
     case 'hyve': {
       if (o.counters !== true && o.hyveFlags.length === 0) {
-        const args = [
-          process.execPath,
-          CLI,
-          '--engine',
-          'soft',
-          '-m',
-          `${memoryMib}M`,
-          '-s',
-          '0,hostbridge',
-          '-s',
-          '31,lpc',
-        ];
-        if (o.threshold !== null) args.push('-o', `translator=${o.threshold === 0 ? 'off' : o.threshold}`);
         // The command line is the last field of -f, commas and all.
-        return [...args, '-l', 'com1,stdio', '-f', `kexec,${kernel},${initrd ?? ''},${cmdline}`];
+        const args = hyveCommand(memoryMib, `kexec,${kernel},${initrd ?? ''},${cmdline}`);
+        if (o.threshold !== null) args.push('-o', `translator=${o.threshold === 0 ? 'off' : o.threshold}`);
+        return args;
       }
       const run = { kernel, initrd, cmdline, memoryMib, threshold: o.threshold, until, linger };
       return [process.execPath, ...o.hyveFlags, join(here, 'hyve-child.ts'), JSON.stringify(run)];
@@ -111,9 +113,8 @@ function command(engine: EngineName, guest: Guest, o: EngineOptions, until: stri
       ];
     }
     default: {
-      const args = [guest.bits === 64 ? 'qemu-system-x86_64' : 'qemu-system-i386', '-accel', 'tcg', '-cpu', o.qemuCpu];
-      args.push('-m', String(memoryMib), '-display', 'none', '-monitor', 'none', '-serial', 'stdio', '-no-reboot');
-      args.push('-nic', 'none', '-kernel', kernel, '-append', cmdline);
+      const args = qemuCommand(guest.bits, memoryMib, kernel);
+      args.push('-cpu', o.qemuCpu, '-no-reboot', '-append', cmdline);
       return initrd === null ? args : [...args, '-initrd', initrd];
     }
   }

@@ -1,14 +1,8 @@
 // Start-up: from the start of the process to the first character of a kernel whose first instructions write it to COM1.
 import { spawn } from 'node:child_process';
-import { join } from 'node:path';
-import type { EngineName } from './engines.ts';
-import { environment, watch } from './engines.ts';
+import { type EngineName, environment, hyveCommand, qemuCommand, watch } from './engines.ts';
 import { startPayload } from './guests.ts';
 import type { Figure } from './report.ts';
-
-const cli = join(import.meta.dirname, '../../apps/xhyve-cli/bin/xhyve.js');
-
-const env = environment();
 
 /** Figures of the group `start`, nanoseconds: the command line as users start it, and QEMU. What fails goes to `problems`. */
 export async function startTimes(
@@ -17,51 +11,15 @@ export async function startTimes(
   problems: string[],
 ): Promise<Figure[]> {
   const payload = startPayload();
-  const commands: [EngineName, string, string[]][] = [
-    [
-      'hyve',
-      process.execPath,
-      [
-        cli,
-        '--engine',
-        'soft',
-        '-m',
-        '64M',
-        '-s',
-        '0:0,hostbridge',
-        '-s',
-        '31,lpc',
-        '-l',
-        'com1,stdio',
-        '-f',
-        `multiboot,${payload}`,
-      ],
-    ],
-    [
-      'qemu',
-      'qemu-system-i386',
-      [
-        '-accel',
-        'tcg',
-        '-m',
-        '64',
-        '-display',
-        'none',
-        '-monitor',
-        'none',
-        '-serial',
-        'stdio',
-        '-nic',
-        'none',
-        '-kernel',
-        payload,
-      ],
-    ],
+  const commands: [EngineName, string[]][] = [
+    ['hyve', hyveCommand(64, `multiboot,${payload}`)],
+    ['qemu', qemuCommand(32, 64, payload)],
   ];
+  const env = environment();
   const figures: Figure[] = [];
   // The first run of all warms the file cache and Node's cache of compiled code, and does not count.
   for (let round = -1; round < rounds; round++)
-    for (const [engine, program, args] of commands) {
+    for (const [engine, [program = '', ...args]] of commands) {
       if (!engines.includes(engine)) continue;
       const r = await watch(spawn(program, args, { env, stdio: ['ignore', 'pipe', 'pipe'] }), '!', 0, 20_000);
       if (r.markMs === null) {
