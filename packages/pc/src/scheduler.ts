@@ -37,7 +37,8 @@ export function hostScheduler(): HostScheduler {
         const ms = ns / 1e6;
         const timer = ms < 1 ? null : g.setTimeout(done, Math.min(ms, LONGEST_MS));
         function done(): void {
-          signal.onWake = null;
+          // Woken early, this comes a second time, when the signal may be another sleep's.
+          if (signal.onWake === done) signal.onWake = null;
           if (timer !== null) g.clearTimeout(timer);
           resolve();
         }
