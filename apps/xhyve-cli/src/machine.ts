@@ -102,13 +102,23 @@ export function resolveMachine(run: RunInvocation, support: BoardSupport): Machi
     ...translator(c),
     translationCache: choice(c, 'translation_cache', ['on', 'off'] as const, 'on') === 'on',
     vcpuThreads: choice(c, 'vcpu_threads', ['auto', 'on', 'off'] as const, 'off'),
-    localApics: choice(c, 'kvm.irqchip', ['auto', 'board', 'engine'] as const, 'auto'),
+    localApics: IRQCHIPS[choice(c, 'kvm.irqchip', Object.keys(IRQCHIPS) as (keyof typeof IRQCHIPS)[], 'auto')],
     paravirtual: choice(c, 'kvm.paravirt', ['none', 'kvm', 'hyperv'] as const, 'none'),
     pidfile: c.get('pidfile') ?? null,
   };
   checkSupport(spec, c, support);
   return spec;
 }
+
+/** Words of `kvm.irqchip`: our names, and those that say how much of it is in the kernel. */
+const IRQCHIPS = {
+  auto: 'auto',
+  none: 'board',
+  board: 'board',
+  split: 'engine',
+  engine: 'engine',
+  all: 'all',
+} as const;
 
 function choice<T extends string>(c: ConfigTree, name: string, words: readonly T[], fallback: T): T {
   const text = c.get(name);

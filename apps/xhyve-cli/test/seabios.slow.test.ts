@@ -47,8 +47,9 @@ describe('SeaBIOS', () => {
   const runs: readonly (readonly [name: string, rom: string, words: string])[] = [
     ['on the software CPU', 'bios.bin', '--engine soft'],
     ['of 256 KiB on the software CPU', 'bios-256k.bin', '--engine soft'],
-    ['on KVM, with the local APICs of the board', 'bios.bin', '--engine kvm -o kvm.irqchip=board'],
-    ['on KVM, with the local APICs of the kernel and a thread', 'bios.bin', '--engine kvm -o kvm.irqchip=engine'],
+    ['on KVM, with the local APICs of the board', 'bios.bin', '--engine kvm -o kvm.irqchip=none'],
+    ['on KVM, with the local APICs of the kernel and a thread', 'bios.bin', '--engine kvm -o kvm.irqchip=split'],
+    ['on KVM, with all interrupt controllers of the kernel', 'bios.bin', '--engine kvm -o kvm.irqchip=all'],
   ];
   for (const [name, rom, words] of runs)
     it(`finds nothing to boot: ${name}`, { timeout: 160_000 }, async (ctx) => {

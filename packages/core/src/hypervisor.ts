@@ -239,6 +239,9 @@ export interface Vcpu {
 /** Interrupt controllers that an engine can run itself: the local APICs, or also the I/O APIC, the 8259 pair and the PIT. */
 export type EngineInterruptKind = 'local' | 'all';
 
+/** What an engine has beside local APICs with `all`. */
+export type EngineChip = 'pic' | 'ioapic' | 'pit';
+
 /** Asks for interrupt controllers of the engine's own. */
 export interface EngineInterruptOptions {
   /** Which. */
@@ -265,8 +268,26 @@ export interface EngineInterrupts extends MsiSink {
   addEoiListener(listener: { eoi(vector: number): void }): void;
   /** The INTR output of the board's 8259 pair, and how its vector is fetched (`kind` `local`). */
   setExtInt(asserted: boolean, acknowledge: () => number): void;
-  /** An input of the engine's own controllers: ISA interrupts on 0–15, the I/O APIC's further pins (`kind` `all`). */
-  setPin(pin: number, asserted: boolean): void;
+  /**
+   * Drives an input of the engine's own controllers (`kind` `all`): of the 8259 pair, 0–15 but 2, or of the I/O APIC, 0–23.
+   * The engine's PIT is on input 0 of the one and 2 of the other, which are one line.
+   */
+  setPin(chip: 'pic' | 'ioapic', pin: number, asserted: boolean): void;
+  /** Takes the PIT's interrupt off its line, or puts it back (`kind` `all`), as the HPET's legacy routing does. */
+  setPitIrq(on: boolean): void;
+  /** All of them as after power-on; the inputs keep their levels. While the vCPUs stand. */
+  reset(): void;
+  /** A vCPU's local APIC, in the form that @hyve/vmm's has for saving, so that machines move between engines. */
+  saveLocalApic(vcpu: number): unknown;
+  /** Restores one. @throws HyveError `STATE_FORMAT`, `STATE_VERSION` */
+  loadLocalApic(vcpu: number, state: unknown): void;
+  /** Another controller, or the PIT (`kind` `all`), in the form that @hyve/vmm's chip of that name has. */
+  saveChip(chip: EngineChip): unknown;
+  /**
+   * Restores one. `lines` has the levels of its inputs, a bit each: they are restored with it and make no edge.
+   * @throws HyveError `STATE_FORMAT`, `STATE_VERSION`
+   */
+  loadChip(chip: EngineChip, state: unknown, lines: number): void;
 }
 
 /**
@@ -352,6 +373,13 @@ export interface Vm {
   readonly doorbells?: DoorbellHost;
   /** Log of written pages, where the engine keeps one. Stores of devices are not in it. */
   readonly dirtyLog?: DirtyLog;
+  /**
+   * Stops the clocks that the engine's processor keeps itself (TSC, timers of the engine's local APICs, kvmclock), or lets
+   * them go on from there. While the vCPUs stand; absent where the engine has none.
+   */
+  holdTime?(stopped: boolean): void;
+  /** What the engine's para-virtual clock shows, ns, as part of a machine's state; to be set while time is held. */
+  clockNs?: number;
   /** Engine counters by name. */
   counters(): Readonly<Record<string, number>>;
   /** Frees everything. The VM is unusable afterwards. */

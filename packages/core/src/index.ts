@@ -26,6 +26,7 @@ export {
   type DebugBreakpoint,
   type DebugRequest,
   type DirtyLog,
+  type EngineChip,
   type EngineInterruptKind,
   type EngineInterruptOptions,
   type EngineInterrupts,

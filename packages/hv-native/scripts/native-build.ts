@@ -12,8 +12,10 @@ const WARNINGS = ['-Wall', '-Wextra', '-Werror'];
 export interface BuildResult {
   /** The addon is there and no older than its sources. */
   readonly ok: boolean;
-  /** One line. */
+  /** One line; what the compiler said, if it was that. */
   readonly detail: string;
+  /** The sources do not compile. */
+  readonly broken?: boolean;
 }
 
 /** Compilers to try, in order. */
@@ -52,7 +54,7 @@ export function buildNative(o: { force?: boolean; sanitize?: string; target?: st
   const { status, stderr } = spawnSync(compiler, args, { encoding: 'utf8' });
   if (status !== 0) {
     rmSync(fresh, { force: true });
-    return { ok: false, detail: `${compiler} failed: ${stderr.trim()}` };
+    return { ok: false, broken: true, detail: `${compiler} failed: ${stderr.trim()}` };
   }
   renameSync(fresh, target);
   return { ok: true, detail: `${target} built with ${compiler}` };

@@ -102,6 +102,8 @@ export const PART_TSC_KHZ = 9;
 export const PART_GUEST_DEBUG = 10;
 export const PART_MP_STATE = 11;
 export const PART_LAPIC = 12;
+export const PART_TSC_OFFSET = 13;
+export const SIZE_TSC_OFFSET = 8;
 export const SIZE_GUEST_DEBUG = 72;
 export const SIZE_LAPIC = 1024;
 export const SIZE_REGS = 144;
@@ -177,6 +179,11 @@ export const HYPERV_MSRS: readonly number[] = [
   0x40000071, 0x40000072, 0x40000073,
 ];
 
+/** Of the para-virtual ones, those whose value follows from others: the clocks' older numbers, counters, APIC registers. */
+export const DERIVED_MSRS: readonly number[] = [
+  0x11, 0x12, 0x40000002, 0x40000003, 0x40000020, 0x40000022, 0x40000023, 0x40000070, 0x40000071, 0x40000072,
+];
+
 /** MSRs that the engine holds; see core's Vcpu. */
 export const MSR_TSC = 0x10;
 export const MSR_TSC_ADJUST = 0x3b;
@@ -192,6 +199,100 @@ export const SAVED_MSRS: readonly number[] = [
 export const ENGINE_MSRS: readonly number[] = [...SAVED_MSRS, MSR_EFER, MSR_FS_BASE, MSR_GS_BASE];
 /** IA32_PAT after power-on, SDM vol. 3 §12.12.4. */
 export const PAT_RESET = 0x0007040600070406n;
+
+/** Kinds of routes, KVM_SET_GSI_ROUTING: an input of the kernel's own controllers, or a message. */
+export const ROUTE_INPUT = 1;
+export const ROUTE_MESSAGE = 2;
+/** Controllers of KVM_GET_IRQCHIP, the first word of {@link VM_PART_IRQCHIP}. */
+export const CHIP_MASTER = 0;
+export const CHIP_SLAVE = 1;
+export const CHIP_IOAPIC = 2;
+
+/** Parts of a VM's state, as src/native/backend.h counts them: kvm_irqchip, kvm_pit_state2, kvm_clock_data. */
+export const VM_PART_IRQCHIP = 0;
+export const VM_PART_PIT = 1;
+export const VM_PART_CLOCK = 2;
+export const SIZE_IRQCHIP = 520;
+export const SIZE_PIT = 112;
+export const SIZE_CLOCK = 48;
+
+/** struct kvm_irqchip: u32 controller, u32 0, then its registers from here. */
+export const CHIP_REGISTERS = 8;
+/** struct kvm_pic_state, all bytes: offsets from CHIP_REGISTERS. */
+export const PIC_LAST_IRR = 0;
+export const PIC_IRR = 1;
+export const PIC_IMR = 2;
+export const PIC_ISR = 3;
+export const PIC_PRIORITY_ADD = 4;
+export const PIC_BASE = 5;
+export const PIC_READ_ISR = 6;
+export const PIC_POLL = 7;
+export const PIC_SPECIAL_MASK = 8;
+export const PIC_INIT_STATE = 9;
+export const PIC_AUTO_EOI = 10;
+export const PIC_ROTATE_AEOI = 11;
+export const PIC_SFNM = 12;
+export const PIC_INIT4 = 13;
+export const PIC_ELCR = 14;
+/** struct kvm_ioapic_state: u64 base, u32 index register, u32 id, u32 IRR, u32 0, u64 entries[24]; from CHIP_REGISTERS. */
+export const IOAPIC_BASE = 0;
+export const IOAPIC_INDEX = 8;
+export const IOAPIC_ID = 12;
+export const IOAPIC_IRR = 16;
+export const IOAPIC_ENTRIES = 24;
+
+/** struct kvm_pit_channel_state, three of them, then u32 flags. u32 count, u16 latched count, then bytes, then s64 load time. */
+export const PIT_CHANNEL_SIZE = 24;
+export const PIT_COUNT = 0;
+export const PIT_LATCHED_COUNT = 4;
+export const PIT_COUNT_LATCHED = 6;
+export const PIT_STATUS_LATCHED = 7;
+export const PIT_STATUS = 8;
+export const PIT_READ_STATE = 9;
+export const PIT_WRITE_STATE = 10;
+export const PIT_WRITE_LATCH = 11;
+export const PIT_RW_MODE = 12;
+export const PIT_MODE = 13;
+export const PIT_BCD = 14;
+export const PIT_GATE = 15;
+/** CLOCK_MONOTONIC of the host, ns. */
+export const PIT_LOAD_TIME = 16;
+export const PIT_FLAGS: number = 3 * PIT_CHANNEL_SIZE;
+/** The HPET has taken counter 0's interrupt over. */
+export const PIT_FLAG_HPET: number = 1 << 0;
+/** Bit 1 of port 0x61. */
+export const PIT_FLAG_SPEAKER: number = 1 << 1;
+/** PIT_READ_STATE and PIT_WRITE_STATE: a two-byte access is at its first or its second byte. */
+export const PIT_WORD0 = 3;
+export const PIT_WORD1 = 4;
+
+/** struct kvm_clock_data: u64 clock, u32 flags. */
+export const CLOCK_FLAGS = 8;
+
+/** The local APIC's page in KVM_GET_LAPIC, as SDM vol. 3 table 11-1 has it. */
+export const APIC_ID = 0x20;
+export const APIC_TPR = 0x80;
+export const APIC_LDR = 0xd0;
+export const APIC_DFR = 0xe0;
+export const APIC_SVR = 0xf0;
+export const APIC_ISR = 0x100;
+export const APIC_TMR = 0x180;
+export const APIC_IRR = 0x200;
+export const APIC_ESR = 0x280;
+export const APIC_ICR_LO = 0x300;
+export const APIC_ICR_HI = 0x310;
+export const APIC_TIMER_INIT = 0x380;
+export const APIC_TIMER_NOW = 0x390;
+export const APIC_TIMER_DIVIDE = 0x3e0;
+/** CMCI, timer, thermal, performance, LINT0, LINT1, error. */
+export const APIC_LVT: readonly number[] = [0x2f0, 0x320, 0x330, 0x340, 0x350, 0x360, 0x370];
+/** Timer modes in bits 18:17 of the timer's entry. */
+export const APIC_TIMER_MODE_SHIFT = 17;
+export const APIC_TIMER_DEADLINE = 2;
+/** IA32_APIC_BASE. */
+export const APIC_BASE_X2APIC: number = 1 << 10;
+export const APIC_BASE_ENABLE: number = 1 << 11;
+export const MSR_TSC_DEADLINE = 0x6e0;
 
 /** Errors that {@link Native} gives back as negative numbers. */
 export const EINTR = 4;

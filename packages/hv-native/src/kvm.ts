@@ -25,7 +25,8 @@ import {
   type Width,
 } from '@hyve/core';
 import * as K from './bits.ts';
-import { KvmInterrupts } from './interrupts.ts';
+import { loadLocalApic, type RawLocalApic, saveLocalApic } from './chips.ts';
+import { type ApicOwner, KvmInterrupts } from './interrupts.ts';
 import {
   loadNative,
   type Native,
@@ -192,6 +193,12 @@ function hypervRows(all: readonly CpuidEntry[]): CpuidEntry[] {
   return rows;
 }
 
+/** A vCPU's TSC at one moment, and how far it is ahead of the host's where the kernel says so. */
+interface HeldTsc {
+  readonly tsc: bigint;
+  readonly offset: bigint | null;
+}
+
 /** Counters of a VM, by what {@link KvmVm.counters} calls them. */
 class Counts {
   exits = 0;
@@ -223,6 +230,8 @@ class KvmVm implements Vm {
   private readonly own: KvmVcpu[] = [];
   private readonly counts = new Counts();
   private readonly running: KvmThreads | null = null;
+  /** kvmclock while time is held, else -1. */
+  private heldClockNs = -1;
 
   constructor(native: Native, system: SystemHandle, o: VmOptions, extraMsrs: readonly number[]) {
     this.native = native;
@@ -251,8 +260,8 @@ class KvmVm implements Vm {
       else if (kind === 'all') this.need(native.createIrqchip(this.handle), 'KVM_CREATE_IRQCHIP');
       const kept = [...K.ENGINE_MSRS, ...(kind === null ? [] : K.APIC_MSRS), ...extraMsrs];
       this.need(native.keepMsrs(this.handle, Uint32Array.from(kept)), 'the MSR filter');
-      const boot = (): VcpuHandle => (this.own[0] as KvmVcpu).handle;
-      const interrupts = kind === null ? null : new KvmInterrupts(native, this.handle, kind, boot);
+      const vcpu = (i: number): KvmVcpu => this.own[i] as KvmVcpu;
+      const interrupts = kind === null ? null : new KvmInterrupts(native, this.handle, kind, o.vcpus, vcpu);
       memory.regions.forEach((r, slot) => {
         const n = native.setMemory(
           this.handle,
@@ -264,7 +273,18 @@ class KvmVm implements Vm {
       });
       for (let i = 0; i < o.vcpus; i++) {
         const handle = native.createVcpu(system, this.handle, o.interrupts?.apicId(i) ?? i);
-        this.own.push(new KvmVcpu(native, handle, i, o, this.memory, this.counts, interrupts));
+        this.own.push(
+          new KvmVcpu(
+            native,
+            handle,
+            i,
+            o,
+            this.memory,
+            this.counts,
+            interrupts,
+            extraMsrs.filter((m) => !K.DERIVED_MSRS.includes(m)),
+          ),
+        );
       }
       this.dirtyLog = new KvmDirtyLog(native, this.handle, memory.regions);
       if (interrupts !== null) {
@@ -285,6 +305,42 @@ class KvmVm implements Vm {
 
   private need(r: number, what: string): void {
     if (r < 0) throw new HyveError('ENGINE_UNAVAILABLE', `KVM does not take ${what} (error ${-r})`);
+  }
+
+  holdTime(stopped: boolean): void {
+    if (stopped === this.heldClockNs >= 0) return;
+    if (stopped) {
+      this.heldClockNs = this.clock();
+      let boot: HeldTsc | null = null;
+      for (const v of this.own) {
+        const held: HeldTsc = v.holdTime(boot);
+        boot ??= held;
+      }
+      return;
+    }
+    // All counters begin again together, with the differences that they had.
+    let boot: HeldTsc | null = null;
+    for (const v of this.own) {
+      const going: HeldTsc = v.letTimeGo(boot);
+      boot ??= going;
+    }
+    this.native.setClock(this.handle, this.heldClockNs);
+    this.heldClockNs = -1;
+  }
+
+  get clockNs(): number {
+    return this.heldClockNs >= 0 ? this.heldClockNs : this.clock();
+  }
+
+  set clockNs(ns: number) {
+    if (this.heldClockNs >= 0) this.heldClockNs = ns;
+  }
+
+  private clock(): number {
+    const bytes = new Uint8Array(K.SIZE_CLOCK);
+    return this.native.getVm(this.handle, K.VM_PART_CLOCK, bytes) < 0
+      ? 0
+      : Number(new DataView(bytes.buffer).getBigUint64(0, true));
   }
 
   counters(): Readonly<Record<string, number>> {
@@ -393,7 +449,7 @@ function sharedMemory(pages: number): ArrayBufferLike {
 const ENGINE_MSRS: ReadonlySet<number> = new Set(K.ENGINE_MSRS);
 
 /** One virtual CPU of KVM. */
-class KvmVcpu implements Vcpu, ThreadedVcpu {
+class KvmVcpu implements Vcpu, ThreadedVcpu, ApicOwner {
   readonly index: number;
   /** @internal */
   readonly handle: VcpuHandle;
@@ -428,6 +484,11 @@ class KvmVcpu implements Vcpu, ThreadedVcpu {
   private nmiLatched = false;
   /** Of the last debug exit. */
   private dr6 = 0;
+  /** While time is held: the TSC, and the kernel's local APIC as it was then; else null. */
+  private heldTsc: bigint | null = null;
+  private heldApic: RawLocalApic | null = null;
+  /** The kernel's local APIC as it was made. */
+  private readonly freshApic: RawLocalApic | null;
 
   constructor(
     native: Native,
@@ -437,6 +498,7 @@ class KvmVcpu implements Vcpu, ThreadedVcpu {
     memory: GuestMemory,
     counts: Counts,
     interrupts: KvmInterrupts | null,
+    extraMsrs: readonly number[],
   ) {
     this.interrupts = interrupts;
     this.native = native;
@@ -453,7 +515,8 @@ class KvmVcpu implements Vcpu, ThreadedVcpu {
     this.signature = rows.find((r) => r.leaf === 1)?.eax ?? 0;
     this.setCpuid(rows);
     this.setFrequency(o.tscHz);
-    this.state = new StateAccess(native, handle, xsaveComponents(rows));
+    this.state = new StateAccess(native, handle, xsaveComponents(rows), extraMsrs);
+    this.freshApic = interrupts === null ? null : this.state.localApic();
     this.reset();
   }
 
@@ -513,7 +576,7 @@ class KvmVcpu implements Vcpu, ThreadedVcpu {
 
   /** The guest's TSC now, as a double. */
   tscNow(): number {
-    return this.open ? Number(this.state.readMsr(K.MSR_TSC) ?? 0n) : 0;
+    return this.open ? Number(this.heldTsc ?? this.state.readMsr(K.MSR_TSC) ?? 0n) : 0;
   }
 
   kick(): void {
@@ -580,13 +643,75 @@ class KvmVcpu implements Vcpu, ThreadedVcpu {
       const vector = this.state.takeBackInterrupt();
       if (vector >= 0) this.pendingVector = vector;
     }
-    const injected = this.pendingVector < 0 ? {} : { injected: this.pendingVector };
-    return this.state.get({ activity: this.activity(), ...injected });
+    const vector = this.interrupts === null ? this.pendingVector : this.state.injected();
+    const s = this.state.get({ activity: this.activity(), ...(vector < 0 ? {} : { injected: vector }) });
+    const { heldTsc } = this;
+    if (heldTsc === null) return s;
+    return { ...s, msrs: s.msrs.map(([i, v]) => [i, i === K.MSR_TSC ? heldTsc : v]) };
+  }
+
+  /** @internal */
+  holdTime(boot: HeldTsc | null): HeldTsc {
+    const offset = this.state.tscOffset();
+    const between = boot === null || offset === null ? null : boot.offset;
+    // Counters are read one after the other: the offsets say what is between them.
+    const tsc =
+      boot !== null && offset !== null && between !== null
+        ? BigInt.asUintN(64, boot.tsc + offset - between)
+        : (this.state.readMsr(K.MSR_TSC) ?? 0n);
+    this.heldTsc = tsc;
+    if (this.interrupts !== null) this.heldApic = this.state.localApic();
+    return { tsc, offset };
+  }
+
+  /** @internal What was sent to the local APIC meanwhile stays there. */
+  letTimeGo(boot: HeldTsc | null): HeldTsc {
+    const tsc = this.heldTsc ?? 0n;
+    if (!this.open || this.heldTsc === null) return { tsc, offset: null };
+    const offset =
+      boot === null ? this.state.setTsc(tsc) : this.state.setTsc(tsc, boot.offset, BigInt.asIntN(64, boot.tsc - tsc));
+    this.heldTsc = null;
+    if (this.heldApic !== null) this.state.setLocalApic(this.timeOf(this.heldApic));
+    this.heldApic = null;
+    return { tsc, offset };
+  }
+
+  /** The local APIC as it is, with the time left on its timer that `held` has. */
+  private timeOf(held: RawLocalApic): RawLocalApic {
+    const now = this.state.localApic();
+    now.page.set(held.page.subarray(K.APIC_TIMER_NOW, K.APIC_TIMER_NOW + 4), K.APIC_TIMER_NOW);
+    now.deadline = held.deadline;
+    return now;
+  }
+
+  /** @internal */
+  saveLocalApic(): unknown {
+    this.mustBeOpen();
+    return saveLocalApic(this.heldApic === null ? this.state.localApic() : this.timeOf(this.heldApic));
+  }
+
+  /** @internal */
+  loadLocalApic(state: unknown): void {
+    this.mustBeOpen();
+    const raw = this.state.localApic();
+    loadLocalApic(state, this.index, raw);
+    this.state.setLocalApic(raw);
+    if (this.heldApic !== null) this.heldApic = raw;
+  }
+
+  /** @internal */
+  resetLocalApic(): void {
+    if (this.freshApic === null) return;
+    this.state.setLocalApic(this.freshApic);
+    if (this.heldApic !== null) this.heldApic = this.freshApic;
   }
 
   setState(s: VcpuStateV1): void {
     this.mustBeOpen();
-    this.state.set(s);
+    this.state.set(s, this.interrupts === null);
+    const tsc = s.msrs.find(([i]) => i === K.MSR_TSC)?.[1];
+    if (tsc !== undefined && this.heldTsc !== null) this.heldTsc = tsc;
+    else if (tsc !== undefined && tsc !== 0n) this.state.correctTsc(tsc);
     this.waitsForSipi = s.activity === 'wait-for-sipi';
     this.isHalted = s.activity === 'halted';
     if (this.interrupts !== null) {
@@ -594,7 +719,7 @@ class KvmVcpu implements Vcpu, ThreadedVcpu {
       this.state.setMpState(s.activity === 'halted' ? K.MP_HALTED : wait);
     }
     this.shutdown = false;
-    this.pendingVector = s.injected ?? -1;
+    this.pendingVector = this.interrupts === null ? (s.injected ?? -1) : -1;
     this.given = false;
     this.nmiLatched = s.nmiPending;
     this.ready = (s.rflags & 0x200n) !== 0n && !s.interruptShadow;

@@ -49,7 +49,7 @@ export interface Native {
   irqLine(vm: VmHandle, gsi: number, asserted: boolean): number;
   /** 1: somebody took it. */
   signalMsi(vm: VmHandle, address: number, data: number): number;
-  /** Rows of four words: gsi, address high, address low, data. */
+  /** Rows of five words: gsi, then `ROUTE_INPUT`, controller, input, 0, or `ROUTE_MESSAGE`, address high, low, data. */
   setRoutes(vm: VmHandle, rows: Uint32Array): number;
   /** A file descriptor, the VM's own, that raises a gsi when it is written to. */
   irqEvent(vm: VmHandle, gsi: number): number;
@@ -59,6 +59,9 @@ export interface Native {
   logDirty(vm: VmHandle, slot: number, on: boolean): number;
   /** A bit for each of the slot's `pages`, in whole 64-bit words. */
   dirtyLog(vm: VmHandle, slot: number, bits: Uint8Array, pages: number): number;
+  /** State of what the kernel has beside the vCPUs, by `VM_PART_`; `bytes` has exactly its size. */
+  getVm(vm: VmHandle, part: number, bytes: Uint8Array): number;
+  setVm(vm: VmHandle, part: number, bytes: Uint8Array): number;
   /** kvmclock's time. */
   setClock(vm: VmHandle, ns: number): number;
   /** Bytes past a multiple of 2 MiB. */

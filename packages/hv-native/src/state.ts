@@ -1,6 +1,7 @@
 // A vCPU's state between core's VcpuStateV1 and KVM's structures. For set-up, saving and debuggers; bigint is fine here.
 import { type DebugRequest, HyveError, type SegmentState, type VcpuStateV1 } from '@hyve/core';
 import * as K from './bits.ts';
+import type { RawLocalApic } from './chips.ts';
 import type { Native, VcpuHandle } from './native.ts';
 
 const CR0_PE = 1n << 0n;
@@ -9,6 +10,8 @@ const CR4_PAE = 1n << 5n;
 const EFER_LME = 1n << 8n;
 const EFER_LMA = 1n << 10n;
 const ATTR_UNUSABLE = 1 << 16;
+/** Counts within which a TSC is what it was set to, and vCPUs that were set one after the other are taken for equal. */
+const TSC_SLACK = 4_000_000n;
 const XSAVE_HEADER = 512;
 const XSAVE_LEGACY = 576;
 
@@ -30,12 +33,12 @@ export class StateAccess {
   /** Of SAVED_MSRS, those that this kernel has. */
   private readonly msrs: readonly number[];
 
-  /** @param components from CPUID leaf 0xD */
-  constructor(native: Native, vcpu: VcpuHandle, components: readonly XsaveComponent[]) {
+  /** @param components from CPUID leaf 0xD @param extra MSRs of the para-virtual interface, saved too */
+  constructor(native: Native, vcpu: VcpuHandle, components: readonly XsaveComponent[], extra: readonly number[] = []) {
     this.native = native;
     this.vcpu = vcpu;
     this.components = components;
-    this.msrs = K.SAVED_MSRS.filter((i) => this.readMsr(i) !== null);
+    this.msrs = [...extra, ...K.SAVED_MSRS].filter((i) => this.readMsr(i) !== null);
   }
 
   private take(kind: number, p: Part, what: string): DataView {
@@ -98,6 +101,64 @@ export class StateAccess {
     this.put(K.PART_MP_STATE, p, `processor state ${state}`);
   }
 
+  /** Writes an MSR. @throws HyveError `VCPU_STATE` */
+  writeMsr(index: number, value: bigint): void {
+    this.setMsrs([[index, value]], [index]);
+  }
+
+  /** How far the guest's TSC is ahead of the host's, modulo 2^64; null before Linux 5.16. */
+  tscOffset(): bigint | null {
+    const p = part(K.SIZE_TSC_OFFSET);
+    return this.native.get(this.vcpu, K.PART_TSC_OFFSET, p.bytes) < 0 ? null : p.view.getBigUint64(0, true);
+  }
+
+  /**
+   * Makes the guest's TSC `value`, and gives the offset that it has then (null: the kernel has none). With another vCPU's
+   * `offset` it stays `behind` that one's by so much. The MSR is not the way where there is another: KVM takes values within
+   * a second of its own for attempts to synchronize vCPUs, and changes nothing.
+   */
+  setTsc(value: bigint, offset: bigint | null = null, behind = 0n): bigint | null {
+    const p = part(K.SIZE_TSC_OFFSET);
+    const mine = this.tscOffset();
+    if (mine === null) {
+      this.writeMsr(K.MSR_TSC, value);
+      return null;
+    }
+    const next = offset === null ? mine + value - (this.readMsr(K.MSR_TSC) ?? 0n) : offset - behind;
+    p.view.setBigUint64(0, u64(next), true);
+    this.put(K.PART_TSC_OFFSET, p, `TSC offset 0x${hex(u64(next))}`);
+    return u64(next);
+  }
+
+  /** After the MSR was set: whether KVM took it at its word, within a millisecond or so; else the offset is set. */
+  correctTsc(value: bigint): void {
+    const off = (this.readMsr(K.MSR_TSC) ?? value) - value;
+    if (off < -TSC_SLACK || off > TSC_SLACK) this.setTsc(value);
+  }
+
+  /** The kernel's local APIC. */
+  localApic(): RawLocalApic {
+    const page = part(K.SIZE_LAPIC);
+    this.take(K.PART_LAPIC, page, 'the local APIC');
+    const base = this.take(K.PART_SREGS, this.sregs, 'segments').getBigUint64(K.SREGS_APIC_BASE, true);
+    return { page: page.bytes, base, deadline: this.readMsr(K.MSR_TSC_DEADLINE) ?? 0n };
+  }
+
+  /** Sets it. The base comes first: it says in which mode the page is; the deadline last, as the mode of the timer decides. */
+  setLocalApic(raw: RawLocalApic): void {
+    const sregs = this.take(K.PART_SREGS, this.sregs, 'segments');
+    if (sregs.getBigUint64(K.SREGS_APIC_BASE, true) !== raw.base) {
+      sregs.setBigUint64(K.SREGS_APIC_BASE, raw.base, true);
+      this.put(K.PART_SREGS, this.sregs, `a local APIC at 0x${hex(raw.base)}`);
+    }
+    const page = part(K.SIZE_LAPIC);
+    page.bytes.set(raw.page);
+    this.put(K.PART_LAPIC, page, 'the local APIC');
+    const timer = page.view.getUint32(K.APIC_LVT[1] as number, true);
+    if (((timer >>> K.APIC_TIMER_MODE_SHIFT) & 3) === K.APIC_TIMER_DEADLINE)
+      this.writeMsr(K.MSR_TSC_DEADLINE, raw.deadline);
+  }
+
   /** The kernel's debugger registers. @throws HyveError `VCPU_DEBUG` */
   setGuestDebug(request: DebugRequest | null): void {
     const p = part(K.SIZE_GUEST_DEBUG);
@@ -112,11 +173,18 @@ export class StateAccess {
     if (r < 0) throw new HyveError('VCPU_DEBUG', `KVM does not take these breakpoints (error ${-r})`);
   }
 
-  /** Takes back an interrupt that was given to the kernel and not delivered: its vector, or -1. */
-  takeBackInterrupt(): number {
+  /** The vector of an interrupt that the kernel's own controllers gave and that was not delivered yet, or -1. */
+  injected(): number {
     const e = this.take(K.PART_EVENTS, this.events, 'events');
     if (e.getUint8(K.EVENTS_INTERRUPT_INJECTED) === 0 || e.getUint8(K.EVENTS_INTERRUPT_SOFT) !== 0) return -1;
-    const vector = e.getUint8(K.EVENTS_INTERRUPT_NR);
+    return e.getUint8(K.EVENTS_INTERRUPT_NR);
+  }
+
+  /** Takes back an interrupt that was given to the kernel and not delivered: its vector, or -1. */
+  takeBackInterrupt(): number {
+    const vector = this.injected();
+    if (vector < 0) return -1;
+    const e = this.events.view;
     e.setUint8(K.EVENTS_INTERRUPT_INJECTED, 0);
     e.setUint32(K.EVENTS_FLAGS, K.EVENTS_FLAG_NMI_PENDING | K.EVENTS_FLAG_SHADOW, true);
     this.put(K.PART_EVENTS, this.events, 'events');
@@ -183,8 +251,11 @@ export class StateAccess {
     return Math.min(size, K.SIZE_XSAVE);
   }
 
-  /** Writes everything but `activity`. @throws HyveError `VCPU_STATE` */
-  set(s: VcpuStateV1): void {
+  /**
+   * Writes everything but `activity`, and `injected` only where the kernel has the local APIC (`own` false).
+   * @throws HyveError `VCPU_STATE`
+   */
+  set(s: VcpuStateV1, own: boolean): void {
     check(s);
     const { regs, sregs, debug, events } = this;
     K.REGS_ORDER.forEach((n, i) => {
@@ -241,6 +312,10 @@ export class StateAccess {
     this.setMsrs(s.msrs);
     events.bytes.fill(0);
     const e = events.view;
+    if (!own && s.injected !== undefined) {
+      e.setUint8(K.EVENTS_INTERRUPT_INJECTED, 1);
+      e.setUint8(K.EVENTS_INTERRUPT_NR, s.injected);
+    }
     e.setUint8(K.EVENTS_INTERRUPT_SHADOW, s.interruptShadow ? 1 : 0);
     e.setUint8(K.EVENTS_NMI_PENDING, s.nmiPending ? 1 : 0);
     e.setUint8(K.EVENTS_NMI_MASKED, s.nmiBlocked ? 1 : 0);
@@ -249,9 +324,9 @@ export class StateAccess {
   }
 
   /** TSC_ADJUST goes before TSC, which must not move by it. MSRs that the engine does not hold are not its business. */
-  private setMsrs(msrs: readonly (readonly [number, bigint])[]): void {
+  private setMsrs(msrs: readonly (readonly [number, bigint])[], order: readonly number[] = this.msrs): void {
     const values = new Map(msrs);
-    const rows = this.msrs.filter((i) => values.has(i)).map((i) => [i, values.get(i) as bigint] as const);
+    const rows = order.filter((i) => values.has(i)).map((i) => [i, values.get(i) as bigint] as const);
     const list = msrList(rows);
     const r = this.native.set(this.vcpu, K.PART_MSRS, list.bytes);
     if (r === rows.length) return;

@@ -90,7 +90,7 @@ describe.skipIf(native === null || noKvm !== null)(`the addon${NEED}`, () => {
     });
     expect([r.status, r.signal, r.stderr]).toEqual([0, null, '']);
     const { threw, fine, functions } = JSON.parse(r.stdout) as { threw: number; fine: number; functions: number };
-    expect(functions).toBe(39);
+    expect(functions).toBe(41);
     expect(threw).toBeGreaterThan(1000);
     expect(fine).toBeGreaterThan(500);
   });

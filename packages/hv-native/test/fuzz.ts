@@ -96,6 +96,8 @@ const SHAPES: Readonly<Record<keyof Native, string>> = {
   logDirty: 'vm number flag',
   dirtyLog: 'vm number bytes number',
   setClock: 'vm number',
+  getVm: 'vm vmpart chip',
+  setVm: 'vm vmpart chip',
   misalignment: 'memory',
   listen: 'vm function',
   next: 'vm number',
@@ -127,7 +129,14 @@ function shaped(kind: string): unknown {
     case 'msi':
       return 0xfee00000 + random(0x100000);
     case 'part':
-      return random(14);
+      return random(15);
+    case 'vmpart':
+      return random(4);
+    case 'chip': {
+      const bytes = new Uint8Array([520, 112, 48][random(3)] as number).map(() => random(256));
+      bytes.set([random(4), 0, 0, 0]);
+      return bytes;
+    }
     case 'page':
       return 4096 * random(64);
     case 'words':

@@ -1,11 +1,13 @@
 // What the tests here need: the addon, built now if there is a compiler, and a /dev/kvm that opens.
 import { readFileSync } from 'node:fs';
-import { buildNative } from '../scripts/native-build.ts';
+import { type BuildResult, buildNative } from '../scripts/native-build.ts';
 import { KvmHypervisor } from '../src/index.ts';
 import { loadNative, type Native } from '../src/native.ts';
 
 const given = (process.env['HYVE_NATIVE_LIBRARY'] ?? '') !== '';
-const built = given ? { ok: true, detail: '' } : buildNative();
+const built: BuildResult = given ? { ok: true, detail: '' } : buildNative();
+// Without a compiler the suites skip; sources that do not compile are a fault.
+if (built.broken === true) throw new Error(built.detail);
 
 /** The addon, or null. */
 export const native: Native | null = built.ok ? loadNative() : null;

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { Exit, type Vcpu, type VmExit } from '@hyve/core';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { ROUTE_MESSAGE } from '../src/bits.ts';
 import { KvmHypervisor } from '../src/index.ts';
 import { Rig } from './rig.ts';
 import { NEED, native, noKvm } from './setup.ts';
@@ -142,7 +143,7 @@ describe.skipIf(noKvm !== null)(`vCPUs on threads${NEED}`, () => {
     handler(rig, 0x40, 7);
     const vm = (rig.vm as unknown as { handle: never }).handle;
     // A route for gsi 30; in real mode with the APIC on, the message comes as vector 0x40.
-    expect(native?.setRoutes(vm, Uint32Array.of(30, 0, 0xfee00000, 0x4040))).toBe(0);
+    expect(native?.setRoutes(vm, Uint32Array.of(30, ROUTE_MESSAGE, 0, 0xfee00000, 0x4040))).toBe(0);
     const fd = native?.irqEvent(vm, 30) as number;
     expect(fd).toBeGreaterThan(2);
     // Software-enable the local APIC: SVR, by the state.

@@ -7,6 +7,7 @@ import {
   type CharBackend,
   type Clock,
   type Device,
+  type EngineInterruptKind,
   type EngineInterrupts,
   type EntropySource,
   type Hypervisor,
@@ -67,6 +68,7 @@ import { claimPmTimer, PmTimer } from '@hyve/vmm/pmtimer';
 import { claimRtc, Rtc } from '@hyve/vmm/rtc';
 import { Switchboard } from '@hyve/vmm/threads';
 import { placeBiosVectors, startBiosInterrupts } from './bios.ts';
+import { EngineChips } from './engine-chips.ts';
 import { hostScheduler } from './scheduler.ts';
 import type { BoardSupport, MachineSpec, PciSlotSpec } from './spec.ts';
 import {
@@ -280,16 +282,8 @@ export class Pc {
   /**
    * Stops vCPUs, guest time and devices. Resolves once no request of the guest is with the host any more: its memory and
    * disks do not change until {@link Pc.resume}.
-   * @throws HyveError `PC_UNSUPPORTED` where the engine runs vCPUs on threads of its own
    */
   pause(): Promise<void> {
-    if (!this.parts.whole)
-      return Promise.reject(
-        new HyveError(
-          'PC_UNSUPPORTED',
-          'pausing a machine whose engine runs vCPUs on threads of its own is not built yet',
-        ),
-      );
     this.pausing ??= this.stand();
     return this.pausing;
   }
@@ -300,6 +294,7 @@ export class Pc {
     await this.scheduler.yieldToHost();
     await this.threads?.pause();
     this.parts.time.stop();
+    this.vm.holdTime?.(true);
     await Promise.all(this.devices.map((d) => d.pause?.()));
   }
 
@@ -308,6 +303,7 @@ export class Pc {
     if (this.pausing === null) return;
     this.pausing = null;
     this.parts.time.go();
+    this.vm.holdTime?.(false);
     for (const d of this.devices) d.resume?.();
     this.threads?.go();
     this.loop.resume();
@@ -487,11 +483,11 @@ async function assemble(spec: MachineSpec, host: PcHost, undo: (() => unknown)[]
   const supported = engine.supportedCpuid();
   const physBits = physBitsOf(supported);
   const tscHz = engine.fixedTscHz ?? TSC_HZ;
-  const engineApics = hasEngineApics(spec, engine);
+  const engineKind = engineControllers(spec, engine);
   const apics = new ApicBus();
   const x2apic = spec.x2apic ? 'on' : 'offered';
   const apicIds = Array.from({ length: cpuCount }, (_, i) => apicIdOf(i, topology));
-  const threadHost = engineApics ? null : threadsFor(spec, host, engine);
+  const threadHost = engineKind !== null ? null : threadsFor(spec, host, engine);
   const switchboard: Switchboard | null =
     threadHost === null ? null : new Switchboard(Switchboard.allocate(cpuCount), 0, (i) => vm.kick?.(i));
   const lapics: LocalApic[] = [];
@@ -554,7 +550,7 @@ async function assemble(spec: MachineSpec, host: PcHost, undo: (() => unknown)[]
     clock,
     tscHz,
     exitOnPause: spec.pauseExit || (threadHost === null ? cpuCount > 1 : cpuCount > threadHost.cores),
-    ...(engineApics ? { interrupts: { kind: 'local', apicId: (i: number) => apicIds[i] as number } } : {}),
+    ...(engineKind === null ? {} : { interrupts: { kind: engineKind, apicId: (i: number) => apicIds[i] as number } }),
   });
   undo.push(() => vm.close());
   // With local APICs of the engine's, the board's own only answer for their place in the MSR policy: nothing reaches them.
@@ -563,12 +559,19 @@ async function assemble(spec: MachineSpec, host: PcHost, undo: (() => unknown)[]
     pio.useDoorbells(vm.doorbells, 'port');
     mmio.useDoorbells(vm.doorbells, 'memory');
   }
-  const pic: Pic8259 = new Pic8259({
-    onIntr: (v) => (fabric === apics ? apics.setExtInt(v) : vm.interrupts?.setExtInt(v, () => pic.acknowledge())),
-  });
-  const ioapic = new IoApic({ bus: fabric });
-  claimPic(pio, pic);
-  claimIoApic(mmio, ioapic);
+  const theirs = engineKind === 'all' && vm.interrupts !== undefined ? new EngineChips(vm.interrupts) : null;
+  const ownPic: Pic8259 | null =
+    theirs !== null
+      ? null
+      : new Pic8259({
+          onIntr: (v) => (fabric === apics ? apics.setExtInt(v) : vm.interrupts?.setExtInt(v, acknowledgePic)),
+        });
+  const acknowledgePic = (): number => (ownPic as Pic8259).acknowledge();
+  const pic = theirs?.pic ?? (ownPic as Pic8259);
+  const ownIoapic = theirs !== null ? null : new IoApic({ bus: fabric });
+  const ioapic = theirs?.ioapic ?? (ownIoapic as IoApic);
+  if (ownPic !== null) claimPic(pio, ownPic);
+  if (ownIoapic !== null) claimIoApic(mmio, ownIoapic);
   const isa = (irq: number, name: string): IrqLine =>
     fanOut(pic.connect(irq, name), ioapic.connect(irq === 0 ? 2 : irq, name));
 
@@ -582,8 +585,9 @@ async function assemble(spec: MachineSpec, host: PcHost, undo: (() => unknown)[]
   };
 
   // Timers.
-  const pit = new Pit8254({ clock, irq: isa(0, 'pit') });
-  claimPit(pio, pit);
+  const ownPit = theirs !== null ? null : new Pit8254({ clock, irq: isa(0, 'pit') });
+  const pit = theirs?.pit ?? (ownPit as Pit8254);
+  if (ownPit !== null) claimPit(pio, ownPit);
   const rtc = new Rtc({
     clock,
     irq: isa(8, 'rtc'),
@@ -600,7 +604,8 @@ async function assemble(spec: MachineSpec, host: PcHost, undo: (() => unknown)[]
       irq0: isa(0, 'hpet0'),
       irq8: isa(8, 'hpet1'),
       onRoute: (on) => {
-        pit.setIrqEnabled(!on);
+        if (ownPit !== null) ownPit.setIrqEnabled(!on);
+        else vm.interrupts?.setPitIrq(!on);
         rtc.setIrqEnabled(!on);
       },
     },
@@ -866,7 +871,7 @@ async function assemble(spec: MachineSpec, host: PcHost, undo: (() => unknown)[]
           vcpus: vm.vcpus,
           apics,
           clock,
-          pic,
+          ...(ownPic === null ? {} : { pic: ownPic }),
           host: switchboard === null ? scheduler : withBell(scheduler, switchboard, wake),
           log: host.log,
           ...(switchboard === null
@@ -901,7 +906,7 @@ async function assemble(spec: MachineSpec, host: PcHost, undo: (() => unknown)[]
             ioWrite: (a, w, v) => pio.write(a, w, v),
             mmioRead: (a, w) => mmio.read(a, w),
             mmioWrite: (a, w, v) => mmio.write(a, w, v),
-            acknowledgePic: () => pic.acknowledge(),
+            acknowledgePic,
             eoi: (v) => apics.eoi(v),
             ferr: () => coprocessor.set(true),
           },
@@ -941,14 +946,18 @@ async function assemble(spec: MachineSpec, host: PcHost, undo: (() => unknown)[]
       memory: vm.memory,
       memoryBytes: spec.memoryBytes,
       vcpus: [...vm.vcpus, ...(threads?.processors.map((p) => p.vcpu) ?? [])],
-      lapics: [...lapics, ...(threads?.processors.map((p) => p.lapic) ?? [])],
+      lapics: [
+        ...(vm.interrupts === undefined ? lapics : lapicsOf(vm.interrupts, cpuCount)),
+        ...(threads?.processors.map((p) => p.lapic) ?? []),
+      ],
       msrs: [...msrs, ...(threads?.processors.map((p) => p.msrs) ?? [])],
       devices: [...chips, pci, ...functions],
       disks,
       time,
       virtual,
       now: () => clock.now(),
-      whole: turns !== null,
+      engine: vm,
+      settle: () => theirs?.settle(),
     },
     scheduler,
     powerOn: async () => {
@@ -957,6 +966,7 @@ async function assemble(spec: MachineSpec, host: PcHost, undo: (() => unknown)[]
       threads?.reset();
       for (const m of msrs) m.reset();
       for (const l of lapics) l.reset();
+      vm.interrupts?.reset();
       for (const c of chips) c.reset();
       pci.reset();
       testExit = -1;
@@ -968,7 +978,11 @@ async function assemble(spec: MachineSpec, host: PcHost, undo: (() => unknown)[]
 
   /** From power-on to the guest's first instruction. */
   function boot(files: BootFiles): void {
-    setElcr(pic, router.levelIrqs | (1 << SCI_IRQ));
+    const levelIrqs = router.levelIrqs | (1 << SCI_IRQ);
+    if (ownPic !== null) setElcr(ownPic, levelIrqs);
+    else theirs?.setElcr(levelIrqs);
+    if (spec.x2apic && vm.interrupts !== undefined)
+      for (const l of lapicsOf(vm.interrupts, cpuCount)) l.load({ ...(l.save() as object), mode: 2 });
     for (const t of tables.images) vm.memory.load(t.addr, t.bytes);
     if (spec.boot.loader === 'multiboot') {
       placeBiosVectors(vm.memory);
@@ -1229,13 +1243,23 @@ function threadsFor(spec: MachineSpec, host: PcHost, engine: Hypervisor): Thread
   return null;
 }
 
-/** Whether the engine runs the local APICs, and with them the vCPUs. */
-function hasEngineApics(spec: MachineSpec, engine: Hypervisor): boolean {
+/** Which interrupt controllers the engine runs, and with them the vCPUs; null: none. */
+function engineControllers(spec: MachineSpec, engine: Hypervisor): EngineInterruptKind | null {
   const wish = spec.localApics ?? 'auto';
-  const can = (engine.interruptKinds ?? []).includes('local');
-  if (wish === 'engine' && !can)
-    throw new HyveError('PC_UNSUPPORTED', `engine ${engine.name} has no local APICs of its own here`);
-  return can && (wish === 'engine' || (wish === 'auto' && spec.cpus.count > 1));
+  const kind = wish === 'all' ? 'all' : 'local';
+  const can = (engine.interruptKinds ?? []).includes(kind);
+  const what = kind === 'all' ? 'interrupt controllers' : 'local APICs';
+  if ((wish === 'engine' || wish === 'all') && !can)
+    throw new HyveError('PC_UNSUPPORTED', `engine ${engine.name} has no ${what} of its own here`);
+  return can && (wish === 'engine' || wish === 'all' || (wish === 'auto' && spec.cpus.count > 1)) ? kind : null;
+}
+
+/** The engine's local APICs, for saving. */
+function lapicsOf(engine: EngineInterrupts, count: number): { save(): unknown; load(state: unknown): void }[] {
+  return Array.from({ length: count }, (_, i) => ({
+    save: () => engine.saveLocalApic(i),
+    load: (state: unknown) => engine.loadLocalApic(i, state),
+  }));
 }
 
 /**

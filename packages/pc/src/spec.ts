@@ -236,9 +236,10 @@ export interface MachineSpec {
   readonly vcpuThreads?: 'auto' | 'on' | 'off';
   /**
    * Who has the local APICs: the board (`board`), or the engine (`engine`), whose vCPUs then run on threads of its own.
-   * `auto`, the default: the engine where it can and there are several vCPUs.
+   * `all`: the engine has the I/O APIC, the 8259 pair and the PIT besides. `auto`, the default: `engine` where it can and
+   * there are several vCPUs.
    */
-  readonly localApics?: 'auto' | 'board' | 'engine';
+  readonly localApics?: 'auto' | 'board' | 'engine' | 'all';
   /** What guests are shown beside the processor: nothing of an engine's (the default), KVM's interface or Hyper-V's. */
   readonly paravirtual?: 'none' | 'kvm' | 'hyperv';
   /** Host path of the pid file the front end keeps while the machine runs (-F), or null. */

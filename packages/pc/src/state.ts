@@ -8,9 +8,9 @@ import {
   type PhysAddr,
   type Vcpu,
   type VcpuStateV1,
+  type Vm,
 } from '@hyve/core';
 import type { MsrPolicy, VirtualClock } from '@hyve/vmm';
-import type { LocalApic } from '@hyve/vmm/lapic';
 
 /** Guest time from the host's clock, with a switch: while it is off no guest time passes. */
 export class HostTime {
@@ -70,6 +70,8 @@ export interface MachineStateV1 {
   readonly timeNs: number;
   /** Virtual time: what it is made of. Null on host time. */
   readonly virtual: { readonly instructions: number; readonly skippedNs: number } | null;
+  /** What the engine's para-virtual clock shows, ns; absent where there is none. */
+  readonly engineClockNs?: number;
   /** Processors by index, each with its local APIC and model-specific registers. */
   readonly processors: readonly { readonly vcpu: VcpuStateV1; readonly lapic: unknown; readonly msrs: unknown }[];
   /** Devices in the board's order. */
@@ -89,7 +91,7 @@ export interface MachineParts {
   readonly memory: GuestMemory;
   readonly memoryBytes: number;
   readonly vcpus: readonly Pick<Vcpu, 'getState' | 'setState'>[];
-  readonly lapics: readonly Pick<LocalApic, 'save' | 'load'>[];
+  readonly lapics: readonly { save(): unknown; load(state: unknown): void }[];
   readonly msrs: readonly Pick<MsrPolicy, 'save' | 'load'>[];
   /** Interrupt controllers first, the PCI bus before its functions. */
   readonly devices: readonly Device[];
@@ -97,8 +99,10 @@ export interface MachineParts {
   readonly time: HostTime;
   readonly virtual: VirtualClock | null;
   readonly now: () => number;
-  /** Whether all of it can stand still together: vCPUs take turns on this thread. */
-  readonly whole: boolean;
+  /** The engine's own clock beside the TSC. */
+  readonly engine: Pick<Vm, 'clockNs'>;
+  /** Called when all devices have restored the levels of their lines. */
+  readonly settle: () => void;
 }
 
 const PAGE = 4096;
@@ -112,6 +116,7 @@ export function saveParts(m: MachineParts): MachineStateV1 {
     memoryBytes: m.memoryBytes,
     timeNs: m.now(),
     virtual: m.virtual?.position() ?? null,
+    ...(m.engine.clockNs === undefined ? {} : { engineClockNs: m.engine.clockNs }),
     processors: m.vcpus.map((vcpu, i) => ({
       vcpu: vcpu.getState(),
       lapic: (m.lapics[i] as MachineParts['lapics'][number]).save(),
@@ -139,6 +144,9 @@ export function loadParts(m: MachineParts, state: unknown): void {
   if ((s.virtual === null) !== (m.virtual === null)) throw bad('one has virtual time and the other has not');
   if (m.virtual !== null && s.virtual !== null) m.virtual.restore(s.virtual);
   else m.time.set(s.timeNs);
+  const clockNs = s.engineClockNs ?? s.timeNs;
+  if (!(Number.isFinite(clockNs) && clockNs >= 0)) throw bad(`the engine's clock is ${clockNs}`);
+  if (m.engine.clockNs !== undefined) m.engine.clockNs = Math.floor(clockNs);
   s.processors.forEach((p, i) => {
     (m.vcpus[i] as MachineParts['vcpus'][number]).setState(p.vcpu);
     (m.msrs[i] as MachineParts['msrs'][number]).load(p.msrs);
@@ -147,6 +155,7 @@ export function loadParts(m: MachineParts, state: unknown): void {
   m.devices.forEach((d, i) => {
     d.load?.((s.devices[i] as DeviceEntry).state);
   });
+  m.settle();
 }
 
 /** @internal Pages of RAM that are not all zeros, in order of address, neighbours joined. Views are live. */

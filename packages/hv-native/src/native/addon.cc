@@ -26,6 +26,7 @@ using hyve::Shared;
 using hyve::System;
 using hyve::Vcpu;
 using hyve::Vm;
+using hyve::VmPart;
 
 namespace {
 
@@ -414,7 +415,7 @@ napi_value setRoutes(napi_env env, napi_callback_info info) {
   size_t count = 0;
   if (h == nullptr || !array(env, a.at[1], napi_uint32_array, &data, &count, "setRoutes: expected a Uint32Array"))
     return nullptr;
-  return number(env, h->vm->setRoutes(static_cast<uint32_t*>(data), count / 4));
+  return number(env, h->vm->setRoutes(static_cast<uint32_t*>(data), count / 5));
 }
 
 // irqEvent(vm, gsi): a file descriptor, or a negative errno
@@ -484,6 +485,32 @@ napi_value setClock(napi_env env, napi_callback_info info) {
   double ns = 0;
   if (h == nullptr || !whole(env, a.at[1], MAX_SAFE, &ns, "setClock: expected nanoseconds")) return nullptr;
   return number(env, h->vm->setClock(static_cast<uint64_t>(ns)));
+}
+
+// getVm(vm, part, Uint8Array): number
+napi_value getVm(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  VmHandle* h = openVm(env, a.at[0]);
+  uint32_t part = 0;
+  void* data = nullptr;
+  size_t size = 0;
+  if (h == nullptr || !word(env, a.at[1], &part, "getVm: expected a part") ||
+      !array(env, a.at[2], napi_uint8_array, &data, &size, "getVm: expected a Uint8Array"))
+    return nullptr;
+  return number(env, h->vm->get(static_cast<VmPart>(part), static_cast<uint8_t*>(data), size));
+}
+
+// setVm(vm, part, Uint8Array): number
+napi_value setVm(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  VmHandle* h = openVm(env, a.at[0]);
+  uint32_t part = 0;
+  void* data = nullptr;
+  size_t size = 0;
+  if (h == nullptr || !word(env, a.at[1], &part, "setVm: expected a part") ||
+      !array(env, a.at[2], napi_uint8_array, &data, &size, "setVm: expected a Uint8Array"))
+    return nullptr;
+  return number(env, h->vm->set(static_cast<VmPart>(part), static_cast<uint8_t*>(data), size));
 }
 
 // misalignment(Uint8Array): how far its first byte is past a multiple of 2 MiB
@@ -775,6 +802,8 @@ napi_value init(napi_env env, napi_value exports) {
       {"logDirty", logDirty},
       {"dirtyLog", dirtyLog},
       {"setClock", setClock},
+      {"getVm", getVm},
+      {"setVm", setVm},
       {"misalignment", misalignment},
       {"listen", listen},
       {"next", next},

@@ -61,6 +61,9 @@ class System final : public Shared {
 
 class Vcpu;
 
+// Parts of a VM's state. Irqchip says in its first word which controller.
+enum class VmPart : uint32_t { Irqchip, Pit, Clock, Count };
+
 // A virtual machine.
 class Vm final : public Shared {
  public:
@@ -81,7 +84,8 @@ class Vm final : public Shared {
   int irqLine(uint32_t gsi, bool asserted);
   // Sends a message; 1: somebody took it, 0: nobody.
   int signalMsi(uint64_t address, uint32_t data);
-  // Rows of four words: gsi, address high, address low, data. Replaces all routes.
+  // Rows of five words: gsi, kind and three more. Kind 1, an input of the kernel's own: controller (0 and 1 the 8259s, 2 the
+  // I/O APIC), input, 0. Kind 2, a message: address high, address low, data. Replaces all routes.
   int setRoutes(const uint32_t* rows, size_t count);
   // A file descriptor that raises `gsi` when it is written to; the VM's own. Edges only.
   int irqEvent(uint32_t gsi);
@@ -92,6 +96,9 @@ class Vm final : public Shared {
   // Pages of a slot written since the last call, a bit each. `bytes` in whole 64-bit words.
   int dirtyLog(uint32_t slot, uint8_t* bytes, size_t pages, size_t size);
   int setClock(uint64_t ns);
+  // State of what the kernel has beside the vCPUs; the bytes are its structures, exactly as many.
+  int get(VmPart part, uint8_t* bytes, size_t size);
+  int set(VmPart part, const uint8_t* bytes, size_t size);
   Exchange& exchange() { return exchange_; }
   // Asks every vCPU's thread for its turn and waits, at most `ns`; -ETIMEDOUT if one did not come back.
   int stopThreads(int64_t ns);
@@ -133,7 +140,7 @@ class Vm final : public Shared {
 };
 
 // Parts of a vCPU's state; the bytes are the kernel's structures.
-enum class Part : uint32_t { Regs, Sregs, Xsave, Xcrs, DebugRegs, Events, Msrs, Cpuid, Translate, TscKhz, GuestDebug, MpState, Lapic, Count };
+enum class Part : uint32_t { Regs, Sregs, Xsave, Xcrs, DebugRegs, Events, Msrs, Cpuid, Translate, TscKhz, GuestDebug, MpState, Lapic, TscOffset, Count };
 
 // What Vcpu::outcome() gives for a stop that was asked for, and when an interrupt of the 8259 can be given.
 constexpr int STOPPED = -4;     // EINTR
@@ -172,6 +179,7 @@ class Vcpu final : public Shared {
   friend class Vm;
   static void* threadMain(void* vcpu);
   int enter();
+  int tscOffset(unsigned long request, uint64_t* value);
   void kickThread();
   // Waits until the thread has ended; false if it does not within the time.
   bool endThread(int64_t ns);

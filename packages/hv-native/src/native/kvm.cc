@@ -142,6 +142,7 @@ const PartRow PARTS[] = {
     {0, KVM_SET_GUEST_DEBUG, sizeof(kvm_guest_debug)},
     {KVM_GET_MP_STATE, KVM_SET_MP_STATE, sizeof(kvm_mp_state)},
     {KVM_GET_LAPIC, KVM_SET_LAPIC, sizeof(kvm_lapic_state)},
+    {KVM_GET_DEVICE_ATTR, KVM_SET_DEVICE_ATTR, 8},
 };
 
 // Larger than any part, for kernels that look past the size they were told.
@@ -292,11 +293,19 @@ int Vm::setRoutes(const uint32_t* rows, size_t count) {
   all.head.count = static_cast<uint32_t>(count);
   for (size_t i = 0; i < count; i++) {
     auto& e = all.rows[i];
-    e.gsi = rows[4 * i];
-    e.type = KVM_IRQ_ROUTING_MSI;
-    e.u.msi.address_hi = rows[4 * i + 1];
-    e.u.msi.address_lo = rows[4 * i + 2];
-    e.u.msi.data = rows[4 * i + 3];
+    const uint32_t* row = rows + 5 * i;
+    e.gsi = row[0];
+    e.type = row[1];
+    if (e.type == KVM_IRQ_ROUTING_IRQCHIP) {
+      e.u.irqchip.irqchip = row[2];
+      e.u.irqchip.pin = row[3];
+    } else if (e.type == KVM_IRQ_ROUTING_MSI) {
+      e.u.msi.address_hi = row[2];
+      e.u.msi.address_lo = row[3];
+      e.u.msi.data = row[4];
+    } else {
+      return -EINVAL;
+    }
   }
   return result(ioctl(fd_, SET_GSI_ROUTING, &all));
 }
@@ -336,6 +345,37 @@ int Vm::setClock(uint64_t ns) {
   std::memset(&c, 0, sizeof c);
   c.clock = ns;
   return result(ioctl(fd_, KVM_SET_CLOCK, &c));
+}
+
+namespace {
+struct VmPartRow {
+  unsigned long get;
+  unsigned long set;
+  size_t size;
+};
+const VmPartRow VM_PARTS[] = {
+    {KVM_GET_IRQCHIP, KVM_SET_IRQCHIP, sizeof(kvm_irqchip)},
+    {KVM_GET_PIT2, KVM_SET_PIT2, sizeof(kvm_pit_state2)},
+    {KVM_GET_CLOCK, KVM_SET_CLOCK, sizeof(kvm_clock_data)},
+};
+}  // namespace
+
+int Vm::get(VmPart part, uint8_t* bytes, size_t size) {
+  if (part >= VmPart::Count || size != VM_PARTS[static_cast<uint32_t>(part)].size) return -EINVAL;
+  Room room;
+  std::memset(room.bytes, 0, sizeof room.bytes);
+  std::memcpy(room.bytes, bytes, size);
+  const int r = result(ioctl(fd_, VM_PARTS[static_cast<uint32_t>(part)].get, room.bytes));
+  if (r >= 0) std::memcpy(bytes, room.bytes, size);
+  return r;
+}
+
+int Vm::set(VmPart part, const uint8_t* bytes, size_t size) {
+  if (part >= VmPart::Count || size != VM_PARTS[static_cast<uint32_t>(part)].size) return -EINVAL;
+  Room room;
+  std::memset(room.bytes, 0, sizeof room.bytes);
+  std::memcpy(room.bytes, bytes, size);
+  return result(ioctl(fd_, VM_PARTS[static_cast<uint32_t>(part)].set, room.bytes));
 }
 
 // --- Doorbells -----------------------------------------------------------------------------------------------------------
@@ -712,6 +752,16 @@ bool Vcpu::fits(Part part, const uint8_t* bytes, size_t size) {
   return count <= MOST_CPUID && size == sizeof(ListHead) + count * sizeof(kvm_cpuid_entry2);
 }
 
+// What the guest's counter is ahead of the host's; an attribute since Linux 5.16.
+int Vcpu::tscOffset(unsigned long request, uint64_t* value) {
+  kvm_device_attr a;
+  std::memset(&a, 0, sizeof a);
+  a.group = KVM_VCPU_TSC_CTRL;
+  a.attr = KVM_VCPU_TSC_OFFSET;
+  a.addr = reinterpret_cast<uint64_t>(value);
+  return result(ioctl(fd_, request, &a));
+}
+
 int Vcpu::get(Part part, uint8_t* bytes, size_t size) {
   if (guest_) return -EBUSY;
   if (!fits(part, bytes, size)) return -EINVAL;
@@ -721,6 +771,12 @@ int Vcpu::get(Part part, uint8_t* bytes, size_t size) {
     const int khz = result(ioctl(fd_, KVM_GET_TSC_KHZ, 0));
     if (khz >= 0) std::memcpy(bytes, &khz, 4);
     return khz < 0 ? khz : 0;
+  }
+  if (part == Part::TscOffset) {
+    uint64_t offset = 0;
+    const int done = tscOffset(row.get, &offset);
+    if (done >= 0) std::memcpy(bytes, &offset, 8);
+    return done;
   }
   Room room;
   std::memset(room.bytes, 0, sizeof room.bytes);
@@ -739,6 +795,11 @@ int Vcpu::set(Part part, const uint8_t* bytes, size_t size) {
     uint32_t khz = 0;
     std::memcpy(&khz, bytes, 4);
     return result(ioctl(fd_, KVM_SET_TSC_KHZ, static_cast<unsigned long>(khz)));
+  }
+  if (part == Part::TscOffset) {
+    uint64_t offset = 0;
+    std::memcpy(&offset, bytes, 8);
+    return tscOffset(row.set, &offset);
   }
   Room room;
   std::memset(room.bytes, 0, sizeof room.bytes);

@@ -189,10 +189,10 @@ export const INTERRUPT_CASES: readonly ConformanceCase[] = [
       const alone = (c: Code): Code => c.b(0xb0, 0xff, 0xe6, 0x21, 0xe6, 0xa1);
       asleep(b, 0x46, (c) => entry(entry(alone(c), 0x10 + 2 * 10 + 1, 0), 0x10 + 2 * 10, 0x46));
       b.halt();
-      b.interrupts.setPin(10, true);
+      b.interrupts.setPin('ioapic', 10, true);
       b.until(() => b.data(0) === 1, 'the handler');
-      b.interrupts.setPin(10, false);
-      b.interrupts.setPin(10, true);
+      b.interrupts.setPin('ioapic', 10, false);
+      b.interrupts.setPin('ioapic', 10, true);
       b.until(() => b.data(0) === 2, 'the handler, after another edge');
       same(b.log, [], 'bus');
     },
