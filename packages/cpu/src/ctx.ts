@@ -420,7 +420,7 @@ export abstract class SemCtx {
         this.checkFault();
       },
     );
-    return v.get;
+    return v.settled;
   }
   /** Stores likewise. `v` is evaluated once. */
   store(la: Node, size: number, v: Node): void {
@@ -479,7 +479,7 @@ export abstract class SemCtx {
           }
       },
     );
-    return [lo.get, hi.get];
+    return [lo.settled, hi.settled];
   }
   /** Stores 32 bytes likewise; both values must be temporaries. Nothing is stored if any of it faults. */
   storePair(la: Node, lo: Node, hi: Node): void {

@@ -83,8 +83,11 @@ export interface RegionState {
   /** Where a fault, or a need to leave before or after an instruction, goes. */
   readonly faultLabel: Label;
   readonly leaveLabel: Label;
+  readonly attentionLabel: Label;
   /** For those: offset of the RIP to leave at times 256, plus the instructions of the block that did not run. */
   readonly out: Local;
+  /** Not 0: the running instruction's store wants the region to be left after it; {@link out} plus 1. For attentionLabel. */
+  readonly attention: Local;
   /** Not 0: the instruction there is for the interpreter. */
   readonly before: Local;
   /** The data TLB. */
@@ -140,9 +143,10 @@ export class JitCtx extends SemCtx {
   }
   setGpr64(n: number, v: Node): void {
     const l = this.reg(n);
-    this.f.set(l, v);
-    if (this.s.lazy & (1 << n)) this.s.dirty |= 1 << n;
-    else this.f.st64(this.base, l.get, S.GPR + 8 * n);
+    if (this.s.lazy & (1 << n)) {
+      this.f.set(l, v);
+      this.s.dirty |= 1 << n;
+    } else this.f.st64(this.base, l.tee(v), S.GPR + 8 * n);
   }
   setGprLow(n: number, size: 1 | 2, v: Node): void {
     const mask = size === 1 ? 0xff : 0xffff;
@@ -193,10 +197,11 @@ export class JitCtx extends SemCtx {
   }
   override setXmm(n: number, v: Node): void {
     const l = this.xmm(n);
-    this.f.set(l, v);
     this.forget(n);
-    if (this.s.lazyXmm & (1 << n)) this.s.dirtyXmm |= 1 << n;
-    else this.f.stV(this.base, l.get, S.XMM + 16 * n);
+    if (this.s.lazyXmm & (1 << n)) {
+      this.f.set(l, v);
+      this.s.dirtyXmm |= 1 << n;
+    } else this.f.stV(this.base, l.tee(v), S.XMM + 16 * n);
   }
   override getUpper(i: number): Node {
     return ld.v128(this.base, S.YMMH + 16 * this.regOf(i));
@@ -372,15 +377,11 @@ export class JitCtx extends SemCtx {
   }
   /** Leaves after this instruction if somebody asked for attention (stores that hit devices or code). */
   checkAttention(): void {
-    this.f.unlikely(this.attention.get, () => {
-      this.f.set(this.s.out, this.place(this.off + this.insn.length, this.left - 1));
-      this.f.br(this.s.leaveLabel);
-    });
+    this.f.brUnlikely(this.s.attentionLabel, this.s.attention.get);
   }
   protected override tlbEntry(la: Node): Node {
     return this.f.tmp(tlbSlot(la, this.s.tlb.get));
   }
-  attention!: Local;
   /** Whether the instruction stores to memory in a way that may need {@link checkAttention}. */
   stores = false;
 
@@ -423,7 +424,9 @@ export class JitCtx extends SemCtx {
   }
   /** After a slow store, within its cold path. */
   protected override afterSlowStore(): void {
-    this.f.if(i32.le_s(ld.i32(this.base, S.BUDGET), c32(0)), () => this.f.set(this.attention, c32(1)));
+    // One instruction more than there are left: never 0.
+    const after = this.place(this.off + this.insn.length, this.left);
+    this.f.if(i32.le_s(ld.i32(this.base, S.BUDGET), c32(0)), () => this.f.set(this.s.attention, after));
   }
 
   // --- flags ---------------------------------------------------------------------------------------------------------

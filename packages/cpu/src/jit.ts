@@ -508,7 +508,6 @@ export class RegionTranslator {
     const xcell = f.local(I32);
     const near = f.local(I32);
     const code = f.local(I32);
-    const attention = f.local(I32);
     const t32 = f.local(I32);
     const e = f.local(I32);
     let outOfCells = false;
@@ -516,6 +515,7 @@ export class RegionTranslator {
     const tail = f.open('block');
     const leaveLabel = f.open('block');
     const faultLabel = f.open('block');
+    const attentionLabel = f.open('block');
     const lazy = writtenInLoops(blocks);
     const s: RegionState = {
       f,
@@ -540,6 +540,8 @@ export class RegionTranslator {
       matState: env.fn('matState'),
       faultLabel,
       leaveLabel,
+      attentionLabel,
+      attention: f.local(I32),
       out: f.local(I32),
       before: f.local(I32),
       tlb: f.local(I32),
@@ -644,7 +646,6 @@ export class RegionTranslator {
               );
           }
         });
-        c.attention = attention;
         c.lea = n.op === OP.LEA;
         if (OPENERS.has(n.op)) c.leaveIfWaiting();
         (this.h.semantics.get(n.op) as Semantic)(c);
@@ -679,6 +680,9 @@ export class RegionTranslator {
     };
     tree(entry, -1);
     f.unreachable();
+    f.close();
+    f.set(s.out, i32.sub(s.attention.get, c32(1)));
+    f.br(leaveLabel);
     f.close();
     // Fault: FAULT is set, the instruction did not happen.
     const ripOut = (): Node => cut(i64.add(s.pageRip.get, i64.extend_s(i32.shr_s(s.out.get, c32(8)))));

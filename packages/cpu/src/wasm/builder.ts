@@ -27,6 +27,8 @@ const K_SHUFFLE = 9;
 const K_ATOMIC = 10;
 const K_CALLIND = 11;
 const K_FCONST = 12;
+/** In `lo` of a K_LOCAL: see {@link Local.settled}. */
+const SETTLED = 1;
 
 /** One expression. Trees are built by the functions below and written out when a statement uses them. */
 export class Node {
@@ -329,6 +331,10 @@ export class Local {
     this.ty = ty;
     this.get = new Node(K_LOCAL, ty, index, null, null, null, 0, 0, null);
   }
+  /** As {@link Local.get} of a variable that is not set again while the node is in use: {@link Fn.tmp} need not copy it. */
+  get settled(): Node {
+    return new Node(K_LOCAL, this.ty, this.index, null, null, null, SETTLED, 0, null);
+  }
   /** Sets the variable and gives the value. */
   tee(v: Node): Node {
     return new Node(K_TEE, this.ty, this.index, v, null, null, 0, 0, null);
@@ -447,10 +453,10 @@ export class Fn {
 
   /** Stores a value in a temporary and reads it from there: for values used more than once. */
   tmp(v: Node): Node {
-    if (v.kind === K_CONST) return v;
+    if (v.kind === K_CONST || (v.kind === K_LOCAL && v.lo === SETTLED)) return v;
     const l = this.temp(v.ty as Ty);
     this.set(l, v);
-    return l.get;
+    return l.settled;
   }
 
   /** How many temporaries are taken; pass to {@link Fn.release}. */
@@ -487,6 +493,12 @@ export class Fn {
         if (n.ty === F64) for (let s = 0; s < 32; s += 8) w.u8((n.hi >>> s) & 0xff);
         return;
       case K_LOCAL:
+        if (w.len === this.setEnd && n.op === this.setIndex) {
+          // Set and read at once: local.tee.
+          w.buf[this.setStart] = 0x22;
+          this.setEnd = -1;
+          return;
+        }
         w.u8(0x20);
         w.u32(n.op);
         return;
@@ -571,9 +583,16 @@ export class Fn {
   /** `local = v` */
   set(l: Local, v: Node): void {
     this.emit(v);
+    this.setStart = this.code.len;
+    this.setIndex = l.index;
     this.code.u8(0x21);
     this.code.u32(l.index);
+    this.setEnd = this.code.len;
   }
+  /** The last local.set: where it starts and ends, and what it sets. */
+  private setStart = 0;
+  private setEnd = -1;
+  private setIndex = 0;
 
   /** Evaluates for effect, dropping a result if there is one. */
   do(n: Node): void {
