@@ -1,46 +1,21 @@
 // #AC in user mode with CR0.AM and EFLAGS.AC. Intel SDM vol. 3A §6.15, interrupt 17; vol. 2 §2.4 and the instructions' pages.
-import { Exit, TimerQueue, type VcpuBus } from '@hyve/core';
+import { Exit } from '@hyve/core';
 import { describe, expect, it } from 'vitest';
-import { SoftCpu } from '../src/index.ts';
-
-const BUS: VcpuBus = {
-  ioRead: () => 0,
-  ioWrite: () => {},
-  mmioRead: () => 0,
-  mmioWrite: () => {},
-  rdmsr: () => false,
-  wrmsr: () => false,
-  readCr8: () => 0,
-  writeCr8: () => {},
-};
+import { createMachine, flat32 } from './machine.ts';
 
 /** Whether code at CPL 3, EBX holding an address, faults: there is no IDT, so that any exception ends in shutdown. */
 function faults(threshold: number, code: readonly number[], address: number, ac: boolean): boolean {
-  const cpu = new SoftCpu({ threshold });
-  const vm = cpu.createVm({
-    memory: [{ base: 0, size: 1 << 20, kind: 'ram', name: 'ram' }],
-    vcpus: 1,
-    bus: () => BUS,
-    cpuid: () => cpu.supportedCpuid(),
-    clock: new TimerQueue(() => performance.now() * 1e6),
-    tscHz: 1e9,
-  });
+  const { vm, vcpu } = createMachine({ cpu: { threshold } });
   vm.memory.load(0x1000, Uint8Array.from([...code, 0xeb, 0xfe])); // jmp $
-  const vcpu = vm.vcpus[0] as (typeof vm.vcpus)[number];
-  const s = vcpu.getState();
+  const s = flat32(vcpu, 0x1000, 3);
   vcpu.setState({
     ...s,
     cr0: 0x40031n,
     cr4: 0x40600n,
     xcr0: 7n,
-    rip: 0x1000n,
     rflags: ac ? 0x40002n : 2n,
     idtr: { base: 0n, limit: 0 },
     gpr: s.gpr.map((_, n) => (n === 3 ? BigInt(address) : n === 4 ? 0x8000n : 0n)),
-    segments: s.segments.map((g, n) =>
-      n < 6 ? { selector: n === 1 ? 0x1b : 0x23, base: 0n, limit: 0xffffffff, attr: n === 1 ? 0xc0fb : 0xc0f3 } : g,
-    ),
-    activity: 'running',
   });
   const { reason } = vcpu.run(1e6);
   expect([Exit.Shutdown, Exit.Budget]).toContain(reason);

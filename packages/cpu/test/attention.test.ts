@@ -1,50 +1,23 @@
 // When the run loop hears of a kick: right after the instruction that caused it, whatever surrounds it.
-import { Exit, TimerQueue, type VcpuBus } from '@hyve/core';
+import { Exit } from '@hyve/core';
 import { describe, expect, it } from 'vitest';
-import { SoftCpu } from '../src/index.ts';
+import { createMachine, flat32 } from './machine.ts';
 
-/** A machine of 1 MiB that runs `code` in 32-bit mode at 0x1000; writes to 0x800000 and ports kick. */
-function machine(code: readonly number[], threshold: number) {
-  const clock = new TimerQueue(() => performance.now() * 1e6);
+/** Runs `code` in 32-bit mode at 0x1000; writes to 0x800000 and ports kick. */
+function kicking(code: readonly number[], threshold: number) {
   const writes: number[] = [];
-  const bus: VcpuBus = {
-    ioRead: () => 0,
-    ioWrite: () => vcpu.kick(),
-    mmioRead: () => 0,
-    mmioWrite: (_addr, _width, value) => {
-      writes.push(value);
-      vcpu.kick();
+  const { vm, vcpu } = createMachine({
+    cpu: { threshold },
+    bus: {
+      ioWrite: () => vcpu.kick(),
+      mmioWrite: (_addr, _width, value) => {
+        writes.push(value);
+        vcpu.kick();
+      },
     },
-    rdmsr: () => false,
-    wrmsr: () => false,
-    readCr8: () => 0,
-    writeCr8: () => {},
-  };
-  const cpu = new SoftCpu({ threshold });
-  const vm = cpu.createVm({
-    memory: [{ base: 0, size: 1 << 20, kind: 'ram', name: 'ram' }],
-    vcpus: 1,
-    bus: () => bus,
-    cpuid: () => cpu.supportedCpuid(),
-    clock,
-    tscHz: 1e9,
   });
-  const vcpu = vm.vcpus[0] as (typeof vm.vcpus)[number];
   vm.memory.load(0x1000, Uint8Array.from(code));
-  const s = vcpu.getState();
-  const flat = { base: 0n, limit: 0xffffffff };
-  vcpu.setState({
-    ...s,
-    rip: 0x1000n,
-    cr0: 0x11n,
-    segments: s.segments.map((g, n) =>
-      n === 1
-        ? { ...g, ...flat, selector: 8, attr: 0xc09b }
-        : n < 6
-          ? { ...g, ...flat, selector: 16, attr: 0xc093 }
-          : g,
-    ),
-  });
+  vcpu.setState(flat32(vcpu, 0x1000));
   return { vcpu, writes };
 }
 
@@ -61,7 +34,7 @@ describe('a kick from within an instruction', () => {
     ['translator', 5],
   ] as const)
     it(`ends run() right after that instruction, ${tier}`, () => {
-      const { vcpu, writes } = machine(LOOP, threshold);
+      const { vcpu, writes } = kicking(LOOP, threshold);
       for (let n = 0; n < 600; n++) {
         expect(vcpu.run(1e9).reason).toBe(Exit.Kicked);
         expect([n, vcpu.getState().rip]).toEqual([n, AFTER[n % 3]]);
@@ -72,7 +45,7 @@ describe('a kick from within an instruction', () => {
     });
 
   it('does not disturb the code: the next pass runs through', () => {
-    const { vcpu } = machine(LOOP, 0);
+    const { vcpu } = kicking(LOOP, 0);
     vcpu.run(1e9);
     const before = vcpu.getState();
     vcpu.setState({ ...before, rip: 0x1007n });

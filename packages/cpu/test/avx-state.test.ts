@@ -1,10 +1,10 @@
 // What switches AVX on and off, its registers' upper halves, and what CPUID says of its state. Intel SDM vol. 1 §13.2,
 // §14.3; vol. 2 §2.4, §2.8.
-import { Exit, TimerQueue, type VcpuBus } from '@hyve/core';
+import { Exit } from '@hyve/core';
 import type { Asm } from '@hyve/x86/asm';
 import { describe, expect, it } from 'vitest';
-import { SoftCpu } from '../src/index.ts';
 import { DATA, Machine } from './float-rig.ts';
+import { createMachine, realMode } from './machine.ts';
 
 const machine = new Machine();
 const bytes =
@@ -45,7 +45,7 @@ describe('the switches of AVX', () => {
     ['ANDN', [0xc4, 0xe2, 0x70, 0xf2, 0xc2], UD],
     ['LZCNT', [0xf3, 0x0f, 0xbd, 0xc1], NONE],
   ] as const)('%s in real mode', (_, code, vector) => {
-    expect(realMode(Uint8Array.from(code))).toBe(vector);
+    expect(inRealMode(Uint8Array.from(code))).toBe(vector);
   });
 });
 
@@ -139,44 +139,15 @@ describe('CPUID', () => {
 });
 
 /** Runs an instruction and HLT in real mode with AVX enabled; the vector that came, or -1. */
-function realMode(code: Uint8Array): number {
-  const bus: VcpuBus = {
-    ioRead: () => 0,
-    ioWrite: () => {},
-    mmioRead: () => 0,
-    mmioWrite: () => {},
-    rdmsr: () => false,
-    wrmsr: () => false,
-    readCr8: () => 0,
-    writeCr8: () => {},
-  };
-  const cpu = new SoftCpu();
-  const vm = cpu.createVm({
-    memory: [{ base: 0, size: 1 << 20, kind: 'ram', name: 'ram' }],
-    vcpus: 1,
-    bus: () => bus,
-    cpuid: () => cpu.supportedCpuid(),
-    clock: new TimerQueue(() => performance.now() * 1e6),
-    tscHz: 1e9,
-  });
+function inRealMode(code: Uint8Array): number {
+  const { vm, vcpu } = createMachine();
   for (let v = 0; v < 32; v++) {
     vm.memory.write32(4 * v, 0x600 + v);
     vm.memory.write8(0x600 + v, 0xf4);
   }
   vm.memory.load(0x1000, code);
   vm.memory.write8(0x1000 + code.length, 0xf4);
-  const vcpu = vm.vcpus[0] as (typeof vm.vcpus)[number];
-  const s = vcpu.getState();
-  vcpu.setState({
-    ...s,
-    cr4: OSXSAVE,
-    xcr0: 7n,
-    rip: 0x1000n,
-    rflags: 2n,
-    gpr: s.gpr.map((_, n) => (n === 4 ? 0x8000n : 0n)),
-    segments: s.segments.map((g, n) => (n === 1 ? { ...g, selector: 0, base: 0n } : g)),
-    activity: 'running',
-  });
+  vcpu.setState({ ...realMode(vcpu, 0x1000), cr4: OSXSAVE, xcr0: 7n, rflags: 2n });
   expect(vcpu.run(1e9).reason).toBe(Exit.Halt);
   const rip = Number(vcpu.getState().rip);
   return rip >= 0x600 && rip < 0x640 ? rip - 0x601 : -1;

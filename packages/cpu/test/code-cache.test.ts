@@ -1,39 +1,14 @@
 // A generated interpreter that was kept runs as one that was just made.
-import { type CpuidEntry, TimerQueue, type VcpuBus } from '@hyve/core';
 import { describe, expect, it } from 'vitest';
-import { type CodeCache, SoftCpu } from '../src/index.ts';
-
-const bus: VcpuBus = {
-  ioRead: () => 0,
-  ioWrite: () => {},
-  mmioRead: () => 0,
-  mmioWrite: () => {},
-  rdmsr: () => false,
-  wrmsr: () => false,
-  readCr8: () => 0,
-  writeCr8: () => {},
-};
+import type { CodeCache } from '../src/index.ts';
+import { createMachine, realMode } from './machine.ts';
 
 /** Runs AX = 6 * 7 and HLT in real mode at 0x1000; gives AX. */
-function run(code: CodeCache | undefined, size = 1 << 16): bigint {
-  const cpu = new SoftCpu(code === undefined ? {} : { code });
-  const vm = cpu.createVm({
-    memory: [{ base: 0, size, kind: 'ram', name: 'ram' }],
-    vcpus: 1,
-    bus: () => bus,
-    cpuid: (): readonly CpuidEntry[] => cpu.supportedCpuid(),
-    clock: new TimerQueue(() => 0),
-    tscHz: 1e9,
-  });
+function run(code: CodeCache | undefined, ram = 1 << 16): bigint {
+  const { vm, vcpu } = createMachine({ ram, ...(code === undefined ? {} : { cpu: { code } }) });
   // mov al, 6; mov cl, 7; mul cl; hlt
   vm.memory.load(0x1000, Uint8Array.of(0xb0, 6, 0xb1, 7, 0xf6, 0xe1, 0xf4));
-  const vcpu = vm.vcpus[0] as (typeof vm.vcpus)[number];
-  const s = vcpu.getState();
-  vcpu.setState({
-    ...s,
-    rip: 0x1000n,
-    segments: s.segments.map((g, n) => (n === 1 ? { ...g, base: 0n, selector: 0 } : g)),
-  });
+  vcpu.setState(realMode(vcpu, 0x1000));
   vcpu.run(1e6);
   const ax = (vcpu.getState().gpr[0] as bigint) & 0xffffn;
   vm.close();

@@ -1,8 +1,7 @@
 // Debug exceptions end to end: when they come, with what in DR6. Intel SDM volume 3B 18.2 and 18.3. Programs run in real mode,
 // where handlers are short.
-import { TimerQueue, type VcpuBus } from '@hyve/core';
 import { describe, expect, it } from 'vitest';
-import { SoftCpu } from '../src/index.ts';
+import { createMachine, realMode } from './machine.ts';
 
 const CODE = 0x1000;
 const DB_HANDLER = 0x2000;
@@ -12,31 +11,17 @@ const LOG = 0x3000;
 /** Runs `code` until it writes a port; gives [vector, address, DR6 bits 0–15] of each #DB and #BP. */
 function run(code: readonly number[], vendor = 'GenuineIntel'): [vector: number, ip: number, dr6: number][] {
   let done = false;
-  const bus: VcpuBus = {
-    ioRead: () => 0,
-    ioWrite: () => {
-      done = true;
-      vcpu.kick();
-    },
-    mmioRead: () => 0,
-    mmioWrite: () => {},
-    rdmsr: () => false,
-    wrmsr: () => false,
-    readCr8: () => 0,
-    writeCr8: () => {},
-  };
-  const cpu = new SoftCpu();
   const word = (s: string): number => s.split('').reduceRight((v, c) => v * 256 + c.charCodeAt(0), 0);
   const [ebx, edx, ecx] = [0, 4, 8].map((at) => word(vendor.slice(at, at + 4))) as [number, number, number];
-  const vm = cpu.createVm({
-    memory: [{ base: 0, size: 1 << 20, kind: 'ram', name: 'ram' }],
-    vcpus: 1,
-    bus: () => bus,
-    cpuid: () => cpu.supportedCpuid().map((r) => (r.leaf === 0 ? { ...r, ebx, ecx, edx } : r)),
-    clock: new TimerQueue(() => performance.now() * 1e6),
-    tscHz: 1e9,
+  const { vm, vcpu } = createMachine({
+    bus: {
+      ioWrite: () => {
+        done = true;
+        vcpu.kick();
+      },
+    },
+    cpuid: (r) => (r.leaf === 0 ? { ...r, ebx, ecx, edx } : r),
   });
-  const vcpu = vm.vcpus[0] as (typeof vm.vcpus)[number];
   const put = (at: number, ...bytes: number[]): void => vm.memory.load(at, Uint8Array.from(bytes));
   put(1 * 4, DB_HANDLER & 0xff, DB_HANDLER >> 8, 0, 0);
   put(3 * 4, BP_HANDLER & 0xff, BP_HANDLER >> 8, 0, 0);
@@ -47,13 +32,8 @@ function run(code: readonly number[], vendor = 'GenuineIntel'): [vector: number,
   ] as const)
     put(at, 0xb8, vector, 0, 0xab, 0x58, 0x50, 0xab, 0x0f, 0x21, 0xf0, 0xab, 0x66, 0x31, 0xc0, 0x0f, 0x23, 0xf0, 0x0f, 0x23, 0xf8, 0xcf); // biome-ignore format: code
   put(CODE, ...code, 0xe6, 0x80);
-  const s = vcpu.getState();
-  vcpu.setState({
-    ...s,
-    rip: BigInt(CODE),
-    gpr: s.gpr.map((_v, n) => (n === 4 ? 0x8000n : n === 7 ? BigInt(LOG) : 0n)),
-    segments: s.segments.map((g, n) => (n < 6 ? { ...g, selector: 0, base: 0n, limit: 0xffff } : g)),
-  });
+  const s = realMode(vcpu, CODE);
+  vcpu.setState({ ...s, gpr: s.gpr.map((v, n) => (n === 7 ? BigInt(LOG) : v)) });
   for (let n = 0; n < 100 && !done; n++) vcpu.run(1e7);
   if (!done) throw new Error(`no end, RIP ${vcpu.getState().rip}`);
   const out: [number, number, number][] = [];

@@ -1,7 +1,7 @@
 // x87 errors with CR0.NE clear: FERR#, IGNNE# and the wait for an interrupt. Intel SDM vol. 1 §8.7.2 and appendix D.
-import { Exit, TimerQueue } from '@hyve/core';
+import { Exit } from '@hyve/core';
 import { describe, expect, it } from 'vitest';
-import { SoftCpu } from '../src/index.ts';
+import { createMachine, realMode } from './machine.ts';
 
 const CODE = 0x1000;
 const HANDLER = 0x600;
@@ -15,43 +15,18 @@ const OUT_F0 = [0xe6, 0xf0];
 const IRET = 0xcf;
 
 /** A machine in real mode whose FERR# is counted. */
-function machine(threshold: number, code: readonly number[], handler: readonly number[]) {
+function counting(threshold: number, code: readonly number[], handler: readonly number[]) {
   let ferr = 0;
   const written: number[] = [];
-  const cpu = new SoftCpu({ threshold });
-  const vm = cpu.createVm({
-    memory: [{ base: 0, size: 1 << 20, kind: 'ram', name: 'ram' }],
-    vcpus: 1,
-    bus: () => ({
-      ioRead: () => 0,
-      ioWrite: (port) => void written.push(port),
-      mmioRead: () => 0,
-      mmioWrite: () => {},
-      rdmsr: () => false,
-      wrmsr: () => false,
-      readCr8: () => 0,
-      writeCr8: () => {},
-      ferr: () => void ferr++,
-    }),
-    cpuid: () => cpu.supportedCpuid(),
-    clock: new TimerQueue(() => performance.now() * 1e6),
-    tscHz: 1e9,
+  const { vm, vcpu } = createMachine({
+    cpu: { threshold },
+    bus: { ioWrite: (port) => void written.push(port), ferr: () => void ferr++ },
   });
   vm.memory.write32(4 * VECTOR, HANDLER);
   vm.memory.write16(0x2000, 0x37b); // division by zero is not masked
   vm.memory.load(HANDLER, Uint8Array.from(handler));
   vm.memory.load(CODE, Uint8Array.from(code));
-  const vcpu = vm.vcpus[0] as (typeof vm.vcpus)[number];
-  const s = vcpu.getState();
-  vcpu.setState({
-    ...s,
-    cr0: 0x10n,
-    rip: BigInt(CODE),
-    rflags: 0x202n,
-    gpr: s.gpr.map((_, n) => (n === 4 ? 0x8000n : 0n)),
-    segments: s.segments.map((g, n) => (n === 1 ? { ...g, selector: 0, base: 0n } : g)),
-    activity: 'running',
-  });
+  vcpu.setState({ ...realMode(vcpu, CODE), cr0: 0x10n, rflags: 0x202n });
   return {
     vcpu,
     run: () => vcpu.run(1e9).reason,
@@ -69,7 +44,7 @@ describe.each([
   const atWait = CODE + FLDCW.length + DIVIDE.length;
 
   it('raise FERR# at the next waiting instruction, which waits for an interrupt', () => {
-    const m = machine(threshold, code, [...OUT_F0, ...FNCLEX, IRET]);
+    const m = counting(threshold, code, [...OUT_F0, ...FNCLEX, IRET]);
     expect(m.run()).toBe(Exit.Halt);
     expect([m.rip(), m.ferr()]).toEqual([atWait, 1]);
     // Nothing came: it waits on.
@@ -84,7 +59,7 @@ describe.each([
   it('are ignored after a write to port 0xF0, until they are cleared', () => {
     // The handler and what it interrupted go on computing; then the error is cleared and comes up anew.
     const again = [...FNCLEX, ...DIVIDE, FWAIT, HLT];
-    const m = machine(threshold, [...FLDCW, ...DIVIDE, FWAIT, ...again], [...OUT_F0, 0xd9, 0xe8, IRET]);
+    const m = counting(threshold, [...FLDCW, ...DIVIDE, FWAIT, ...again], [...OUT_F0, 0xd9, 0xe8, IRET]);
     expect(m.run()).toBe(Exit.Halt);
     expect([m.rip(), m.ferr()]).toEqual([atWait, 1]);
     m.vcpu.inject(VECTOR);
@@ -93,7 +68,7 @@ describe.each([
   });
 
   it('come again when the handler did nothing about them', () => {
-    const m = machine(threshold, code, [IRET]);
+    const m = counting(threshold, code, [IRET]);
     m.run();
     m.vcpu.inject(VECTOR);
     expect(m.run()).toBe(Exit.Halt);
@@ -101,7 +76,7 @@ describe.each([
   });
 
   it('a write to port 0xF0 without an error is no licence for later', () => {
-    const m = machine(threshold, [...OUT_F0, ...code], [IRET]);
+    const m = counting(threshold, [...OUT_F0, ...code], [IRET]);
     expect(m.run()).toBe(Exit.Halt);
     expect([m.rip(), m.ferr()]).toEqual([atWait + OUT_F0.length, 1]);
   });

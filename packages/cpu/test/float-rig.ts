@@ -1,14 +1,15 @@
 // Runs the generated floating-point functions directly, and single instructions on a whole CPU.
-import { Exit, TimerQueue, type VcpuBus, type VcpuStateV1 } from '@hyve/core';
+import { Exit, type VcpuStateV1 } from '@hyve/core';
 import { type Address, Asm } from '@hyve/x86/asm';
 import fc from 'fast-check';
-import { SoftCpu } from '../src/index.ts';
+import type { SoftVcpu, SoftVm } from '../src/index.ts';
 import { emitF80 } from '../src/sem/f80.ts';
 import { emitSoftFloat, FL } from '../src/sem/softfloat.ts';
 import { emitTranscendental } from '../src/sem/transcendental.ts';
 import * as S from '../src/state.ts';
 import { type FnRef, Module } from '../src/wasm/builder.ts';
 import { F32, F64, F80, type Format } from './ieee-model.ts';
+import { createMachine, flat32 } from './machine.ts';
 
 /** Control word of the functions. */
 export const ctlOf = (o: { mode: number; masks?: number; daz?: boolean; ftz?: boolean; pc?: number }): number =>
@@ -171,32 +172,14 @@ export interface After {
   data(at: number, n: number): Uint8Array;
 }
 
-const NOTHING: VcpuBus = {
-  ioRead: () => 0,
-  ioWrite: () => {},
-  mmioRead: () => 0,
-  mmioWrite: () => {},
-  rdmsr: () => false,
-  wrmsr: () => false,
-  readCr8: () => 0,
-  writeCr8: () => {},
-};
-
 /** A 32-bit flat machine without paging whose exceptions end in HLT. */
 export class Machine {
-  private readonly vm;
+  private readonly vm: SoftVm;
+  private readonly vcpu: SoftVcpu;
   private readonly initial: VcpuStateV1;
   /** @param threshold of the translator; 0 interprets only */
   constructor(threshold?: number) {
-    const cpu = new SoftCpu(threshold === undefined ? {} : { threshold });
-    this.vm = cpu.createVm({
-      memory: [{ base: 0, size: 1 << 20, kind: 'ram', name: 'ram' }],
-      vcpus: 1,
-      bus: () => NOTHING,
-      cpuid: () => cpu.supportedCpuid(),
-      clock: new TimerQueue(() => performance.now() * 1e6),
-      tscHz: 1e9,
-    });
+    ({ vm: this.vm, vcpu: this.vcpu } = createMachine({ cpu: threshold === undefined ? {} : { threshold } }));
     const mem = this.vm.memory;
     for (let v = 0; v < 32; v++) {
       mem.write32(IDT + 8 * v, (8 << 16) | (STUBS + 16 * v));
@@ -208,25 +191,16 @@ export class Machine {
     mem.write32(0x400c, 0x00cf9b00);
     mem.write32(0x4010, 0x0000ffff);
     mem.write32(0x4014, 0x00cf9300);
-    const s = (this.vm.vcpus[0] as (typeof this.vm.vcpus)[number]).getState();
-    const flat = { base: 0n, limit: 0xffffffff };
     this.initial = {
-      ...s,
+      ...flat32(this.vcpu, CODE),
       gdtr: { base: 0x4000n, limit: 0x17 },
       idtr: { base: BigInt(IDT), limit: 0xff },
-      segments: s.segments.map((g, n) =>
-        n === 1
-          ? { ...g, ...flat, selector: 8, attr: 0xc09b }
-          : n < 6
-            ? { ...g, ...flat, selector: 16, attr: 0xc093 }
-            : g,
-      ),
     };
   }
 
   /** Assembles and runs instructions. */
   run(code: (a: Asm) => Asm, before: Regs = {}): After {
-    const vcpu = this.vm.vcpus[0] as (typeof this.vm.vcpus)[number];
+    const { vcpu } = this;
     this.vm.memory.load(
       CODE,
       code(new Asm({ mode: 32, origin: CODE }))

@@ -1,52 +1,12 @@
 // Repeated string instructions beside a model that goes element by element: overlaps, both directions, page ends.
-import { Exit, TimerQueue, type VcpuBus } from '@hyve/core';
+import { Exit } from '@hyve/core';
 import { describe, expect, it } from 'vitest';
-import { SoftCpu } from '../src/index.ts';
+import { createMachine, flat32 } from './machine.ts';
 
 const RAM = 1 << 16;
 const CODE = 0x1000;
 const CF = 1;
 const ZF = 0x40;
-
-const bus: VcpuBus = {
-  ioRead: () => 0,
-  ioWrite: () => {},
-  mmioRead: () => 0xff,
-  mmioWrite: () => {},
-  rdmsr: () => false,
-  wrmsr: () => false,
-  readCr8: () => 0,
-  writeCr8: () => {},
-};
-
-/** A 32-bit flat machine; `threshold` 0 is the interpreter alone. */
-function machine(threshold: number) {
-  const cpu = new SoftCpu({ threshold });
-  const vm = cpu.createVm({
-    memory: [{ base: 0, size: RAM, kind: 'ram', name: 'ram' }],
-    vcpus: 1,
-    bus: () => bus,
-    cpuid: () => cpu.supportedCpuid(),
-    clock: new TimerQueue(() => performance.now() * 1e6),
-    tscHz: 1e9,
-  });
-  const vcpu = vm.vcpus[0] as (typeof vm.vcpus)[number];
-  const flat = { base: 0n, limit: 0xffffffff };
-  const s = vcpu.getState();
-  const start = {
-    ...s,
-    rip: BigInt(CODE),
-    cr0: 0x11n,
-    segments: s.segments.map((g, n) =>
-      n === 1
-        ? { ...g, ...flat, selector: 8, attr: 0xc09b }
-        : n < 6
-          ? { ...g, ...flat, selector: 16, attr: 0xc093 }
-          : g,
-    ),
-  };
-  return { vm, vcpu, start };
-}
 
 interface Case {
   readonly op: 'movs' | 'stos' | 'scas' | 'cmps';
@@ -131,7 +91,8 @@ describe.each([
   ['translated', 1],
 ] as const)('repeated string instructions, %s', (_name, threshold) => {
   it('do what the same elements one after the other do', () => {
-    const { vm, vcpu, start } = machine(threshold);
+    const { vm, vcpu } = createMachine({ cpu: { threshold }, ram: RAM });
+    const start = flat32(vcpu, CODE);
     for (const t of cases()) {
       const op = OPCODE[t.op] + (t.size === 1 ? 0 : 1);
       const code = [t.down ? 0xfd : 0xfc, ...(t.size === 2 ? [0x66] : []), t.rep, op, 0xfc, 0xf4];

@@ -1,10 +1,10 @@
 // What the processor tells a clock: exact counts of instructions, and one time stamp counter for all processors.
-import { type Clock, type CpuidEntry, Exit, TimerQueue, type VcpuBus } from '@hyve/core';
+import { type Clock, type CpuidEntry, Exit, TimerQueue } from '@hyve/core';
 import { describe, expect, it } from 'vitest';
-import { SoftCpu } from '../src/index.ts';
+import { createMachine, flat32 } from './machine.ts';
 
 /** Runs `code` in flat 32-bit mode at 0x1000; `seen` gets the count of retired instructions at every device access. */
-function machine(code: readonly number[], o: { threshold?: number; cpuid?: (r: CpuidEntry) => CpuidEntry } = {}) {
+function counting(code: readonly number[], o: { threshold?: number; cpuid?: (r: CpuidEntry) => CpuidEntry } = {}) {
   const seen: number[] = [];
   let counter: { retired(): number } | null = null;
   const count = (): number => counter?.retired() ?? 0;
@@ -12,48 +12,21 @@ function machine(code: readonly number[], o: { threshold?: number; cpuid?: (r: C
   // Nothing is translated in virtual time.
   if (o.threshold === undefined) Object.assign(clock, { nsPerInstruction: 1 });
   const note = (): number => seen.push(count()) & 0;
-  const bus: VcpuBus = {
-    ioRead: note,
-    ioWrite: note,
-    mmioRead: note,
-    mmioWrite: note,
-    rdmsr: () => false,
-    wrmsr: () => false,
-    readCr8: () => 0,
-    writeCr8: () => {},
-  };
-  const cpu = new SoftCpu(o.threshold === undefined ? {} : { threshold: o.threshold });
-  const vm = cpu.createVm({
-    memory: [{ base: 0, size: 1 << 20, kind: 'ram', name: 'ram' }],
-    vcpus: 1,
-    bus: () => bus,
-    cpuid: () => cpu.supportedCpuid().map(o.cpuid ?? ((r) => r)),
+  const { vm, vcpu } = createMachine({
+    cpu: o.threshold === undefined ? {} : { threshold: o.threshold },
+    bus: { ioRead: note, ioWrite: note, mmioRead: note, mmioWrite: note },
     clock,
-    tscHz: 1e9,
+    ...(o.cpuid === undefined ? {} : { cpuid: o.cpuid }),
   });
-  const vcpu = vm.vcpus[0] as (typeof vm.vcpus)[number];
   counter = vcpu;
   vm.memory.load(0x1000, Uint8Array.from(code));
-  const s = vcpu.getState();
-  const flat = { base: 0n, limit: 0xffffffff };
-  vcpu.setState({
-    ...s,
-    rip: 0x1000n,
-    cr0: 0x11n,
-    segments: s.segments.map((g, n) =>
-      n === 1
-        ? { ...g, ...flat, selector: 8, attr: 0xc09b }
-        : n < 6
-          ? { ...g, ...flat, selector: 16, attr: 0xc093 }
-          : g,
-    ),
-  });
+  vcpu.setState(flat32(vcpu, 0x1000));
   return { vm, vcpu, seen };
 }
 
 describe('virtual time', () => {
   it('counts exactly inside every kind of device access, in the middle of a block too', () => {
-    const { vcpu, seen } = machine([
+    const { vcpu, seen } = counting([
       0x43, 0x43, // inc ebx; inc ebx
       0xe6, 0x80, // out 0x80, al          after 2
       0x43, // inc ebx
@@ -71,7 +44,7 @@ describe('virtual time', () => {
   });
 
   it('reads the time stamp counter as of the instruction itself', () => {
-    const { vcpu } = machine([0x43, 0x43, 0x0f, 0x31, 0x43, 0x89, 0xc6, 0x0f, 0x31, 0x43, 0xeb, 0xfe]);
+    const { vcpu } = counting([0x43, 0x43, 0x0f, 0x31, 0x43, 0x89, 0xc6, 0x0f, 0x31, 0x43, 0xeb, 0xfe]);
     vcpu.run(100);
     const { gpr } = vcpu.getState();
     expect([gpr[6], gpr[0]]).toEqual([2n, 5n]); // rdtsc; inc ebx; mov esi, eax; rdtsc
@@ -80,11 +53,11 @@ describe('virtual time', () => {
   it('gives RDTSCP the number of the processor, where CPUID has it', () => {
     // mov ecx, IA32_TSC_AUX; mov eax, 0x55; xor edx, edx; wrmsr; rdtscp; mov esi, ecx; jmp $
     const code = [0xb9, 3, 1, 0, 0xc0, 0xb8, 0x55, 0, 0, 0, 0x31, 0xd2, 0x0f, 0x30, 0x0f, 0x01, 0xf9, 0x89, 0xce];
-    const { vcpu } = machine([...code, 0xeb, 0xfe]);
+    const { vcpu } = counting([...code, 0xeb, 0xfe]);
     vcpu.run(100);
     const { gpr } = vcpu.getState();
     expect([gpr[0], gpr[1], gpr[2], gpr[6]]).toEqual([4n, 0x55n, 0n, 0x55n]);
-    const without = machine([0x0f, 0x01, 0xf9, 0xeb, 0xfe], {
+    const without = counting([0x0f, 0x01, 0xf9, 0xeb, 0xfe], {
       cpuid: (r) => (r.leaf === 0x80000001 ? { ...r, edx: r.edx & ~(1 << 27) } : r),
     });
     // #UD finds no IDT.
@@ -95,7 +68,7 @@ describe('virtual time', () => {
   it('reads the counters in translated code too', () => {
     // rdtscp; mov esi, eax; rdtsc; sub eax, esi; add ebx, eax; inc edi; jmp back
     const code = [0x0f, 0x01, 0xf9, 0x89, 0xc6, 0x0f, 0x31, 0x29, 0xf0, 0x01, 0xc3, 0x47, 0xeb, 0xf2];
-    const { vm, vcpu } = machine(code, { threshold: 1 });
+    const { vm, vcpu } = counting(code, { threshold: 1 });
     for (let i = 0; i < 20; i++) vcpu.run(100_000);
     expect(vm.counters()['regions']).toBeGreaterThan(0);
     const { gpr } = vcpu.getState();
@@ -105,7 +78,7 @@ describe('virtual time', () => {
 
   it('ends after exactly as many instructions as fit into the budget', () => {
     // A loop of 61 instructions, longer than a block.
-    const { vcpu } = machine([...new Array<number>(60).fill(0x43), 0xeb, 0xc2]);
+    const { vcpu } = counting([...new Array<number>(60).fill(0x43), 0xeb, 0xc2]);
     let want = 0;
     for (const n of [1, 2, 47, 48, 49, 50, 61, 96, 97, 1000, 12345, 100_000, 7]) {
       expect([n, vcpu.run(n).reason]).toEqual([n, Exit.Budget]);
@@ -124,25 +97,7 @@ describe('time stamp counters', () => {
       ns += 1_000_000; // each look at the clock takes a millisecond
       return ns;
     });
-    const cpu = new SoftCpu();
-    const bus: VcpuBus = {
-      ioRead: () => 0,
-      ioWrite: () => {},
-      mmioRead: () => 0,
-      mmioWrite: () => {},
-      rdmsr: () => false,
-      wrmsr: () => false,
-      readCr8: () => 0,
-      writeCr8: () => {},
-    };
-    const vm = cpu.createVm({
-      memory: [{ base: 0, size: 1 << 20, kind: 'ram', name: 'ram' }],
-      vcpus: 3,
-      bus: () => bus,
-      cpuid: () => cpu.supportedCpuid(),
-      clock,
-      tscHz: 1e9,
-    });
+    const { vm } = createMachine({ vcpus: 3, clock });
     const now = vm.vcpus.map((v) => v.tscNow());
     expect([now[1]! - now[0]!, now[2]! - now[1]!]).toEqual([1e6, 1e6]);
   });

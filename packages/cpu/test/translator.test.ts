@@ -1,12 +1,11 @@
 // Translation on a thread of its own: answers are taken in, come too late, or never.
-import { TimerQueue, type VcpuBus } from '@hyve/core';
 import { Decoder, OP } from '@hyve/x86';
 import { describe, expect, it } from 'vitest';
 import { FEATURES } from '../src/features.ts';
-import { SoftCpu } from '../src/index.ts';
 import { RegionTranslator, rangesOf } from '../src/jit.ts';
 import { allSemantics } from '../src/sem/index.ts';
 import { serveTranslator, type TranslationStore, type TranslatorThread } from '../src/translator.ts';
+import { createMachine, flat32 } from './machine.ts';
 
 /** A thread that is none: it answers when told to. */
 class SameThread implements TranslatorThread {
@@ -42,43 +41,14 @@ class SameThread implements TranslatorThread {
   }
 }
 
-/** 32-bit code at 0x1000 with EAX counting up; 64 KiB of RAM. */
-function machine(code: readonly number[], thread: TranslatorThread) {
-  const bus: VcpuBus = {
-    ioRead: () => 0,
-    ioWrite: () => {},
-    mmioRead: () => 0,
-    mmioWrite: () => {},
-    rdmsr: () => false,
-    wrmsr: () => false,
-    readCr8: () => 0,
-    writeCr8: () => {},
-  };
-  const cpu = new SoftCpu({ threshold: 100, translator: () => thread, translatorAtOnce: true });
-  const vm = cpu.createVm({
-    memory: [{ base: 0, size: 1 << 16, kind: 'ram', name: 'ram' }],
-    vcpus: 1,
-    bus: () => bus,
-    cpuid: () => cpu.supportedCpuid(),
-    clock: new TimerQueue(() => performance.now() * 1e6),
-    tscHz: 1e9,
+/** 32-bit code at 0x1000, 64 KiB of RAM, `thread` translates. */
+function translated(code: readonly number[], thread: TranslatorThread) {
+  const { vm, vcpu } = createMachine({
+    cpu: { threshold: 100, translator: () => thread, translatorAtOnce: true },
+    ram: 1 << 16,
   });
-  const vcpu = vm.vcpus[0] as (typeof vm.vcpus)[number];
   vm.memory.load(0x1000, Uint8Array.from(code));
-  const s = vcpu.getState();
-  const flat = { base: 0n, limit: 0xffffffff };
-  vcpu.setState({
-    ...s,
-    rip: 0x1000n,
-    cr0: 0x11n,
-    segments: s.segments.map((g, n) =>
-      n === 1
-        ? { ...g, ...flat, selector: 8, attr: 0xc09b }
-        : n < 6
-          ? { ...g, ...flat, selector: 16, attr: 0xc093 }
-          : g,
-    ),
-  });
+  vcpu.setState(flat32(vcpu, 0x1000));
   return { vm, vcpu, regions: () => vm.counters()['regions'] as number };
 }
 
@@ -88,13 +58,19 @@ const LOOP = [0x43, 0x83, 0xc0, 0x01, 0xeb, 0xfa];
 // The same with a way out that is not taken: jz to nowhere.
 const EXIT = [0x43, 0x83, 0xc0, 0x01, 0x74, 0x10, 0xeb, 0xf8];
 
+/** A machine in {@link LOOP} until its translation is ready, not yet taken in. */
+async function hotLoop() {
+  const thread = new SameThread();
+  const m = translated(LOOP, thread);
+  for (let i = 0; i < 5; i++) m.vcpu.run(2e6);
+  await thread.ready();
+  return { thread, ...m };
+}
+
 describe('translation on another thread', () => {
   it('takes in what was translated, and the guest goes on in it', async () => {
-    const thread = new SameThread();
-    const { vm, vcpu, regions } = machine(LOOP, thread);
-    for (let i = 0; i < 5; i++) vcpu.run(2e6);
+    const { thread, vm, vcpu, regions } = await hotLoop();
     expect(regions()).toBe(0);
-    await thread.ready();
     thread.deliver();
     expect(regions()).toBe(1);
     const before = vcpu.retired();
@@ -107,10 +83,7 @@ describe('translation on another thread', () => {
   });
 
   it('does not take in code that has changed since', async () => {
-    const thread = new SameThread();
-    const { vm, vcpu, regions } = machine(LOOP, thread);
-    for (let i = 0; i < 5; i++) vcpu.run(2e6);
-    await thread.ready();
+    const { thread, vm, vcpu, regions } = await hotLoop();
     expect(thread.answers.length).toBe(1);
     const eax = vcpu.getState().gpr[0] as bigint;
     // add eax, 1 becomes sub eax, 1.
@@ -122,10 +95,7 @@ describe('translation on another thread', () => {
   });
 
   it('drops what was taken in when its code changes', async () => {
-    const thread = new SameThread();
-    const { vm, vcpu, regions } = machine(LOOP, thread);
-    for (let i = 0; i < 5; i++) vcpu.run(2e6);
-    await thread.ready();
+    const { thread, vm, vcpu, regions } = await hotLoop();
     thread.deliver();
     expect(regions()).toBe(1);
     vcpu.run(1e6);
@@ -136,10 +106,7 @@ describe('translation on another thread', () => {
   });
 
   it('translates by itself when the thread dies', async () => {
-    const thread = new SameThread();
-    const { vcpu, regions } = machine(LOOP, thread);
-    for (let i = 0; i < 5; i++) vcpu.run(2e6);
-    await thread.ready();
+    const { thread, vcpu, regions } = await hotLoop();
     thread.answers.length = 0;
     thread.onDeath?.('gone');
     for (let i = 0; i < 200 && regions() === 0; i++) vcpu.run(1e6);
@@ -147,10 +114,7 @@ describe('translation on another thread', () => {
   });
 
   it('keeps nothing of a thread that died: its link cells are handed out anew', async () => {
-    const thread = new SameThread();
-    const { vm, vcpu, regions } = machine(LOOP, thread);
-    for (let i = 0; i < 5; i++) vcpu.run(2e6);
-    await thread.ready();
+    const { thread, vm, vcpu, regions } = await hotLoop();
     thread.deliver();
     expect(regions()).toBe(1);
     const flushes = vm.counters()['blockFlushes'] as number;
@@ -209,7 +173,7 @@ describe('translation on another thread', () => {
     async function firstRun(code: readonly number[] = LOOP): Promise<Kept> {
       const store = new Kept();
       const thread = new SameThread(store);
-      const { vcpu } = machine(code, thread);
+      const { vcpu } = translated(code, thread);
       for (let i = 0; i < 5; i++) vcpu.run(2e6);
       await thread.ready();
       expect(store.records.length).toBe(1);
@@ -218,7 +182,7 @@ describe('translation on another thread', () => {
 
     it('is there from the first pass over the code', async () => {
       const thread = new SameThread(await firstRun());
-      const { vm, vcpu } = machine(LOOP, thread);
+      const { vm, vcpu } = translated(LOOP, thread);
       thread.deliver();
       vcpu.run(1e6);
       expect(vm.counters()).toMatchObject({ regionsReused: 1, blocksDecoded: 1 });
@@ -229,7 +193,7 @@ describe('translation on another thread', () => {
 
     it('comes into use when it arrives after the code has begun to run', async () => {
       const thread = new SameThread(await firstRun());
-      const { vm, vcpu } = machine(LOOP, thread);
+      const { vm, vcpu } = translated(LOOP, thread);
       vcpu.run(1e5);
       expect(vm.counters()).toMatchObject({ regionsReused: 0, blocksDecoded: 1 });
       thread.deliver();
@@ -244,7 +208,7 @@ describe('translation on another thread', () => {
       const store = await firstRun();
       const thread = new SameThread(store);
       // sub eax, 1 instead of add.
-      const { vm, vcpu } = machine([0x43, 0x83, 0xe8, 0x01, 0xeb, 0xfa], thread);
+      const { vm, vcpu } = translated([0x43, 0x83, 0xe8, 0x01, 0xeb, 0xfa], thread);
       thread.deliver();
       for (let i = 0; i < 5; i++) vcpu.run(2e6);
       expect(vm.counters()['regionsReused']).toBe(0);
@@ -258,7 +222,7 @@ describe('translation on another thread', () => {
 
     it('comes into use when the code becomes what it was', async () => {
       const thread = new SameThread(await firstRun());
-      const { vm, vcpu } = machine([0x43, 0x83, 0xe8, 0x01, 0xeb, 0xfa], thread);
+      const { vm, vcpu } = translated([0x43, 0x83, 0xe8, 0x01, 0xeb, 0xfa], thread);
       thread.deliver();
       vcpu.run(1e6);
       vm.memory.write8(0x1002, 0xc0);
@@ -271,7 +235,7 @@ describe('translation on another thread', () => {
       const record = store.records[0] as Uint8Array;
       store.records[0] = Buffer.concat([Buffer.from(record), Buffer.alloc(1 << 20)]).subarray(0, record.length);
       const thread = new SameThread(store);
-      machine(LOOP, thread);
+      translated(LOOP, thread);
       const { modules } = thread.answers[0] as { modules: { regions: { code: Uint8Array }[] }[] };
       const code = modules[0]?.regions[0]?.code as Uint8Array;
       expect(code.buffer.byteLength).toBe(code.length);
@@ -279,7 +243,7 @@ describe('translation on another thread', () => {
 
     it('goes when its code changes', async () => {
       const thread = new SameThread(await firstRun());
-      const { vm, vcpu } = machine(LOOP, thread);
+      const { vm, vcpu } = translated(LOOP, thread);
       thread.deliver();
       vcpu.run(1e6);
       const eax = vcpu.getState().gpr[0] as bigint;
@@ -300,14 +264,14 @@ describe('translation on another thread', () => {
       damaged.fill(0xff, at, at + 4);
       store.records.unshift(damaged);
       const thread = new SameThread(store);
-      const { vm, vcpu } = machine(EXIT, thread);
+      const { vm, vcpu } = translated(EXIT, thread);
       thread.deliver();
       vcpu.run(1e6);
       // The damaged record's cells are taken by then.
       expect(vm.counters()['regionsReused']).toBe(0);
       store.records.shift();
       const again = new SameThread(store);
-      const second = machine(EXIT, again);
+      const second = translated(EXIT, again);
       expect((again.answers as { modules: unknown[] }[]).map((m) => m.modules.length)).toEqual([1]);
       again.deliver();
       second.vcpu.run(1e6);

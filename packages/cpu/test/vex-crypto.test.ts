@@ -1,16 +1,16 @@
 // AES-NI, PCLMULQDQ, SHA, AVX, AVX2, FMA, F16C, BMI. Their handlers run
 // directly on register operands.
 
-import { TimerQueue } from '@hyve/core';
 import { Decoder, FEATURES, Insn, Kind } from '@hyve/x86';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { handlerKey } from '../src/interp.ts';
 import * as R from '../src/record.ts';
-import { SoftCpu, type SoftVm } from '../src/soft.ts';
+import type { SoftVm } from '../src/soft.ts';
 import * as S from '../src/state.ts';
 import { operands } from './float-rig.ts';
 import { decode, F64, type Mode, round } from './ieee-model.ts';
+import { createMachine } from './machine.ts';
 
 /** Registers around one handler call. */
 class Rig {
@@ -21,24 +21,7 @@ class Rig {
   private readonly decoder = new Decoder(new Set(FEATURES));
 
   constructor() {
-    const cpu = new SoftCpu();
-    this.vm = cpu.createVm({
-      memory: [{ base: 0, size: 1 << 20, kind: 'ram', name: 'ram' }],
-      vcpus: 1,
-      bus: () => ({
-        ioRead: () => 0,
-        ioWrite: () => {},
-        mmioRead: () => 0,
-        mmioWrite: () => {},
-        rdmsr: () => false,
-        wrmsr: () => false,
-        readCr8: () => 0,
-        writeCr8: () => {},
-      }),
-      cpuid: () => cpu.supportedCpuid(),
-      clock: new TimerQueue(() => 0),
-      tscHz: 1e9,
-    }) as SoftVm;
+    this.vm = createMachine().vm;
     this.view = new DataView(this.vm.wasmMemory.buffer);
     this.base = this.vm.layout.vcpu0;
     this.rec = this.vm.layout.arenaEnd - 64;

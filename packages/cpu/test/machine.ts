@@ -1,0 +1,71 @@
+// A machine of the software CPU for tests that run code: memory, processors, and a bus on which nobody answers.
+import { type Clock, type CpuidEntry, TimerQueue, type VcpuBus, type VcpuStateV1 } from '@hyve/core';
+import { SoftCpu, type SoftCpuOptions, type SoftVcpu, type SoftVm } from '../src/index.ts';
+
+/** Options of {@link createMachine}. */
+export interface MachineOptions {
+  /** Of the software CPU. */
+  readonly cpu?: SoftCpuOptions;
+  /** Bytes of RAM from address 0 on. Default 1 MiB. */
+  readonly ram?: number;
+  /** Default 1. */
+  readonly vcpus?: number;
+  /** What is on the bus. Default nothing: reads give 0, writes vanish, there is no MSR. */
+  readonly bus?: Partial<VcpuBus>;
+  /** Changes a record of CPUID. */
+  readonly cpuid?: (record: CpuidEntry) => CpuidEntry;
+  /** Default the host's time. */
+  readonly clock?: Clock;
+}
+
+/** A machine whose processors are as after power-on; `vcpu` is the first. */
+export function createMachine(o: MachineOptions = {}): { vm: SoftVm; vcpu: SoftVcpu } {
+  const bus: VcpuBus = {
+    ioRead: () => 0,
+    ioWrite: () => {},
+    mmioRead: () => 0,
+    mmioWrite: () => {},
+    rdmsr: () => false,
+    wrmsr: () => false,
+    readCr8: () => 0,
+    writeCr8: () => {},
+    ...o.bus,
+  };
+  const cpu = new SoftCpu(o.cpu);
+  const vm = cpu.createVm({
+    memory: [{ base: 0, size: o.ram ?? 1 << 20, kind: 'ram', name: 'ram' }],
+    vcpus: o.vcpus ?? 1,
+    bus: () => bus,
+    cpuid: () => cpu.supportedCpuid().map(o.cpuid ?? ((r) => r)),
+    clock: o.clock ?? new TimerQueue(() => performance.now() * 1e6),
+    tscHz: 1e9,
+  });
+  return { vm, vcpu: vm.vcpus[0] as SoftVcpu };
+}
+
+/** The state of a processor that is about to run 32-bit code at `rip`: flat segments, no paging, no IDT to speak of. */
+export function flat32(vcpu: SoftVcpu, rip: number, ring: 0 | 3 = 0): VcpuStateV1 {
+  const s = vcpu.getState();
+  const flat = { base: 0n, limit: 0xffffffff };
+  return {
+    ...s,
+    rip: BigInt(rip),
+    cr0: 0x11n,
+    segments: s.segments.map((g, n) => {
+      if (n >= 6) return g;
+      const [selector, attr] = n === 1 ? [8, 0xc09b] : [16, 0xc093];
+      return { ...g, ...flat, selector: selector | ring, attr: attr | (ring << 5) };
+    }),
+  };
+}
+
+/** The state of a processor that is about to run real-mode code in segment 0, with a stack that ends at 0x8000. */
+export function realMode(vcpu: SoftVcpu, ip: number): VcpuStateV1 {
+  const s = vcpu.getState();
+  return {
+    ...s,
+    rip: BigInt(ip),
+    gpr: s.gpr.map((_, n) => (n === 4 ? 0x8000n : 0n)),
+    segments: s.segments.map((g, n) => (n === 1 ? { ...g, selector: 0, base: 0n } : g)),
+  };
+}
