@@ -356,6 +356,29 @@ const UNMAPPED = VARS + 0x740;
 const ACKS = VARS + 0x780;
 const OVER = VARS + 0x7c0;
 
+/** Interrupts all others and waits until each of them has counted itself with {@link acknowledge}. */
+function callOthers(c: Code, cpus: number): void {
+  c.b(0xc7, 0x04, 0x25).n(4, ACKS).n(4, 0);
+  c.b(0xb8)
+    .n(4, 0xfee00300)
+    .b(0xc7, 0x00)
+    .n(4, 0xc4000 | IPI_VECTOR);
+  const wait = `called${c.here}`;
+  c.label(wait)
+    .b(0xf3, 0x90)
+    .b(0x83, 0x3c, 0x25)
+    .n(4, ACKS)
+    .b(cpus - 1)
+    .b(0x0f, 0x82)
+    .rel(4, wait);
+}
+
+/** In the handler of that interrupt: lock inc dword [ACKS], then EOI. Uses EAX. */
+function acknowledge(c: Code): void {
+  c.b(0xf0, 0xff, 0x04, 0x25).n(4, ACKS);
+  c.b(0xb8).n(4, 0xfee000b0).b(0xc7, 0x00).n(4, 0);
+}
+
 /**
  * Processor 0 unmaps a page, interrupts the others, which drop it from their TLBs, and says that it is gone: nobody may
  * still read it then. The others read it all the time.
@@ -366,8 +389,7 @@ export function shootDown(rounds: number): { program: Program; handlers: Handler
       ipi: (c) => {
         c.b(0x50);
         c.b(0xb8).n(4, LONE).b(0x0f, 0x01, 0x38); // mov eax, LONE; invlpg [rax]
-        c.b(0xf0, 0xff, 0x04, 0x25).n(4, ACKS); // lock inc dword [ACKS]
-        c.b(0xb8).n(4, 0xfee000b0).b(0xc7, 0x00).n(4, 0);
+        acknowledge(c);
         c.b(0x58, 0x48, 0xcf);
       },
       pageFault: (c) => {
@@ -381,24 +403,13 @@ export function shootDown(rounds: number): { program: Program; handlers: Handler
       barrier(c, cpus);
       c.b(0x85, 0xf6).b(0x0f, 0x85).rel(4, 'reader');
       loop(c, rounds, () => {
-        const wait = `acks${c.here}`;
         c.b(0xc7, 0x04, 0x25).n(4, LONE_PTE).n(4, 0); // unmap
-        c.b(0xc7, 0x04, 0x25).n(4, ACKS).n(4, 0);
-        c.b(0xb8)
-          .n(4, 0xfee00300)
-          .b(0xc7, 0x00)
-          .n(4, 0xc4000 | IPI_VECTOR);
-        c.label(wait)
-          .b(0xf3, 0x90)
-          .b(0x83, 0x3c, 0x25)
-          .n(4, ACKS)
-          .b(cpus - 1)
-          .b(0x0f, 0x82)
-          .rel(4, wait);
+        callOthers(c, cpus);
         c.b(0xc7, 0x04, 0x25).n(4, UNMAPPED).n(4, 1);
         // A while without the page, then back.
         c.b(0xb9).n(4, 300);
-        c.label(`idle${wait}`).b(0xff, 0xc9).b(0x0f, 0x85).rel(4, `idle${wait}`);
+        const idle = `idle${c.here}`;
+        c.label(idle).b(0xff, 0xc9).b(0x0f, 0x85).rel(4, idle);
         c.b(0xc7, 0x04, 0x25).n(4, UNMAPPED).n(4, 0);
         c.b(0xc7, 0x04, 0x25)
           .n(4, LONE_PTE)
@@ -488,8 +499,7 @@ export function poke(rounds: number, writer: number): { program: Program; handle
       ipi: (c) => {
         c.b(0x50, 0x53, 0x51, 0x52); // push rax, rbx, rcx, rdx
         c.b(0x31, 0xc0, 0x0f, 0xa2); // xor eax, eax; cpuid
-        c.b(0xf0, 0xff, 0x04, 0x25).n(4, ACKS); // lock inc dword [ACKS]
-        c.b(0xb8).n(4, 0xfee000b0).b(0xc7, 0x00).n(4, 0); // EOI
+        acknowledge(c);
         c.b(0x5a, 0x59, 0x5b, 0x58, 0x48, 0xcf); // pop; iretq
       },
       breakpoint: (c) => {
@@ -509,19 +519,7 @@ export function poke(rounds: number, writer: number): { program: Program; handle
         pte(FUNCTION | 3);
         write();
         pte(0);
-        c.b(0xc7, 0x04, 0x25).n(4, ACKS).n(4, 0);
-        c.b(0xb8)
-          .n(4, 0xfee00300)
-          .b(0xc7, 0x00)
-          .n(4, 0xc4000 | IPI_VECTOR);
-        const wait = `synced${c.here}`;
-        c.label(wait)
-          .b(0xf3, 0x90)
-          .b(0x83, 0x3c, 0x25)
-          .n(4, ACKS)
-          .b(cpus - 1)
-          .b(0x0f, 0x82)
-          .rel(4, wait);
+        callOthers(c, cpus);
       };
       const firstByte = (v: number): void => change(() => void c.b(0xc6, 0x04, 0x25).n(4, LONE).b(v));
       // mov eax, 0; ret
