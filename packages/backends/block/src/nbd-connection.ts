@@ -39,6 +39,10 @@ const EXTENDED_REQUEST_BYTES = 32;
 const SMALL_BYTES = 16384;
 /** Bytes of a chunk other than data at most: a server that describes more than that does not mean to end. */
 const MAX_SMALL = 64 << 20;
+/** Separate runs of bytes that the chunks of one read may have filled at any time: servers send them in order, or nearly. */
+const MAX_RUNS = 256;
+/** How long a server that we leave may take to take note, ms. */
+const LEAVE_MS = 1000;
 const ESHUTDOWN = 108;
 
 /** A run of bytes as the server describes it. */
@@ -61,10 +65,19 @@ export interface NbdRequest {
   tries: number;
   /** Bytes that have come, of a read. */
   got: number;
+  /** Where they are: start and end of each run, as offsets on the disk. */
+  runs: number[];
   /** The first error of its chunks, or 0. */
   errno: number;
   /** For CMD_BLOCK_STATUS: the answer. */
   extents: NbdExtent[];
+}
+
+/** A request that has not been sent. */
+export function newRequest(
+  o: Pick<NbdRequest, 'command' | 'flags' | 'offset' | 'length' | 'buffers' | 'resolve'>,
+): NbdRequest {
+  return { ...o, tries: 0, got: 0, runs: [], errno: 0, extents: [] };
 }
 
 function statusOfErrno(errno: number): BlockStatus {
@@ -145,9 +158,9 @@ export class NbdConnection {
   leave(): void {
     this.lost = true;
     if (this.timer !== null) clearTimeout(this.timer);
-    this.socket.on('error', () => {});
     this.socket.end(this.encode(CMD_DISC, 0, 0, 0, 0));
-    this.socket.setTimeout(1000, () => this.socket.destroy());
+    // However much it still has to say.
+    setTimeout(() => this.socket.destroy(), LEAVE_MS).unref();
   }
 
   private encode(command: number, flags: number, handle: number, offset: number, length: number): Uint8Array {
@@ -170,6 +183,7 @@ export class NbdConnection {
     this.nextHandle = (this.nextHandle + 1) >>> 0 || 1;
     r.tries++;
     r.got = 0;
+    r.runs = [];
     r.errno = 0;
     r.extents = [];
     this.waiting.set(handle, r);
@@ -186,7 +200,7 @@ export class NbdConnection {
     if (this.timer === null) this.watch();
   }
 
-  /** Nothing heard for a whole period with requests waiting: the server hangs. */
+  /** No answer, nor a part of one, for a whole period with requests waiting: the server hangs. */
   private watch(): void {
     this.heard = false;
     this.timer = setTimeout(() => {
@@ -200,7 +214,6 @@ export class NbdConnection {
   // ---- Replies -----------------------------------------------------------------------------------------------------
 
   private take(bytes: Uint8Array): void {
-    this.heard = true;
     let at = 0;
     while (at < bytes.length && !this.lost) {
       if (this.payloadLeft > 0) {
@@ -252,7 +265,7 @@ export class NbdConnection {
       if (errno === 0 && r.command === CMD_BLOCK_STATUS) this.fail('a block status without one');
       else this.chunkOver();
     } else if (this.mode.structured) this.fail('a read answered without its chunks');
-    else this.beginFill(0, r.length);
+    else if (!this.refuses(r, r.offset, r.length)) this.beginFill(0, r.length);
   }
 
   private chunk(r: NbdRequest, flags: number, type: number, length: number, base: number): void {
@@ -291,14 +304,17 @@ export class NbdConnection {
     const base = this.headerNeed - OFFSET_BYTES;
     const v = this.headerView;
     const n = (base === EXTENDED_BYTES ? u64(v, 24) : v.getUint32(16)) - OFFSET_BYTES;
-    if (this.outside(r, offset, n)) return;
-    this.beginFill(offset - r.offset, n);
+    if (!this.refuses(r, offset, n)) this.beginFill(offset - r.offset, n);
   }
 
-  /** Whether a chunk of a read is none of its bytes, or has come before. */
-  private outside(r: NbdRequest, offset: number, n: number): boolean {
-    if (offset >= r.offset && offset + n <= r.offset + r.length && n > 0 && r.got + n <= r.length) return false;
-    this.fail(`bytes ${offset} to ${offset + n} for a read of ${r.length} at ${r.offset}`);
+  /** Whether a chunk of a read is none of its bytes, or has come before. Else it counts as there. */
+  private refuses(r: NbdRequest, offset: number, n: number): boolean {
+    const end = offset + n;
+    if (offset >= r.offset && end <= r.offset + r.length && n > 0 && addRun(r.runs, offset, end)) {
+      r.got += n;
+      return false;
+    }
+    this.fail(`bytes ${offset} to ${end} for a read of ${r.length} at ${r.offset}`);
     return true;
   }
 
@@ -313,13 +329,12 @@ export class NbdConnection {
     this.type = REPLY_OFFSET_DATA;
     this.intoBuffers = true;
     this.payloadLeft = n;
-    r.got += n;
-    if (n === 0) this.chunkOver();
   }
 
   private fill(bytes: Uint8Array, at: number): number {
     const buffers = (this.current as NbdRequest).buffers as readonly Uint8Array[];
     let used = 0;
+    this.heard = true;
     while (at + used < bytes.length && this.payloadLeft > 0) {
       const b = buffers[this.bufferIndex] as Uint8Array;
       const n = Math.min(b.length - this.bufferAt, bytes.length - at - used, this.payloadLeft);
@@ -351,9 +366,9 @@ export class NbdConnection {
       if (this.type === REPLY_OFFSET_HOLE) {
         const offset = u64(v, 0);
         const n = v.getUint32(8);
-        if (this.outside(r, offset, n)) return;
+        if (this.refuses(r, offset, n)) return;
         zeroFill(r.buffers as readonly Uint8Array[], offset - r.offset, n);
-        r.got += n;
+        this.heard = true;
       } else if ((this.type & REPLY_ERROR_BIT) !== 0) r.errno ||= v.getUint32(0) || 5;
       else this.describe(r, this.type === REPLY_BLOCK_STATUS_EXTENDED);
     }
@@ -390,10 +405,32 @@ export class NbdConnection {
       this.fail(`a read of ${r.length} bytes that ends with ${r.got}`);
       return;
     }
+    this.heard = true;
     this.waiting.delete(this.handle);
     this.onAnswer();
     r.resolve(statusOfErrno(r.errno));
   }
+}
+
+/** Adds a run to a list of disjoint ones. False: part of it is in the list already, or the list is too long. */
+function addRun(runs: number[], start: number, end: number): boolean {
+  let before = -1;
+  let after = -1;
+  for (let i = 0; i < runs.length; i += 2) {
+    const s = runs[i] as number;
+    const e = runs[i + 1] as number;
+    if (start < e && s < end) return false;
+    if (e === start) before = i;
+    if (s === end) after = i;
+  }
+  if (before >= 0 && after >= 0) {
+    runs[before + 1] = runs[after + 1] as number;
+    runs.splice(after, 2);
+  } else if (before >= 0) runs[before + 1] = end;
+  else if (after >= 0) runs[after] = start;
+  else if (runs.length >= 2 * MAX_RUNS) return false;
+  else runs.push(start, end);
+  return true;
 }
 
 /** A 64-bit number; what is above 2^53 becomes inexact, and is out of range wherever it is used. */

@@ -8,7 +8,7 @@ import { Jobs } from './async.ts';
 import { checkRange, slice, totalLength } from './buffers.ts';
 import { BlockFault, errorCode, FaultLog } from './fault.ts';
 import { type BlockCounters, Counters, type DiskImage, type Extent } from './image.ts';
-import { NbdConnection, type NbdExtent, type NbdRequest } from './nbd-connection.ts';
+import { NbdConnection, type NbdExtent, type NbdRequest, newRequest } from './nbd-connection.ts';
 import {
   CMD_BLOCK_STATUS,
   CMD_FLAG_FUA,
@@ -88,6 +88,8 @@ export class NbdDisk implements DiskImage {
   private readonly faults: FaultLog;
   private readonly count: Counters = new Counters();
   private readonly reconnectMs: number;
+  /** The server's, as far as it is used. */
+  private readonly maxBlock: number;
   private readonly maxRequest: number;
   private flags: number;
   private link: NbdConnection | null = null;
@@ -103,6 +105,8 @@ export class NbdDisk implements DiskImage {
   private retryMs = FIRST_RETRY_MS;
   private closed = false;
   private reconnects = 0;
+  /** Counts beginnings and ends of requests that change the disk. */
+  private changes = 0;
   /** What the server last said of its holes, from `offset` on; a cursor into it. */
   private known: {
     readonly offset: number;
@@ -126,10 +130,11 @@ export class NbdDisk implements DiskImage {
     this.physicalSectorSize = Math.max(this.sectorSize, o.physicalSectorSize ?? 4096);
     this.exportSize = info.size;
     this.size = info.size - (info.size % this.sectorSize);
+    if (this.size === 0) throw new HyveError('BLOCK_NBD', `${this.identity}: the export is empty`);
     this.readOnly = o.readOnly || (info.flags & FLAG_READ_ONLY) !== 0;
     this.canDiscard = !this.readOnly && !o.noDelete && (info.flags & FLAG_SEND_TRIM) !== 0;
-    const most = Math.min(MAX_REQUEST, info.maxBlock);
-    this.maxRequest = Math.max(this.sectorSize, most - (most % this.sectorSize));
+    this.maxBlock = Math.min(MAX_REQUEST, info.maxBlock);
+    this.maxRequest = Math.max(this.sectorSize, this.maxBlock - (this.maxBlock % this.sectorSize));
     this.reconnectMs = (o.reconnectSeconds ?? 20) * 1000;
     this.adopt(socket, info.mode);
   }
@@ -143,7 +148,6 @@ export class NbdDisk implements DiskImage {
       throw new HyveError('BLOCK_NBD', `${describe(o.address)}: ${connectReason(e)}`, e);
     }
     try {
-      if (got.info.size === 0) throw new HyveError('BLOCK_NBD', `${describe(o.address)}: the export is empty`);
       return new NbdDisk(o, got.socket, got.info);
     } catch (e) {
       got.socket.destroy();
@@ -235,10 +239,10 @@ export class NbdDisk implements DiskImage {
         socket.destroy();
         return;
       }
-      const missing = this.flags & ~info.flags & (FLAG_SEND_FLUSH | FLAG_SEND_TRIM | FLAG_SEND_WRITE_ZEROES);
-      if (info.size !== this.exportSize || missing !== 0 || (!this.readOnly && (info.flags & FLAG_READ_ONLY) !== 0)) {
+      const change = this.changeTo(info);
+      if (change !== '') {
         socket.destroy();
-        throw new Error(`the export has changed: ${info.size} bytes now, ${this.exportSize} before`);
+        throw new Error(`the export has changed: ${change}`);
       }
       this.flags = info.flags;
       this.givenUp = false;
@@ -251,6 +255,17 @@ export class NbdDisk implements DiskImage {
     }
   }
 
+  /** What a server that is back has less of than before: requests were made for that. Empty if nothing. */
+  private changeTo(info: NbdExport): string {
+    if (info.size !== this.exportSize) return `${info.size} bytes now, ${this.exportSize} before`;
+    if (!this.readOnly && (info.flags & FLAG_READ_ONLY) !== 0) return 'it is read-only now';
+    if (info.minBlock > this.sectorSize) return `it has blocks of ${info.minBlock} bytes now`;
+    if (info.maxBlock < this.maxBlock) return `it takes ${info.maxBlock} bytes at a time now`;
+    const fua = this.o.sync ? FLAG_SEND_FUA : 0;
+    const needed = FLAG_SEND_FLUSH | FLAG_SEND_TRIM | FLAG_SEND_WRITE_ZEROES | fua;
+    return (this.flags & ~info.flags & needed) !== 0 ? 'it can do less now' : '';
+  }
+
   private request(
     command: number,
     flags: number,
@@ -258,11 +273,24 @@ export class NbdDisk implements DiskImage {
     length: number,
     buffers: readonly Uint8Array[] | null,
   ): Promise<BlockStatus> {
-    // What was said of holes is about what was there before.
-    if (command !== CMD_READ && command !== CMD_FLUSH) this.known = null;
     return new Promise((resolve) => {
-      this.submit({ command, flags, offset, length, buffers, resolve, tries: 0, got: 0, errno: 0, extents: [] });
+      if (command === CMD_READ || command === CMD_FLUSH) {
+        this.submit(newRequest({ command, flags, offset, length, buffers, resolve }));
+        return;
+      }
+      this.forgetMap();
+      const changed = (status: BlockStatus): void => {
+        this.forgetMap();
+        resolve(status);
+      };
+      this.submit(newRequest({ command, flags, offset, length, buffers, resolve: changed }));
     });
+  }
+
+  /** What was said of holes is about what was there before a change; what is said during one, too. */
+  private forgetMap(): void {
+    this.known = null;
+    this.changes++;
   }
 
   private submit(r: NbdRequest): void {
@@ -322,11 +350,22 @@ export class NbdDisk implements DiskImage {
     this.count.writes++;
     this.count.writtenBytes += length;
     if (length === 0) return 'ok';
-    const fua = this.o.sync && (this.flags & FLAG_SEND_FUA) !== 0 ? CMD_FLAG_FUA : 0;
-    const status = await this.pieces(offset, length, this.maxRequest, (at, n) =>
-      this.request(CMD_WRITE, fua, at, n, nonEmpty(slice(buffers, at - offset, n))),
+    const { fua } = this;
+    return this.stable(
+      await this.pieces(offset, length, this.maxRequest, (at, n) =>
+        this.request(CMD_WRITE, fua, at, n, nonEmpty(slice(buffers, at - offset, n))),
+      ),
     );
-    return status === 'ok' && this.o.sync && fua === 0 ? this.flush() : status;
+  }
+
+  /** The flag of writes that are to be on stable storage, if they are and the server has one. */
+  private get fua(): number {
+    return this.o.sync && (this.flags & FLAG_SEND_FUA) !== 0 ? CMD_FLAG_FUA : 0;
+  }
+
+  /** The end of a write with {@link NbdDisk.fua}. */
+  private stable(status: BlockStatus): BlockStatus | Promise<BlockStatus> {
+    return status === 'ok' && this.o.sync && this.fua === 0 ? this.flush() : status;
   }
 
   async flush(): Promise<BlockStatus> {
@@ -353,19 +392,19 @@ export class NbdDisk implements DiskImage {
     this.count.zeroes++;
     if (length === 0) return 'ok';
     if ((this.flags & FLAG_SEND_WRITE_ZEROES) !== 0) {
-      const flags = mayUnmap && this.canDiscard ? 0 : CMD_FLAG_NO_HOLE;
+      const flags = this.fua | (mayUnmap && this.canDiscard ? 0 : CMD_FLAG_NO_HOLE);
       const status = await this.pieces(offset, length, MAX_RANGE, (at, n) =>
         this.request(CMD_WRITE_ZEROES, flags, at, n, null),
       );
-      if (status !== 'unsupported') return status;
+      if (status !== 'unsupported') return this.stable(status);
     }
     const zeros = new Uint8Array(Math.min(length, this.maxRequest, 1 << 20));
     for (let done = 0; done < length; done += zeros.length) {
       const n = Math.min(zeros.length, length - done);
-      const status = await this.request(CMD_WRITE, 0, offset + done, n, [zeros.subarray(0, n)]);
+      const status = await this.request(CMD_WRITE, this.fua, offset + done, n, [zeros.subarray(0, n)]);
       if (status !== 'ok') return this.noted(status);
     }
-    return 'ok';
+    return this.stable('ok');
   }
 
   async extentAt(offset: number): Promise<Extent | null> {
@@ -411,25 +450,24 @@ export class NbdDisk implements DiskImage {
     const unit = this.sectorSize;
     const from = offset - (offset % unit);
     const length = Math.min(this.size - from, this.link?.mode.extended === true ? Number.MAX_SAFE_INTEGER : MAX_STATUS);
-    let r: NbdRequest | null = null;
+    const before = this.changes;
+    let extents: readonly NbdExtent[] = [];
     const status = await new Promise<BlockStatus>((resolve) => {
-      r = {
+      const r = newRequest({
         command: CMD_BLOCK_STATUS,
         flags: 0,
         offset: from,
         length,
         buffers: null,
-        resolve,
-        tries: 0,
-        got: 0,
-        errno: 0,
-        extents: [],
-      };
+        resolve: (s) => {
+          extents = r.extents;
+          resolve(s);
+        },
+      });
       this.submit(r);
     });
-    const extents = (r as NbdRequest | null)?.extents ?? [];
     this.known =
-      status === 'ok' && extents.length > 0
+      status === 'ok' && extents.length > 0 && before === this.changes
         ? { offset: from, extents, until: Date.now() + STATUS_AGE_MS, at: from, index: 0 }
         : null;
   }

@@ -4,7 +4,7 @@ import { EventEmitter } from 'node:events';
 import type { Socket } from 'node:net';
 import type { BlockStatus } from '@hyve/core';
 import { describe, expect, it } from 'vitest';
-import { NbdConnection, type NbdRequest } from '../src/nbd-connection.ts';
+import { NbdConnection, type NbdRequest, newRequest } from '../src/nbd-connection.ts';
 import type { NbdMode } from '../src/nbd-protocol.ts';
 import { random } from './memory-file.ts';
 
@@ -62,18 +62,14 @@ describe.each(MODES)('$structured $extended', (mode) => {
         if (command === 0) inside.fill(1, at, at + length);
         const got: BlockStatus[] = [];
         statuses.push(got);
-        return {
+        return newRequest({
           command,
           flags: 0,
           offset: below(1 << 20),
           length,
           buffers: command < 2 ? [memory.subarray(at, at + cut), memory.subarray(at + cut, at + length)] : null,
           resolve: (s) => void got.push(s),
-          tries: 0,
-          got: 0,
-          errno: 0,
-          extents: [],
-        };
+        });
       });
       for (const r of requests) connection.send(r);
       const bytes: number[] = [];

@@ -44,6 +44,10 @@ async function serve(socket: string, program: string, ...args: readonly string[]
   return child;
 }
 
+function nbdkit(socket: string, ...args: readonly string[]): Promise<ChildProcess> {
+  return serve(socket, 'nbdkit', '-f', '-U', socket, ...args);
+}
+
 async function end(child: ChildProcess): Promise<void> {
   const gone = new Promise((r) => child.once('exit', r));
   child.kill('SIGKILL');
@@ -234,7 +238,7 @@ function theirMap(path: string): { start: number; length: number; zero: boolean;
 describe.skipIf(!have('nbdkit'))('nbdkit (needs nbdkit)', () => {
   it('read-only, without flush, with errors, delays and small requests', async () => {
     const socket = at('k1.sock');
-    await serve(socket, 'nbdkit', '-f', '-U', socket, '-r', 'pattern', '1M');
+    await nbdkit(socket, '-r', 'pattern', '1M');
     const ro = await open(`nbd+unix:///?socket=${socket}`);
     expect(ro.readOnly).toBe(true);
     expect(await ro.write(0, [new Uint8Array(512)])).toBe('read-only');
@@ -243,28 +247,13 @@ describe.skipIf(!have('nbdkit'))('nbdkit (needs nbdkit)', () => {
     expect(new DataView(b.buffer).getUint32(4)).toBe(8192);
 
     const flaky = at('k2.sock');
-    await serve(
-      flaky,
-      'nbdkit',
-      '-f',
-      '-U',
-      flaky,
-      '--filter=error',
-      'memory',
-      '4M',
-      'error=ENOSPC',
-      'error-pwrite-rate=100%',
-    );
+    await nbdkit(flaky, '--filter=error', 'memory', '4M', 'error=ENOSPC', 'error-pwrite-rate=100%');
     const full = await open(`nbd+unix:///?socket=${flaky}`);
     expect(await full.write(0, [bytes(512, 1)])).toBe('no-space');
     expect(await full.read(0, [new Uint8Array(512)])).toBe('ok');
 
     const small = at('k3.sock');
-    await serve(
-      small,
-      'nbdkit',
-      '-f',
-      '-U',
+    await nbdkit(
       small,
       '--filter=blocksize-policy',
       '--filter=delay',
@@ -289,17 +278,7 @@ describe.skipIf(!have('nbdkit'))('nbdkit (needs nbdkit)', () => {
     ['without them', ['--no-sr'], false],
   ])('serves a sparse disk %s', async (_what, options, maps) => {
     const socket = at('sparse.sock');
-    await serve(
-      socket,
-      'nbdkit',
-      '-f',
-      '-U',
-      socket,
-      ...options,
-      'data',
-      'data=@0x100000 (0x41)*8192 @0x900000 0x42',
-      'size=16M',
-    );
+    await nbdkit(socket, ...options, 'data', 'data=@0x100000 (0x41)*8192 @0x900000 0x42', 'size=16M');
     const address = `nbd+unix:///?socket=${socket}`;
     const disk = await open(address);
     const b = new Uint8Array(16 << 20).fill(9);
@@ -317,11 +296,7 @@ describe.skipIf(!have('nbdkit'))('nbdkit (needs nbdkit)', () => {
 
   it('errors of single chunks and of maps leave the rest alone', async () => {
     const socket = at('k4.sock');
-    await serve(
-      socket,
-      'nbdkit',
-      '-f',
-      '-U',
+    await nbdkit(
       socket,
       '--filter=error',
       'memory',
@@ -369,7 +344,7 @@ describe.skipIf(!have('nbdkit'))('nbdkit (needs nbdkit)', () => {
     writeFileSync(at('tls.img'), '');
     truncateSync(at('tls.img'), 8 << 20);
     const start = (): Promise<ChildProcess> =>
-      serve(socket, 'nbdkit', '-f', '-U', socket, '--tls=require', `--tls-certificates=${dir}`, 'file', at('tls.img'));
+      nbdkit(socket, '--tls=require', `--tls-certificates=${dir}`, 'file', at('tls.img'));
     let server = await start();
     const address = `nbds+unix:///?socket=${socket}`;
     const disk = await open(`${address},tls-ca=${at('ca-cert.pem')},tls-hostname=localhost`);
@@ -406,7 +381,7 @@ describe.skipIf(!have('nbdkit'))('nbdkit (needs nbdkit)', () => {
 // ---- Servers that lie
 
 type Behave = (
-  request: { type: number; handle: Buffer; offset: number; length: number },
+  request: { type: number; flags: number; handle: Buffer; offset: number; length: number },
   socket: Socket,
   n: number,
 ) => void;
@@ -435,6 +410,14 @@ function exportInfo(size: bigint, flags = 0x6d): Buffer {
   return b;
 }
 
+function blockInfo(least: number, most: number): Buffer {
+  const b = Buffer.alloc(14);
+  b.writeUInt16BE(3, 0);
+  b.writeUInt32BE(least, 2);
+  b.writeUInt32BE(most, 10);
+  return b;
+}
+
 function simple(handle: Buffer, error = 0, data: Buffer = Buffer.alloc(0)): Buffer {
   const h = Buffer.alloc(16);
   h.writeUInt32BE(0x67446698, 0);
@@ -450,12 +433,16 @@ interface Offers {
   /** The number of `base:allocation`. */
   readonly allocation?: number;
   readonly size?: bigint;
+  /** Transmission flags. */
+  readonly flags?: number;
+  /** Goes on when the client has ended. */
+  readonly halfOpen?: boolean;
 }
 
 /** A server of our own: `greet` answers the handshake, `behave` each request. */
 async function liar(behave: Behave, greet?: (socket: Socket) => void, offers: Offers = {}): Promise<string> {
   let n = 0;
-  const server = createServer((socket) => {
+  const server = createServer({ allowHalfOpen: offers.halfOpen === true }, (socket) => {
     socket.on('error', () => {});
     let got = Buffer.alloc(0);
     let greeted = false;
@@ -476,7 +463,10 @@ async function liar(behave: Behave, greet?: (socket: Socket) => void, offers: Of
       }
       if (code !== 7) return optionReply(code, 0x80000001, none);
       greeted = true;
-      return Buffer.concat([optionReply(7, 3, exportInfo(offers.size ?? 1n << 20n)), optionReply(7, 1, none)]);
+      return Buffer.concat([
+        optionReply(7, 3, exportInfo(offers.size ?? 1n << 20n, offers.flags)),
+        optionReply(7, 1, none),
+      ]);
     };
     let flags = 4;
     socket.write(hello());
@@ -501,7 +491,14 @@ async function liar(behave: Behave, greet?: (socket: Socket) => void, offers: Of
         const payload = type === 1 ? length : 0;
         if (wide) expect(got.readUInt16BE(4) & 32).toBe(type === 1 ? 32 : 0);
         if (got.length < header + payload) return;
-        const r = { type, handle: Buffer.from(got.subarray(8, 16)), offset: Number(got.readBigUInt64BE(16)), length };
+        const flags = got.readUInt16BE(4);
+        const r = {
+          type,
+          flags,
+          handle: Buffer.from(got.subarray(8, 16)),
+          offset: Number(got.readBigUInt64BE(16)),
+          length,
+        };
         got = got.subarray(header + payload);
         behave(r, socket, n++);
       }
@@ -512,13 +509,13 @@ async function liar(behave: Behave, greet?: (socket: Socket) => void, offers: Of
   return `nbd://127.0.0.1:${(server.address() as { port: number }).port}/`;
 }
 
-async function openLiar(address: string, reconnectSeconds: number, answerSeconds = 30): Promise<NbdDisk> {
+async function openLiar(address: string, reconnectSeconds: number, answerSeconds = 30, sync = false): Promise<NbdDisk> {
   const disk = await NbdDisk.open({
     address: parseNbdAddress(address),
     tls: { ca: null, cert: null, key: null, hostname: null },
     readOnly: false,
     noDelete: false,
-    sync: false,
+    sync,
     sectorSize: null,
     physicalSectorSize: null,
     reconnectSeconds,
@@ -584,6 +581,36 @@ describe('a server that lies', () => {
     expect(await disk.read(0, [new Uint8Array(512)])).toBe('io-error');
   });
 
+  it('and talks on after it was left is cut off', async () => {
+    let socket: Socket | null = null;
+    let talk: NodeJS.Timeout | undefined;
+    const behave: Behave = (r, s, n) => {
+      honest(r, s, n);
+      socket = s;
+      talk ??= setInterval(() => s.writable && s.write(Buffer.alloc(100)), 20);
+    };
+    // Half open: it does not end when we do.
+    const disk = await openLiar(await liar(behave, undefined, { halfOpen: true }), 1);
+    await disk.flush();
+    await disk.close();
+    await until(() => socket?.closed === true, 5);
+    clearInterval(talk);
+  });
+
+  it.each([
+    ['FUA', 0x6d, [1, 1]],
+    ['flushes', 0x65, [0, 3, 0, 3]],
+  ])('gets %s with writes that are to be stable, zeros among them', async (_what, flags, expected) => {
+    const seen: number[] = [];
+    const behave: Behave = (r, s, n) => {
+      seen.push(r.type === 3 ? 3 : r.flags & 1);
+      honest(r, s, n);
+    };
+    const disk = await openLiar(await liar(behave, undefined, { flags }), 1, 30, true);
+    expect([await disk.write(0, [bytes(512, 1)]), await disk.writeZeroes(512, 512, false)]).toEqual(['ok', 'ok']);
+    expect(seen).toEqual(expected);
+  });
+
   it('with more data than was asked for does not write beyond the buffers', async () => {
     const disk = await openLiar(
       await liar((r, s) => s.write(simple(r.handle, 0, Buffer.alloc(r.length + 100, 9)))),
@@ -635,12 +662,13 @@ describe('a server that lies', () => {
     expect(await why(await greet(hello(), NO_NEWS, huge))).toMatch(/2147483647 bytes/);
     const chatter = Buffer.concat(Array.from({ length: 300 }, () => optionReply(7, 3, Buffer.alloc(12))));
     expect(await why(await greet(hello(), NO_NEWS, chatter))).toMatch(/point/);
-    expect(
-      await why(await greet(hello(), NO_NEWS, optionReply(7, 3, exportInfo(0n)), optionReply(7, 1, Buffer.alloc(0)))),
-    ).toMatch(/empty/);
-    const blocks = Buffer.alloc(14);
-    blocks.writeUInt16BE(3, 0);
-    blocks.writeUInt32BE(1 << 17, 2);
+    for (const size of [0n, 511n])
+      expect(
+        await why(
+          await greet(hello(), NO_NEWS, optionReply(7, 3, exportInfo(size)), optionReply(7, 1, Buffer.alloc(0))),
+        ),
+      ).toMatch(/empty/);
+    const blocks = blockInfo(1 << 17, 0);
     expect(
       await why(
         await greet(
@@ -662,8 +690,14 @@ describe('a server that lies', () => {
     expect(await why('nbd://127.0.0.1:1/')).toMatch(/ECONNREFUSED/);
   });
 
-  it('that comes back with another size is not trusted', async () => {
-    let size = 1n << 20n;
+  it.each([
+    ['another size', [exportInfo(1n << 19n)]],
+    ['no right to write', [exportInfo(1n << 20n, 0x6f)]],
+    ['no trims', [exportInfo(1n << 20n, 0x4d)]],
+    ['larger blocks', [exportInfo(1n << 20n), blockInfo(4096, 1 << 25)]],
+    ['less at a time', [exportInfo(1n << 20n), blockInfo(512, 4096)]],
+  ])('that comes back with %s is not trusted', async (_what, after) => {
+    let info = [exportInfo(1n << 20n)];
     let sockets: Socket[] = [];
     const address = await liar(honest, (s) => {
       sockets.push(s);
@@ -671,12 +705,13 @@ describe('a server that lies', () => {
       s.write(NO_NEWS);
       let asked = false;
       s.on('data', () => {
-        if (!asked) s.write(Buffer.concat([optionReply(7, 3, exportInfo(size)), optionReply(7, 1, Buffer.alloc(0))]));
+        const told = info.map((b) => optionReply(7, 3, b));
+        if (!asked) s.write(Buffer.concat([...told, optionReply(7, 1, Buffer.alloc(0))]));
         asked = true;
       });
     });
     const disk = await openLiar(address, 0.3);
-    size = 1n << 19n;
+    info = after;
     for (const s of sockets) s.destroy();
     sockets = [];
     expect(await disk.read(0, [new Uint8Array(512)])).toBe('io-error');
@@ -788,6 +823,23 @@ describe.each([
     ['data in front of the request', (r, s) => s.write(last(r.handle, 1, fill(r.offset - 1, r.length, 1)))],
     ['data behind it', (r, s) => s.write(last(r.handle, 1, fill(r.offset + 1, r.length, 1)))],
     ['data twice', (r, s) => s.write(Buffer.concat([0, 1].map(() => one(r.handle, 1, fill(r.offset, r.length, 1)))))],
+    [
+      'half of the data twice',
+      (r, s) =>
+        s.write(
+          Buffer.concat(
+            [0, 1].map((n) => chunk(r.handle, 1, fill(r.offset, r.length / 2, 1), { wide, done: n === 1 })),
+          ),
+        ),
+    ],
+    [
+      'data in more pieces than anybody needs',
+      (r, s) => {
+        for (let at = 0; at < 2000; at += 2) s.write(one(r.handle, 1, data(r.offset + at, 1)));
+        for (let at = 1; at < 2000; at += 2) s.write(one(r.handle, 1, data(r.offset + at, 1)));
+        s.write(last(r.handle, 1, fill(r.offset + 2000, r.length - 2000, 1)));
+      },
+    ],
     ['a hole of 4 GiB', (r, s) => s.write(one(r.handle, 2, Buffer.concat([u64(r.offset), u32(0xffffffff)])))],
     ['a hole of nothing', (r, s) => s.write(one(r.handle, 2, Buffer.concat([u64(r.offset), u32(0)])))],
     ['a hole without its size', (r, s) => s.write(one(r.handle, 2, u64(r.offset)))],
@@ -809,6 +861,50 @@ describe.each([
       expect(around.subarray(0, 4096).every((x) => x === 9) && around.subarray(8192).every((x) => x === 9)).toBe(true);
     });
   }
+
+  it('data from the end to the beginning fills the buffers', async () => {
+    const behave: Behave = (r, s) => {
+      const order = [7, 5, 6, 3, 4, 1, 0, 2];
+      const n = r.length / order.length;
+      for (const i of order) s.write(one(r.handle, 1, fill(r.offset + i * n, n, i + 1)));
+      s.write(done(r.handle));
+    };
+    const disk = await openLiar(await liar(behave, undefined, offers), 1);
+    const b = new Uint8Array(4096);
+    expect(await disk.read(4096, [b])).toBe('ok');
+    for (let i = 0; i < b.length; i++) if (b[i] !== (i >> 9) + 1) throw new Error(`byte ${i} is ${b[i]}`);
+  });
+
+  it('errors without end are no answer', async () => {
+    const talk: NodeJS.Timeout[] = [];
+    const behave: Behave = (r, s) =>
+      void talk.push(setInterval(() => s.writable && s.write(one(r.handle, 0x8001, u32(5, 0))), 20));
+    const disk = await openLiar(await liar(behave, undefined, offers), 0.1, 0.2);
+    expect(await disk.read(0, [new Uint8Array(512)])).toBe('io-error');
+    for (const t of talk) clearInterval(t);
+  });
+
+  it('a map that was asked for before a write ended is not believed after it', async () => {
+    let asked = 0;
+    let endWrite: (() => void) | null = null;
+    const behave: Behave = (r, s) => {
+      if (r.type === 7) {
+        asked++;
+        s.write(last(r.handle, wide ? 6 : 5, wide ? Buffer.concat([u32(77, 1), u64(4096, 3)]) : u32(77, 4096, 3)));
+      } else if (r.type === 1) endWrite = () => void s.write(done(r.handle));
+      else s.write(done(r.handle));
+    };
+    const disk = await openLiar(await liar(behave, undefined, { ...offers, size: 4096n }), 1);
+    const written = disk.write(0, [bytes(512, 1)]);
+    await until(() => endWrite !== null);
+    await disk.extentAt(0);
+    await disk.extentAt(0);
+    expect(asked).toBe(1);
+    (endWrite as unknown as () => void)();
+    expect(await written).toBe('ok');
+    await disk.extentAt(0);
+    expect(asked).toBe(2);
+  });
 
   it('what is stored is asked for once, for many extents, and again after a write', async () => {
     let asked = 0;
