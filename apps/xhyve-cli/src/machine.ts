@@ -101,6 +101,7 @@ export function resolveMachine(run: RunInvocation, support: BoardSupport): Machi
     engine: choice(c, 'engine', ['auto', 'soft', 'kvm'] as const, 'auto'),
     ...translator(c),
     translationCache: choice(c, 'translation_cache', ['on', 'off'] as const, 'on') === 'on',
+    kernelCache: choice(c, 'kernel_cache', ['on', 'off'] as const, 'on') === 'on',
     vcpuThreads: choice(c, 'vcpu_threads', ['auto', 'on', 'off'] as const, 'off'),
     localApics: IRQCHIPS[choice(c, 'kvm.irqchip', Object.keys(IRQCHIPS) as (keyof typeof IRQCHIPS)[], 'auto')],
     paravirtual: choice(c, 'kvm.paravirt', ['none', 'kvm', 'hyperv'] as const, 'none'),
@@ -440,6 +441,7 @@ export function describeMachine(spec: MachineSpec): string {
   const policy = [
     spec.translatorThreshold === 0 ? 'no translator' : '',
     spec.translationCache === false ? 'translations not kept' : '',
+    spec.kernelCache === false ? 'unpacked kernel not kept' : '',
     spec.x2apic ? 'x2APIC' : '',
     spec.strictIo ? 'strict I/O' : '',
     spec.strictMsr ? '' : 'unknown MSRs ignored',

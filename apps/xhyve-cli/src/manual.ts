@@ -8,6 +8,7 @@ const SETTINGS: readonly (readonly [string, string])[] = [
   ['clock_ips=N', 'instructions that make one virtual second'],
   ['rtc.start=SECONDS', 'where the clock of the machine starts, in seconds since 1970'],
   ['boot.decompress=host|guest', 'who unpacks a Linux kernel; the host leaves to the guest what it does not know'],
+  ['kernel_cache=on|off', 'whether the unpacked kernel is kept on disk for the next start'],
   ['translator=on|off|N', 'whether, and after how many runs, the software CPU translates a block'],
   ['translation_cache=on|off', "whether translations are kept on disk for the guest's next start"],
   ['vcpu_threads=auto|on|off', 'whether the software CPU runs each processor on a thread of its own'],

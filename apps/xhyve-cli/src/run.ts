@@ -11,11 +11,13 @@ import type { KernelCompression } from '@hyve/loaders';
 import type { BoardSupport, CharRequest, MachineSpec, PcHost, StopReason } from '@hyve/pc';
 import { codeCache } from './code-cache.ts';
 import { errorLine, exitStatusOf, runError } from './errors.ts';
+import { KernelCache } from './kernel-cache.ts';
 import { startProfile, TraceFile, watchRates } from './observe.ts';
 import { lowerCompilers } from './priority.ts';
 import { formatBytes } from './sizes.ts';
 import { nodeThreads } from './threads.ts';
 import { guestWords, translationPlace } from './translations.ts';
+import { userCache } from './user-cache.ts';
 
 /** A machine that is built and has not run yet: what this program uses of `@hyve/pc`'s Pc. */
 export interface RunnablePc {
@@ -365,6 +367,7 @@ export async function runMachine(spec: MachineSpec, options: RunOptions): Promis
     const translations = keeps ? translationPlace(choice.spec) : null;
     const placement = translations === null ? null : guestWords(translations);
     const code = codeCache();
+    const kernels = choice.spec.kernelCache === false ? null : new KernelCache(userCache('kernels'));
     const pc = await options.board.createPc(choice.spec, {
       engines: choice.engines,
       threads: nodeThreads(cores, translations),
@@ -384,6 +387,7 @@ export async function runMachine(spec: MachineSpec, options: RunOptions): Promis
         }
       },
       decompressKernel,
+      ...(kernels === null ? {} : { unpackedKernels: kernels }),
       ...(trace === null ? {} : { trace: (text: string) => trace.add(text) }),
       log: logger(io),
       wallClock: { nowMs: () => Date.now(), offsetMinutes: () => -new Date().getTimezoneOffset() },

@@ -5,7 +5,7 @@ import { isAbsolute, join } from 'node:path';
 
 /** Where files of one kind are kept: `$XDG_CACHE_HOME/xhyve/KIND` if that is absolute, else `~/.cache/xhyve/KIND`. */
 export function userCache(
-  kind: 'code' | 'images' | 'translations',
+  kind: 'code' | 'images' | 'kernels' | 'translations',
   env: Readonly<Record<string, string | undefined>> = process.env,
 ): string {
   const xdg = env['XDG_CACHE_HOME'];

@@ -8,6 +8,7 @@ export {
   kernelPayload,
   type LinuxOptions,
   loadLinux,
+  type UnpackedKernels,
   unpackKernel,
 } from './linux.ts';
 export { isMultiboot, loadMultiboot, type MultibootModule, type MultibootOptions } from './multiboot.ts';

@@ -82,6 +82,14 @@ export type KernelCompression = 'gzip' | 'bzip2' | 'lzma' | 'xz' | 'lzo' | 'lz4'
  */
 export type DecompressKernel = (payload: Uint8Array, format: KernelCompression, size: number) => Uint8Array | null;
 
+/** Kernels that were unpacked before, found by the packed bytes. Neither function may throw. */
+export interface UnpackedKernels {
+  /** The payload in memory that is the caller's own, null if there is none. */
+  get(packed: Uint8Array): Uint8Array | null;
+  /** Keeps a payload; the caller changes it afterwards. */
+  put(packed: Uint8Array, unpacked: Uint8Array): void;
+}
+
 interface Header {
   version: number;
   setupBytes: number;
@@ -274,11 +282,24 @@ const UNPACKED_MAX = 1 << 30;
 /**
  * Unpacks the kernel inside a bzImage for {@link LinuxOptions.vmlinux}: LZ4, xz and LZMA here, other forms by the host's
  * decompressor. Null: no payload, a form nobody knows, or not what its header says.
+ * @param kept where it may have been unpacked before, and is kept if it was not
  * @throws HyveError like {@link loadLinux} for a file that is no bzImage
  */
-export function unpackKernel(kernel: Uint8Array, host: DecompressKernel = () => null): Uint8Array | null {
+export function unpackKernel(
+  kernel: Uint8Array,
+  host: DecompressKernel = () => null,
+  kept: UnpackedKernels | null = null,
+): Uint8Array | null {
   const packed = kernelPayload(kernel);
   if (packed === null || packed.bytes.length < 8) return null;
+  const known = kept?.get(packed.bytes) ?? null;
+  if (known !== null) return known;
+  const unpacked = unpack(packed, host);
+  if (unpacked !== null) kept?.put(packed.bytes, unpacked);
+  return unpacked;
+}
+
+function unpack(packed: NonNullable<ReturnType<typeof kernelPayload>>, host: DecompressKernel): Uint8Array | null {
   // The last four bytes are the unpacked size: gzip's own trailer, in other forms added to the file.
   const end = packed.bytes.length - 4;
   const size = new DataView(packed.bytes.buffer, packed.bytes.byteOffset + end, 4).getUint32(0, true);

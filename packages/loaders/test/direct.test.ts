@@ -220,4 +220,18 @@ describe('unpackKernel', () => {
       }),
     ).toBeNull();
   });
+  it('asks for what was unpacked before, and hands over what was not', () => {
+    const store = new Map<string, Uint8Array>();
+    const kept = {
+      get: (p: Uint8Array) => store.get(p.join()) ?? null,
+      put: (p: Uint8Array, u: Uint8Array) => void store.set(p.join(), u.slice()),
+    };
+    const kernel = around(bytes(packed.lz4), 3000);
+    expect(unpackKernel(kernel, undefined, kept)).toEqual(sample);
+    expect([...store.values()]).toEqual([sample]);
+    for (const key of store.keys()) store.set(key, Uint8Array.of(1, 2, 3));
+    expect(unpackKernel(kernel, undefined, kept)).toEqual(Uint8Array.of(1, 2, 3));
+    expect(unpackKernel(around(Uint8Array.of(0x02, 0x21, 0x4c, 0x18, 9), 3000), undefined, kept)).toBeNull();
+    expect(store.size).toBe(1);
+  });
 });

@@ -32,6 +32,7 @@ import {
   loadLinux,
   loadMultiboot,
   loadVmlinux,
+  type UnpackedKernels,
   unpackKernel,
 } from '@hyve/loaders';
 import { NvmeController } from '@hyve/nvme';
@@ -122,6 +123,8 @@ export interface PcHost {
   readFile(path: string): Promise<Uint8Array>;
   /** Unpacks kernels in forms that the loader does not know itself, such as gzip and Zstandard; absent: the guest does. */
   readonly decompressKernel?: DecompressKernel;
+  /** Keeps unpacked kernels from one start to the next; absent: each start unpacks anew. */
+  readonly unpackedKernels?: UnpackedKernels;
   /** Random words for the place of a kernel that the loader unpacks; default the platform's `crypto`. */
   readonly placement?: () => number;
   /** Gets the text of guest blocks as the software CPU decodes them. */
@@ -1084,7 +1087,10 @@ async function assemble(spec: MachineSpec, host: PcHost, undo: (() => unknown)[]
           ...(tables.rsdp === null ? {} : { rsdp: tables.rsdp }),
         };
         if (isElf) return loadVmlinux({ ...handover, kernel: files.kernel });
-        const vmlinux = spec.boot.decompress === 'guest' ? null : unpackKernel(files.kernel, host.decompressKernel);
+        const vmlinux =
+          spec.boot.decompress === 'guest'
+            ? null
+            : unpackKernel(files.kernel, host.decompressKernel, host.unpackedKernels);
         const words = new Uint32Array(1);
         const state = loadLinux({
           ...handover,

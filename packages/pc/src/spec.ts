@@ -203,6 +203,8 @@ export interface MachineSpec {
   readonly translatorThreshold?: number;
   /** Whether the host may keep translations for the guest's next start; default true. */
   readonly translationCache?: boolean;
+  /** Whether the host may keep the kernel that it unpacked; default true. */
+  readonly kernelCache?: boolean;
   /** Local APICs start in x2APIC mode (-x). */
   readonly x2apic: boolean;
   /** A port nobody claims ends the machine (-e) instead of reading all ones. */
