@@ -1,9 +1,11 @@
 // Reading what distributions ship: ar members by hand, xz by WebAssembly, gzip and zstd by Node, tar by tar-stream.
+
 import { Readable } from 'node:stream';
 import { createGunzip, createZstdDecompress } from 'node:zlib';
 import { extract, type Header } from 'tar-stream';
 import xz from 'xz-decompress';
 import { runError } from '../errors.ts';
+import type { FsNode } from './ext4.ts';
 
 /** A member of an ar archive. */
 export interface ArMember {
@@ -166,25 +168,11 @@ async function walkTar(
   }
 }
 
-/** An entry of a tar archive with all that a file system keeps of it. */
-export interface TarEntry {
-  /** Path without a leading `./` or `/`, nor a trailing one; never with `..`. */
-  readonly path: string;
-  /** What it is. Others, such as devices, do not occur in packages and are left out. */
-  readonly type: 'file' | 'directory' | 'symlink' | 'hardlink';
-  /** Permission bits with set-uid, set-gid and sticky. */
-  readonly mode: number;
-  /** Owner. */
-  readonly uid: number;
-  /** Group. */
-  readonly gid: number;
-  /** Seconds since 1970. */
-  readonly mtime: number;
-  /** Content; empty unless a file. */
-  readonly data: Uint8Array;
-  /** Where a link points: a symbolic one as it stands, a hard one as a path like {@link TarEntry.path}. */
-  readonly link: string;
-}
+/**
+ * An entry of a tar archive with all that a file system keeps of it. No path leads out of the tree. What is neither file,
+ * directory nor link, such as a device, does not occur in packages and is left out.
+ */
+export type TarEntry = FsNode;
 
 /** A Debian package taken apart. */
 export interface DebEntries {

@@ -5,7 +5,7 @@ import { runError } from '../errors.ts';
 
 /** Something in the tree. */
 export interface FsNode {
-  /** Path without a leading slash; parents that are missing come along as root's directories with mode 0755. */
+  /** Path without a leading or trailing slash or `./`; parents that are missing are root's directories with mode 0755. */
   readonly path: string;
   /** What it is. */
   readonly type: 'file' | 'directory' | 'symlink' | 'hardlink';
