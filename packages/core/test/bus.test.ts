@@ -1,7 +1,8 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import type { DoorbellHost } from '../src/index.ts';
-import { allOnes, Bus, type IoHandler, isHyveError, type Width } from '../src/index.ts';
+import { allOnes, Bus, type IoHandler, type Width } from '../src/index.ts';
+import { code } from './helpers.ts';
 
 const WIDTHS: readonly Width[] = [1, 2, 4];
 
@@ -20,15 +21,6 @@ class Recorder implements IoHandler {
 }
 
 const bus = (): Bus => new Bus({ name: 'port', size: 0x10000 });
-const code = (f: () => unknown): string => {
-  try {
-    f();
-  } catch (e) {
-    if (isHyveError(e)) return e.code;
-    throw e;
-  }
-  return 'none';
-};
 
 describe('decoding', () => {
   it('gives handlers offsets from their base', () => {

@@ -1,6 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { isHyveError, type PageWatch, RegionMemory, type RegionSpec } from '../src/index.ts';
+import { type PageWatch, RegionMemory, type RegionSpec } from '../src/index.ts';
+import { code } from './helpers.ts';
 
 const SPECS: readonly RegionSpec[] = [
   { base: 0, size: 0x2000, kind: 'ram', name: 'low' },
@@ -9,15 +10,6 @@ const SPECS: readonly RegionSpec[] = [
 ];
 const HIGH = 2 ** 32;
 const make = (): RegionMemory => RegionMemory.allocate(SPECS);
-const code = (f: () => unknown): string => {
-  try {
-    f();
-  } catch (e) {
-    if (isHyveError(e)) return e.code;
-    throw e;
-  }
-  return 'none';
-};
 
 describe('scalars', () => {
   it('are little-endian and unsigned, at any alignment, above 4 GiB too', () => {

@@ -2,7 +2,7 @@ import { execFile, execFileSync, spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { isHyveError } from '@hyve/core';
+import { codeOf } from '@hyve/testkit';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { type AcpiConfig, type AcpiTables, buildAcpi } from '../src/acpi/index.ts';
 import * as aml from '../src/aml/index.ts';
@@ -71,16 +71,6 @@ function table(t: AcpiTables, name: string): Uint8Array {
   if (found === undefined) throw new Error(`no ${name}`);
   return found.bytes;
 }
-function codeOf(f: () => unknown): string {
-  try {
-    f();
-  } catch (e) {
-    if (isHyveError(e)) return e.code;
-    throw e;
-  }
-  return 'no error';
-}
-
 describe('layout', () => {
   it("has bhyve's addresses while everything fits", () => {
     const t = buildAcpi(least);

@@ -1,18 +1,8 @@
-import { isHyveError } from '@hyve/core';
+import { codeOf } from '@hyve/testkit';
 import { describe, expect, it } from 'vitest';
 import * as aml from '../src/aml/index.ts';
 
 const hex = (t: Uint8Array): string => Array.from(t, (b) => b.toString(16).padStart(2, '0')).join(' ');
-function codeOf(f: () => unknown): string {
-  try {
-    f();
-  } catch (e) {
-    if (isHyveError(e)) return e.code;
-    throw e;
-  }
-  return 'no error';
-}
-
 describe('integers (ACPI §20.2.3)', () => {
   it.each([
     [0, '00'],

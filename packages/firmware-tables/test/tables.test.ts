@@ -2,7 +2,7 @@ import { spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { isHyveError } from '@hyve/core';
+import { codeOf } from '@hyve/testkit';
 import { describe, expect, it } from 'vitest';
 import * as api from '../src/index.ts';
 import { buildE820, buildMpTable, buildSmbios, E820, type MpTableConfig, type SmbiosConfig } from '../src/index.ts';
@@ -10,15 +10,6 @@ import { buildE820, buildMpTable, buildSmbios, E820, type MpTableConfig, type Sm
 const GIB = 2 ** 30;
 const sum = (b: Uint8Array): number => b.reduce((a, x) => (a + x) & 0xff, 0);
 const view = (b: Uint8Array): DataView => new DataView(b.buffer, b.byteOffset, b.byteLength);
-function codeOf(f: () => unknown): string {
-  try {
-    f();
-  } catch (e) {
-    if (isHyveError(e)) return e.code;
-    throw e;
-  }
-  return 'no error';
-}
 /** Runs a tool on a 1 MiB image that holds the tables at their addresses. */
 function onImage(tables: readonly api.TableImage[], tool: string, args: readonly string[]): string {
   const dir = mkdtempSync(join(tmpdir(), 'hyve-tables-'));

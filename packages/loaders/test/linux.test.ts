@@ -1,20 +1,11 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { isHyveError, type VcpuStateV1 } from '@hyve/core';
+import { codeOf } from '@hyve/testkit';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import * as api from '../src/index.ts';
 import { kernelPayload, loadLinux, loadMultiboot, loadVmlinux } from '../src/index.ts';
 import { type BzFields, bzImage, elf, mbHeader, pvhNote, ram } from './images.ts';
-
-function codeOf(f: () => unknown): string {
-  try {
-    f();
-  } catch (e) {
-    if (isHyveError(e)) return e.code;
-    throw e;
-  }
-  return 'no error';
-}
 
 function messageOf(f: () => unknown): string {
   try {

@@ -1,17 +1,7 @@
-import { isHyveError } from '@hyve/core';
+import { codeOf } from '@hyve/testkit';
 import { describe, expect, it } from 'vitest';
 import { bootRom, isMultiboot, loadMultiboot, loadVmlinux, powerOnState } from '../src/index.ts';
 import { elf, mbHeader, pvhNote, ram } from './images.ts';
-
-function codeOf(f: () => unknown): string {
-  try {
-    f();
-  } catch (e) {
-    if (isHyveError(e)) return e.code;
-    throw e;
-  }
-  return 'no error';
-}
 
 const code = Uint8Array.from({ length: 64 }, (_, i) => i + 1);
 

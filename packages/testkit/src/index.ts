@@ -1,5 +1,6 @@
 // Test parts for every Hyve package; a development dependency only. The conformance suite for CPU engines is a subpath,
 // @hyve/testkit/conformance.
+export { codeOf } from './error-code.ts';
 export { MemoryDisk, type MemoryDiskOptions, NullDisk, settle } from './memory-disk.ts';
 export { checkRegisters, type RegisterBank, type RegisterRow } from './registers.ts';
 export { createRig, ManualClock, MockCpu, RecordingIrq, type Rig } from './rig.ts';

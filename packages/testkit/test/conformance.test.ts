@@ -63,7 +63,19 @@ describe('exports', () => {
         'RingDriver',
         'ScriptedVcpu',
       ],
-      ...['checkRegisters', 'cli', 'createRig', 'hlt', 'input', 'jump', 'mmioRead', 'mmioWrite', 'out', 'pause'],
+      ...[
+        'checkRegisters',
+        'cli',
+        'codeOf',
+        'createRig',
+        'hlt',
+        'input',
+        'jump',
+        'mmioRead',
+        'mmioWrite',
+        'out',
+        'pause',
+      ],
       ...['scriptedHypervisor', 'settle', 'sti', 'tripleFault'],
     ]);
   });
