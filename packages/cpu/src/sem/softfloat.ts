@@ -224,8 +224,8 @@ export function mul128(f: Fn, a: Node, b: Node, out: Wide): void {
   f.set(out.lo, lo);
 }
 
-/** Sum of two non-zero numbers; sets `s`, `e`, `w` normalized; w is 0 for exact cancellation. Changes a and b. */
-export function coreAdd(f: Fn, a: U, b: U, s: Local, e: Local, w: Wide): void {
+/** Puts the one of larger magnitude first. */
+export function largerFirst(f: Fn, a: U, b: U): void {
   const t32 = f.temp(I32);
   const t64 = f.temp(I64);
   const less = i32.or(i32.lt_s(a.e.get, b.e.get), i32.and(i32.eq(a.e.get, b.e.get), i64.lt_u(a.m.get, b.m.get)));
@@ -240,6 +240,21 @@ export function coreAdd(f: Fn, a: U, b: U, s: Local, e: Local, w: Wide): void {
       f.set(y, t.get);
     }
   });
+}
+
+/** Adds to the upper half of a significand; a carry comes back as its top bit, with the exponent one up. */
+export function addUpper(f: Fn, w: Wide, m: Node, e: Local): void {
+  f.set(w.hi, i64.add(w.hi.get, m));
+  f.if(i64.lt_u(w.hi.get, m), () => {
+    f.set(w.lo, i64.or(i64.or(i64.shr_u(w.lo.get, c64(1)), i64.and(w.lo.get, c64(1))), i64.shl(w.hi.get, c64(63))));
+    f.set(w.hi, i64.or(i64.shr_u(w.hi.get, c64(1)), TOP()));
+    f.set(e, i32.add(e.get, c32(1)));
+  });
+}
+
+/** Sum of two non-zero numbers; sets `s`, `e`, `w` normalized; w is 0 for exact cancellation. Changes a and b. */
+export function coreAdd(f: Fn, a: U, b: U, s: Local, e: Local, w: Wide): void {
+  largerFirst(f, a, b);
   f.set(s, a.s.get);
   f.set(e, a.e.get);
   f.set(w.hi, b.m.get);
@@ -247,14 +262,7 @@ export function coreAdd(f: Fn, a: U, b: U, s: Local, e: Local, w: Wide): void {
   shiftRightJam(f, w, f.tmp(i32.sub(a.e.get, b.e.get)));
   f.if(
     i32.eq(a.s.get, b.s.get),
-    () => {
-      f.set(w.hi, i64.add(w.hi.get, a.m.get));
-      f.if(i64.lt_u(w.hi.get, a.m.get), () => {
-        f.set(w.lo, i64.or(i64.or(i64.shr_u(w.lo.get, c64(1)), i64.and(w.lo.get, c64(1))), i64.shl(w.hi.get, c64(63))));
-        f.set(w.hi, i64.or(i64.shr_u(w.hi.get, c64(1)), TOP()));
-        f.set(e, i32.add(e.get, c32(1)));
-      });
-    },
+    () => addUpper(f, w, a.m.get, e),
     () => {
       f.set(w.hi, i64.sub(i64.sub(a.m.get, w.hi.get), i64.extend_u(i64.ne(w.lo.get, c64(0)))));
       f.set(w.lo, i64.sub(c64(0), w.lo.get));

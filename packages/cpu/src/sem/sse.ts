@@ -326,14 +326,7 @@ function withZeros(f: Fn, size: Size, op: Exclude<Binary, 'min' | 'max'> | 'sqrt
     const b = x(2);
     const r = f.temp(k.fty);
     f.set(r, k.n[op](a, b));
-    const z = zeroOk(
-      op,
-      () => zero(a),
-      () => zero(b),
-      i32.and,
-      i32.or,
-      zero(r.get),
-    );
+    const z = zeroOk(op, zero, a, b, r.get, i32);
     f.if(i32.and(i32.and(plain(size, a), plain(size, b)), i32.or(inRange(size, r.get), z)), () => f.ret(k.bits(r.get)));
   });
 }
@@ -463,14 +456,18 @@ function fastOr(
   return r.get;
 }
 
+/** Whether a result of zero is exact: a factor or the dividend was zero; a sum always is. Else it may be an underflow. */
 const zeroOk = (
   op: Binary,
-  za: () => Node,
-  zb: () => Node,
-  and: (a: Node, b: Node) => Node,
-  or: (a: Node, b: Node) => Node,
-  z: Node,
-): Node => (op === 'mul' ? and(z, or(za(), zb())) : op === 'div' ? and(z, za()) : z);
+  isZero: (x: Node) => Node,
+  a: Node,
+  b: Node,
+  r: Node,
+  { and, or }: { and(x: Node, y: Node): Node; or(x: Node, y: Node): Node },
+): Node => {
+  const z = isZero(r);
+  return op === 'mul' ? and(z, or(isZero(a), isZero(b))) : op === 'div' ? and(z, isZero(a)) : z;
+};
 
 /** Arguments of a vector function with its phase: several lanes share one set of flags. */
 function phase(c: SemCtx): Node {
@@ -534,14 +531,7 @@ function packedArith(c: SemCtx, size: Size, op: Binary, a: Node, b: Node): Node 
       },
       ok: (r) => {
         const isZero = (x: Node): Node => k.vec.eq(x, v.zero());
-        const z = zeroOk(
-          op,
-          () => isZero(a),
-          () => isZero(b),
-          v.and,
-          v.or,
-          isZero(r),
-        );
+        const z = zeroOk(op, isZero, a, b, r, v);
         return k.vec.allTrue(v.and(v.and(plainV(size, a), plainV(size, b)), v.or(inRangeV(size, r), z)));
       },
     }),

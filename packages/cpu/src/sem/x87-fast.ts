@@ -19,7 +19,7 @@ import {
   select,
 } from '../wasm/builder.ts';
 import { T0 } from './f80.ts';
-import { BIAS, C1, mul128, PE, param, TOP } from './softfloat.ts';
+import { addUpper, BIAS, C1, coreMul, largerFirst, newU, PE, param, TOP, type U } from './softfloat.ts';
 
 /** How much larger exponents are than in a double. */
 const REBIAS = BIAS - 1023;
@@ -29,23 +29,13 @@ function finiteNormal(e: Node): Node {
   return i32.lt_u(i32.sub(e, c32(1)), c32(0x7ffe));
 }
 
-/** A number apart: sign 0 or 1, exponent, significand. */
-interface Parts {
-  readonly s: Local;
-  readonly e: Local;
-  readonly m: Local;
-}
-function parts(f: Fn): Parts {
-  return { s: f.local(I32), e: f.local(I32), m: f.local(I64) };
-}
-
 /**
  * Emits `op_add`, `op_sub`, `op_subr`, `op_mul`: (base, dst, source address, source in use, dn, pops), which go on in
  * `core.op`; and `ld32`, `ld64`, `ldInt`: (base, bits), which push a value from memory.
  */
 export function emitX87Fast(m: Module, fn: (name: string) => FnRef): Record<string, FnRef> {
   const out: Record<string, FnRef> = {};
-  const arith = (name: string, number: number, compute: (f: Fn, a: Parts, b: Parts, slow: Label) => Rounding): void => {
+  const arith = (name: string, number: number, compute: (f: Fn, a: U, b: U, slow: Label) => Rounding): void => {
     const f = m.fn([I32, I32, I32, I32, I32, I32], 0);
     const [base, dst, src, ok, dn, pops] = [0, 1, 2, 3, 4, 5].map((n) => param(f, n)) as [
       Node,
@@ -61,7 +51,7 @@ export function emitX87Fast(m: Module, fn: (name: string) => FnRef): Record<stri
       f.brUnlikely(slow, i32.eqz(i32.and(i32.and(i32.shr_u(ld.i32(base, S.FTW), r), c32(1)), ok)));
       f.brUnlikely(slow, dn);
       f.brUnlikely(slow, i32.ne(i32.and(ld.i32(base, S.FCW), c32(0xf3f)), c32(0x33f)));
-      const [a, b] = [parts(f), parts(f)];
+      const [a, b] = [newU(f), newU(f)];
       for (const [x, se, sig] of [
         [a, ld.i32_16u(at, S.FPR + 8), ld.i64(at, S.FPR)],
         [b, ld.i32_16u(src, 8), ld.i64(src)],
@@ -102,14 +92,8 @@ export function emitX87Fast(m: Module, fn: (name: string) => FnRef): Record<stri
   };
   arith('op_mul', 1, (f, a, b) => {
     const w = { hi: f.local(I64), lo: f.local(I64) };
-    mul128(f, a.m.get, b.m.get, w);
     f.set(a.s, i32.xor(a.s.get, b.s.get));
-    f.set(a.e, i32.sub(i32.add(a.e.get, b.e.get), c32(BIAS - 1)));
-    f.if(i64.ge_s(w.hi.get, c64(0)), () => {
-      f.set(w.hi, i64.or(i64.shl(w.hi.get, c64(1)), i64.shr_u(w.lo.get, c64(63))));
-      f.set(w.lo, i64.shl(w.lo.get, c64(1)));
-      f.set(a.e, i32.sub(a.e.get, c32(1)));
-    });
+    coreMul(f, a, b, a.e, w);
     return { s: a.s, e: a.e, hi: w.hi, lo: w.lo };
   });
   for (const [name, number, negate] of [
@@ -122,20 +106,7 @@ export function emitX87Fast(m: Module, fn: (name: string) => FnRef): Record<stri
         const x = negate === 'a' ? a : b;
         f.set(x.s, i32.xor(x.s.get, c32(1)));
       }
-      const t32 = f.local(I32);
-      const t64 = f.local(I64);
-      // The larger magnitude first.
-      f.if(i32.or(i32.lt_u(a.e.get, b.e.get), i32.and(i32.eq(a.e.get, b.e.get), i64.lt_u(a.m.get, b.m.get))), () => {
-        for (const [x, y, t] of [
-          [a.s, b.s, t32],
-          [a.e, b.e, t32],
-          [a.m, b.m, t64],
-        ] as const) {
-          f.set(t, x.get);
-          f.set(x, y.get);
-          f.set(y, t.get);
-        }
-      });
+      largerFirst(f, a, b);
       const d = f.tmp(i32.sub(a.e.get, b.e.get));
       f.brUnlikely(slow, i32.gt_u(d, c32(63)));
       const shift = f.tmp(i64.extend_u(d));
@@ -145,24 +116,16 @@ export function emitX87Fast(m: Module, fn: (name: string) => FnRef): Record<stri
       const hi = a.m;
       f.if(
         i32.eq(a.s.get, b.s.get),
-        () => {
-          f.set(t64, i64.add(hi.get, b.m.get));
-          f.if(i64.lt_u(t64.get, hi.get), () => {
-            f.set(lo, i64.or(i64.or(i64.shr_u(lo.get, c64(1)), i64.and(lo.get, c64(1))), i64.shl(t64.get, c64(63))));
-            f.set(t64, i64.or(i64.shr_u(t64.get, c64(1)), TOP()));
-            f.set(a.e, i32.add(a.e.get, c32(1)));
-          });
-          f.set(hi, t64.get);
-        },
+        () => addUpper(f, { hi, lo }, b.m.get, a.e),
         () => {
           f.set(hi, i64.sub(i64.sub(hi.get, b.m.get), i64.extend_u(i64.ne(lo.get, c64(0)))));
           f.set(lo, i64.sub(c64(0), lo.get));
           f.brUnlikely(slow, i64.eqz(hi.get));
-          f.set(t64, i64.clz(hi.get));
-          f.if(i32.wrap(t64.get), () => {
-            f.set(hi, i64.or(i64.shl(hi.get, t64.get), i64.shr_u(lo.get, i64.sub(c64(64), t64.get))));
-            f.set(lo, i64.shl(lo.get, t64.get));
-            f.set(a.e, i32.sub(a.e.get, i32.wrap(t64.get)));
+          const zeros = f.tmp(i64.clz(hi.get));
+          f.if(i32.wrap(zeros), () => {
+            f.set(hi, i64.or(i64.shl(hi.get, zeros), i64.shr_u(lo.get, i64.sub(c64(64), zeros))));
+            f.set(lo, i64.shl(lo.get, zeros));
+            f.set(a.e, i32.sub(a.e.get, i32.wrap(zeros)));
           });
         },
       );
