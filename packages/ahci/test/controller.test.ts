@@ -58,7 +58,7 @@ describe('reset values (AHCI §3)', () => {
       else g.dev.reset();
       for (const [, offset, value] of host) expect(g.r(offset)).toBe(value);
       for (const [, offset, value] of port) expect(g.pr(0, offset)).toBe(value);
-      expect(g.irq.high).toBe(false);
+      expect(g.socket.irq.high).toBe(false);
     }
   });
   it('a port without drive reads zero and ignores writes; a CD drive has its own signature', () => {
@@ -116,36 +116,36 @@ describe('interrupts (AHCI §5.6.2, §10.7)', () => {
     g.start();
     g.pw(0, 0x14, 0);
     await g.run(0, { command: 0xe5 });
-    expect([g.pr(0, 0x10), g.r(0x08), g.irq.high]).toEqual([1, 0, false]);
+    expect([g.pr(0, 0x10), g.r(0x08), g.socket.irq.high]).toEqual([1, 0, false]);
     g.pw(0, 0x14, 1);
-    expect([g.r(0x08), g.irq.high]).toEqual([1, true]);
+    expect([g.r(0x08), g.socket.irq.high]).toEqual([1, true]);
     g.w(0x04, 0x8000_0000);
-    expect(g.irq.high).toBe(false);
+    expect(g.socket.irq.high).toBe(false);
     g.w(0x04, 0x8000_0002);
-    expect(g.irq.high).toBe(true);
+    expect(g.socket.irq.high).toBe(true);
     // IS comes back while the port still asks.
     g.w(0x08, 1);
-    expect([g.r(0x08), g.irq.high]).toEqual([1, true]);
+    expect([g.r(0x08), g.socket.irq.high]).toEqual([1, true]);
     g.pw(0, 0x10, 1);
-    expect(g.irq.high).toBe(true);
+    expect(g.socket.irq.high).toBe(true);
     g.w(0x08, 1);
-    expect([g.r(0x08), g.irq.high]).toEqual([0, false]);
+    expect([g.r(0x08), g.socket.irq.high]).toEqual([0, false]);
   });
   it('one message for each news, and one more for what was left standing', async () => {
     const { g } = make();
-    g.mode = 'msi';
+    g.socket.mode = 'msi';
     g.start();
     await g.run(0, { command: 0xe5 });
-    expect(g.messages).toBe(1);
+    expect(g.socket.messages.length).toBe(1);
     await g.run(0, { command: 0xe5 });
-    expect(g.messages).toBe(1); // IS still set: the driver has not answered the first
+    expect(g.socket.messages.length).toBe(1); // IS still set: the driver has not answered the first
     g.w(0x08, 1);
-    expect(g.messages).toBe(2);
+    expect(g.socket.messages.length).toBe(2);
     g.pw(0, 0x10, 1);
     g.w(0x08, 1);
-    expect(g.messages).toBe(2);
+    expect(g.socket.messages.length).toBe(2);
     await g.run(0, { command: 0xe5 });
-    expect(g.messages).toBe(3);
+    expect(g.socket.messages.length).toBe(3);
   });
   it('DPS when a PRD with its interrupt bit is done', async () => {
     const { g } = make();

@@ -96,7 +96,7 @@ describe('reads and writes', () => {
     const want = [...disk.bytes.subarray(5 * 512, 8 * 512)];
     expect([...g.bytes(DATA, 512), ...g.bytes(DATA + 0x2000, 1022), ...g.bytes(DATA + 0x5000, 2)]).toEqual(want);
     expect(g.pr(0, 0x38)).toBe(0);
-    expect(g.irq.high).toBe(true);
+    expect(g.socket.irq.high).toBe(true);
   });
 
   const writes: [string, number, boolean, boolean][] = [

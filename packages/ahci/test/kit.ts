@@ -1,6 +1,5 @@
 // A guest's AHCI driver in small.
-import type { PciContext } from '@hyve/core';
-import { createRig, type RecordingIrq, type Rig, settle } from '@hyve/testkit';
+import { createRig, PciSocket, type Rig, settle } from '@hyve/testkit';
 import { AhciController, type AhciOptions } from '../src/index.ts';
 
 export const BAR = 0xc000_0000;
@@ -32,42 +31,13 @@ export interface Request {
 export class Guest {
   readonly rig: Rig;
   readonly dev: AhciController;
-  readonly irq: RecordingIrq;
-  messages = 0;
-  mode: 'intx' | 'msi' = 'intx';
+  readonly socket: PciSocket;
 
   constructor(o: AhciOptions, ramBytes = 2 << 20) {
     this.rig = createRig({ ramBytes });
-    this.irq = this.rig.irq(11);
     this.dev = new AhciController(o);
-    const guest = this;
-    const ctx: PciContext = {
-      dma: this.rig.ram,
-      address: '0:3.0',
-      intx: (v) => this.irq.set(v),
-      msi: () => {
-        if (this.mode !== 'msi') return false;
-        this.messages++;
-        return true;
-      },
-      msix: () => false,
-      get interruptMode() {
-        return guest.mode;
-      },
-      setCapabilityByte: () => {},
-    };
-    this.dev.attach(ctx);
-    const bar = this.dev.spec.bars[0];
-    if (bar === undefined) throw new Error('no BAR');
-    this.rig.mmio.claim(
-      BAR,
-      bar.size,
-      {
-        read: (offset, width) => this.dev.barRead(5, offset, width),
-        write: (offset, width, value) => this.dev.barWrite(5, offset, width, value),
-      },
-      { name: 'ahci', widths: 4 },
-    );
+    const size = this.dev.spec.bars[0]?.size ?? 0;
+    this.socket = new PciSocket({ rig: this.rig, device: this.dev, bar: 5, base: BAR, size, irq: 11 });
   }
 
   r(offset: number): number {

@@ -7,7 +7,7 @@ const ROUNDS = 20_000;
 
 const disk = new NullDisk();
 const g = new Guest({ backend: disk });
-g.mode = 'msix';
+g.socket.mode = 'msix';
 g.enable();
 await g.pair();
 const LIST = 0x6_0000;
@@ -21,7 +21,7 @@ async function measure(name: string, requests: number, blocks: number): Promise<
       if (g.poll(1) === null) await null;
       else done++;
     }
-    g.vectors.length = 0;
+    g.socket.messages.length = 0;
   };
   for (let i = 0; i < 2000; i++) await round();
   globalThis.gc?.();

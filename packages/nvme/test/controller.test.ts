@@ -40,7 +40,7 @@ describe('reset values (NVMe 1.4 §3.1)', () => {
     g.w(0x0c, 5);
     g.dev.reset();
     for (const [, offset, value] of RESET) expect(g.r(offset)).toBe(value);
-    expect(g.irq.high).toBe(false);
+    expect(g.socket.irq.high).toBe(false);
   });
 });
 
@@ -290,34 +290,34 @@ describe('interrupts', () => {
     const { g } = make();
     g.enable();
     g.submit(0, { opcode: 0x0a, dw10: 7 });
-    expect(g.irq.high).toBe(true);
+    expect(g.socket.irq.high).toBe(true);
     g.w(0x0c, 1);
-    expect(g.irq.high).toBe(false);
+    expect(g.socket.irq.high).toBe(false);
     g.w(0x10, 1);
-    expect(g.irq.high).toBe(true);
+    expect(g.socket.irq.high).toBe(true);
     g.poll(0);
-    expect(g.irq.high).toBe(false);
+    expect(g.socket.irq.high).toBe(false);
   });
   it('MSI-X vectors by completion queue', async () => {
     const { g } = make();
-    g.mode = 'msix';
+    g.socket.mode = 'msix';
     g.enable();
     await g.pair(1, 64, 3);
     await g.run(1, g.rw(false, 0, 1, DATA));
-    expect(g.vectors).toEqual([0, 0, 3]);
-    expect(g.irq.edges).toBe(0);
+    expect(g.socket.messages).toEqual([0, 0, 3]);
+    expect(g.socket.irq.edges).toBe(0);
   });
   it('none from a queue without them', async () => {
     const { g } = make();
     g.enable();
     expect(await g.status(0, { opcode: 5, prp1: 0x3_8000, dw10: (15 << 16) | 1, dw11: 1 })).toBe(0);
     expect(await g.status(0, { opcode: 1, prp1: 0x3_0000, dw10: (15 << 16) | 1, dw11: (1 << 16) | 1 })).toBe(0);
-    const before = g.irq.edges;
+    const before = g.socket.irq.edges;
     g.rig.ram.write32(0x3_0000, 2);
     g.w(0x1008, 1);
     await settle();
     expect(g.rig.ram.read32(0x3_800c) >>> 16).not.toBe(0);
-    expect(g.irq.edges).toBe(before);
+    expect(g.socket.irq.edges).toBe(before);
   });
 });
 

@@ -1,6 +1,5 @@
 // A guest's NVMe driver in small.
-import type { PciContext } from '@hyve/core';
-import { createRig, type RecordingIrq, type Rig, settle } from '@hyve/testkit';
+import { createRig, PciSocket, type Rig, settle } from '@hyve/testkit';
 import { NvmeController, type NvmeOptions } from '../src/index.ts';
 
 export const BAR = 0xc000_0000;
@@ -61,43 +60,14 @@ class Queue {
 export class Guest {
   readonly rig: Rig;
   readonly dev: NvmeController;
-  readonly irq: RecordingIrq;
-  readonly vectors: number[] = [];
-  mode: 'intx' | 'msix' = 'intx';
+  readonly socket: PciSocket;
   private queues: Queue[] = [];
 
   constructor(o: NvmeOptions, ramBytes = 8 << 20) {
     this.rig = createRig({ ramBytes });
-    this.irq = this.rig.irq(11);
     this.dev = new NvmeController(o);
-    const guest = this;
-    const ctx: PciContext = {
-      dma: this.rig.ram,
-      address: '0:4.0',
-      intx: (v) => this.irq.set(v),
-      msi: () => false,
-      msix: (n) => {
-        if (this.mode !== 'msix') return false;
-        this.vectors.push(n);
-        return true;
-      },
-      get interruptMode() {
-        return guest.mode;
-      },
-      setCapabilityByte: () => {},
-    };
-    this.dev.attach(ctx);
-    const bar = this.dev.spec.bars[0];
-    if (bar === undefined) throw new Error('no BAR');
-    this.rig.mmio.claim(
-      BAR,
-      bar.size,
-      {
-        read: (offset, width) => this.dev.barRead(0, offset, width),
-        write: (offset, width, value) => this.dev.barWrite(0, offset, width, value),
-      },
-      { name: 'nvme', widths: 4 },
-    );
+    const size = this.dev.spec.bars[0]?.size ?? 0;
+    this.socket = new PciSocket({ rig: this.rig, device: this.dev, bar: 0, base: BAR, size, irq: 11 });
   }
 
   r(offset: number): number {

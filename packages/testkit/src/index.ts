@@ -2,6 +2,7 @@
 // @hyve/testkit/conformance.
 export { codeOf } from './error-code.ts';
 export { MemoryDisk, type MemoryDiskOptions, NullDisk, settle } from './memory-disk.ts';
+export { PciSocket, type PciSocketOptions } from './pci-socket.ts';
 export { checkRegisters, type RegisterBank, type RegisterRow } from './registers.ts';
 export { createRig, ManualClock, MockCpu, RecordingIrq, type Rig } from './rig.ts';
 export {

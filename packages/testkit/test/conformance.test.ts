@@ -59,6 +59,7 @@ describe('exports', () => {
         'MemoryDisk',
         'MockCpu',
         'NullDisk',
+        'PciSocket',
         'RecordingIrq',
         'RingDriver',
         'ScriptedVcpu',
