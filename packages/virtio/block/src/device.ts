@@ -67,7 +67,7 @@ export interface VirtioBlockOptions {
   readonly discard?: boolean;
   /** Request queues, 1–64. Default 1. */
   readonly queues?: number;
-  /** Descriptors of each queue, a power of two, at least 4. Default 128. */
+  /** Descriptors of each queue, a power of two, at least 4. Default 256, with `copy` 128. */
   readonly queueSize?: number;
   /** Most data buffers of a request. Default: two less than the queue has descriptors. */
   readonly segMax?: number;
@@ -176,7 +176,9 @@ export class VirtioBlock implements VirtioDevice {
     this.readOnly = b.readOnly || o.readOnly === true;
     this.canDiscard = (o.discard ?? b.canDiscard) && !this.readOnly;
     const queues = o.queues ?? 1;
-    const queueSize = o.queueSize ?? 128;
+    // bhyve has 128: a MiB of scattered pages is three requests then (126 buffers, 126 more, the rest), and mostly one with 256.
+    // More than 256 is too much for some firmware.
+    const queueSize = o.queueSize ?? (o.copy === true ? 128 : 256);
     const segMax = o.segMax ?? queueSize - 2;
     this.copy = o.copy === true;
     const sizeMax = o.sizeMax ?? (this.copy ? 1 << 16 : 1 << 20);

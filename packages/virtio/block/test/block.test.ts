@@ -66,6 +66,31 @@ describe('configuration (§5.2.4)', () => {
     expect([guest.config(60, 4), guest.config(0xff, 1)]).toEqual([0, 0]);
   });
 
+  it.each([{ indirect: true }, { indirect: false }, { packed: true, size: 256 }])(
+    'takes 254 scattered pages as one request, with %o',
+    async (o) => {
+      const b = new Bench(new MemoryDisk({ size: 2 << 20 })).up({ size: 256, ...o });
+      const pages = b.guest.config(12, 4);
+      expect(pages).toBe(254);
+      for (let i = 0; i < b.disk.bytes.length; i += 512) b.disk.bytes[i] = i >>> 9;
+      const { status, len } = await b.run(
+        IN,
+        8,
+        Array.from({ length: pages }, () => 4096),
+      );
+      expect([status, len]).toEqual([OK, pages * 4096 + 1]);
+      const sent = await b.run(
+        OUT,
+        16,
+        Array.from({ length: pages }, (_v, i) => new Uint8Array(4096).fill(i)),
+      );
+      expect(sent.status).toBe(OK);
+      expect([...b.disk.bytes].filter((_v, i) => i % 4096 === 5).slice(2, 256)).toEqual(
+        Array.from({ length: pages }, (_v, i) => i),
+      );
+    },
+  );
+
   it('offers what the disk can do', () => {
     const lo = (disk: MemoryDisk, o = {}): number => new Bench(disk, o).guest.features()[0] & 0x00ff_ffff;
     const base = 0b1110_0101_0110;
@@ -577,7 +602,7 @@ describe('behind the PCI bus', () => {
     const fn = { pio: rig.pio, mmio: rig.mmio, slot: 4 };
     enableMsix(fn, 2, 0x60);
     const guest = transport === 'legacy' ? new LegacyGuest(fn) : new ModernGuest(fn);
-    const ring = new SplitRing({ mem: rig.ram, base: 0x8_0000, size: 128 });
+    const ring = new SplitRing({ mem: rig.ram, base: 0x8_0000, size: 256 });
     startDriver(guest, [0, 1], [ring], [1]);
     expect(guest.config(0, 4)).toBe(2048);
     rig.ram.write32(0x1000, IN);
