@@ -1,8 +1,12 @@
 // What the tests here need: the addon, built now if there is a compiler, and a /dev/kvm that opens.
 import { readFileSync } from 'node:fs';
+import { vi } from 'vitest';
 import { type BuildResult, buildNative } from '../scripts/native-build.ts';
 import { KvmHypervisor } from '../src/index.ts';
 import { loadNative, type Native } from '../src/native.ts';
+
+// Whatever starts them: these tests run processes and guests, and wait up to 10 s themselves on a busy machine.
+vi.setConfig({ testTimeout: 30_000, hookTimeout: 30_000 });
 
 const given = (process.env['HYVE_NATIVE_LIBRARY'] ?? '') !== '';
 const built: BuildResult = given ? { ok: true, detail: '' } : buildNative();
