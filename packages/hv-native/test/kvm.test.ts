@@ -19,14 +19,18 @@ describe.skipIf(noKvm !== null)(`KvmHypervisor${NEED}`, () => {
     const engine = new KvmHypervisor();
     const rig = new Rig(engine, FOREVER);
     for (const ms of [1, 5, 20]) {
-      const start = performance.now();
-      expect(rig.vcpu.run(ms * 1e6).reason).toBe(Exit.Budget);
-      const took = performance.now() - start;
-      expect(took).toBeGreaterThan(ms * 0.9);
-      // Other programs may have the processor meanwhile.
-      expect(took).toBeLessThan(ms + 500);
+      // Other programs may have the processor meanwhile, but hardly each time.
+      let least = Number.POSITIVE_INFINITY;
+      for (let i = 0; i < 5; i++) {
+        const start = performance.now();
+        expect(rig.vcpu.run(ms * 1e6).reason).toBe(Exit.Budget);
+        const took = performance.now() - start;
+        expect(took).toBeGreaterThan(ms * 0.9);
+        least = Math.min(least, took);
+      }
+      expect(least).toBeLessThan(ms + 100);
     }
-    expect(rig.vm.counters()['timeouts']).toBe(3);
+    expect(rig.vm.counters()['timeouts']).toBe(15);
     rig.vm.close();
     engine.close();
   });
@@ -34,10 +38,14 @@ describe.skipIf(noKvm !== null)(`KvmHypervisor${NEED}`, () => {
   it('gives a loop of port writes its time and no more', () => {
     const engine = new KvmHypervisor();
     const rig = new Rig(engine, [0xe6, 0x80, 0xeb, 0xfc]); // out; jmp
-    const start = performance.now();
-    expect(rig.vcpu.run(10e6).reason).toBe(Exit.Budget);
-    expect(performance.now() - start).toBeLessThan(500);
-    expect(rig.log.length).toBeGreaterThan(10);
+    let least = Number.POSITIVE_INFINITY;
+    for (let i = 0; i < 20; i++) {
+      const start = performance.now();
+      expect(rig.vcpu.run(10e6).reason).toBe(Exit.Budget);
+      least = Math.min(least, performance.now() - start);
+    }
+    expect(least).toBeLessThan(110);
+    expect(rig.log.length).toBeGreaterThan(100);
     rig.vm.close();
     engine.close();
   });
@@ -109,7 +117,7 @@ describe.skipIf(noKvm !== null)(`KvmHypervisor${NEED}`, () => {
     engine.close();
   });
 
-  it('leaves no file descriptor behind over 1000 VMs', { timeout: 60_000 }, () => {
+  it('leaves no file descriptor behind over 1000 VMs', { timeout: 180_000 }, () => {
     const engine = new KvmHypervisor();
     new Rig(engine, OUT).vm.close();
     const before = fds();
