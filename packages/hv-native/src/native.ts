@@ -125,7 +125,7 @@ export function loadNative(): Native {
   const why = cause instanceof Error ? `: ${cause.message}` : '';
   throw new HyveError(
     'ENGINE_UNAVAILABLE',
-    `no native engine for ${target}${why}; build it: pnpm --filter @hyve/hv-native build:native in a checkout, else node-gyp rebuild -C in this package's src/native`,
+    `no native engine for ${target}${why}; build it with a C++ compiler: pnpm --filter @hyve/hv-native build:native in a checkout, else node-gyp rebuild -C in this package's src/native`,
     cause,
   );
 }
