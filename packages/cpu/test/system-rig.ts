@@ -372,6 +372,12 @@ export class Rig implements MemoryPort, SystemEnv {
     this.seg(S.CS, cpl === 3 ? SEL.ucode32 : SEL.code32);
     cpu.setSeg(S.TR, SEL.tss, TSS, 0, 0x1ff, 0x8b);
     this.mem[GDT + SEL.tss + 5] = 0x8b;
+    return this.begin(cpl);
+  }
+
+  /** What all protected modes begin with: no LDT, flags clear, code and stack in their places. */
+  private begin(cpl: number): this {
+    const { cpu } = this;
     cpu.setSeg(S.LDTR, 0, 0, 0, 0, S.ATTR_UNUSABLE);
     cpu.set(S.CPL, cpl);
     cpu.setFlags(2);
@@ -398,13 +404,7 @@ export class Rig implements MemoryPort, SystemEnv {
     this.w16(TSS + 0x66, 0x68);
     for (let v = 0; v < 64; v++) this.gate64(IDT + v * 16, SEL.code64, BigInt(HANDLER + v * 16), 0x8e);
     cpu.set(S.IDT_LIMIT, 0x3ff);
-    cpu.setSeg(S.LDTR, 0, 0, 0, 0, S.ATTR_UNUSABLE);
-    cpu.set(S.CPL, cpl);
-    cpu.setFlags(2);
-    this.rip = CODE;
-    this.sp = cpl === 3 ? STACK3 : STACK0 - 0x100;
-    this.modeChanged();
-    return this;
+    return this.begin(cpl);
   }
 
   /** Real mode at 0000:CODE with a stack at 0000:8000. */
