@@ -1,4 +1,5 @@
-// Every package's README has an example that runs, and prints what the comments after its console.log calls say. Links work.
+// Every package's README has an example that runs, and prints what it says: all of it in a comment that begins with
+// "prints:", or a value in the comment after a console.log call. Links work.
 import { spawnSync } from 'node:child_process';
 import { existsSync, globSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -36,6 +37,8 @@ describe('the example in the README of', () => {
       timeout: 20_000,
     });
     expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
+    const all = /\/\* prints:\n([\s\S]*?)\n\*\//.exec(code)?.[1];
+    if (all !== undefined) expect(stdout.trimEnd()).toBe(all);
     // A comment that begins with a value begins with what is printed; it may go on to explain.
     const said = stdout.split('\n').filter((line) => line !== '');
     for (const [, text] of code.matchAll(/^console\.log\(.*\); \/\/ ((?:\d|true\b|false\b|null\b|\[).*)$/gm))
