@@ -308,6 +308,7 @@ describe('API', () => {
       'VIRTUAL_START_SECONDS',
       'boardSupport',
       'createPc',
+      'hasTranslatorThread',
       'hostScheduler',
       'machineSpec',
       'pciSlot',
