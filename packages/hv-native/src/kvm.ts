@@ -482,6 +482,8 @@ class KvmVcpu implements Vcpu, ThreadedVcpu, ApicOwner {
   private given = false;
   /** Whether it may hold an NMI that it has not delivered. */
   private nmiLatched = false;
+  /** The 8259's vector that was given to the kernel, until the guest has run. */
+  private external = K.EXTERNAL_NONE;
   /** Of the last debug exit. */
   private dr6 = 0;
   /** While time is held: the TSC, and the kernel's local APIC as it was then; else null. */
@@ -643,11 +645,21 @@ class KvmVcpu implements Vcpu, ThreadedVcpu, ApicOwner {
       const vector = this.state.takeBackInterrupt();
       if (vector >= 0) this.pendingVector = vector;
     }
-    const vector = this.interrupts === null ? this.pendingVector : this.state.injected();
+    const vector = this.interrupts === null ? this.pendingVector : this.undelivered();
     const s = this.state.get({ activity: this.activity(), ...(vector < 0 ? {} : { injected: vector }) });
     const { heldTsc } = this;
     if (heldTsc === null) return s;
     return { ...s, msrs: s.msrs.map(([i, v]) => [i, i === K.MSR_TSC ? heldTsc : v]) };
+  }
+
+  /** An interrupt that the guest has been given and has not begun to handle, with a local APIC of the kernel's; or -1. */
+  private undelivered(): number {
+    const vector = this.state.injected();
+    if (vector >= 0 || this.external === K.EXTERNAL_NONE) return vector;
+    // The 8259's waits in a place of its own that cannot be read. It was given when the guest could take it: if the guest still
+    // could and the kernel has no room for another, it is there.
+    const open = this.u8[K.RUN_IF_FLAG] !== 0 && !this.state.shadow();
+    return open && this.u8[K.RUN_READY_FOR_INTERRUPT] === 0 ? this.external : vector;
   }
 
   /** @internal */
@@ -872,13 +884,16 @@ class KvmVcpu implements Vcpu, ThreadedVcpu, ApicOwner {
     if (this.open && !this.shutdown) this.native.resume(this.handle);
   }
 
-  answer(): VmExit | null {
+  answer(going: boolean): VmExit | null {
     if (!this.open) return null;
     const r = this.native.result(this.handle);
+    if (r !== K.TURN_STOPPED) this.external = K.EXTERNAL_NONE;
     try {
       if (r === 0) return this.dispatch();
-      if (r === K.TURN_EXTERNAL) this.giveExternal();
-      else if (r !== K.TURN_STOPPED) return this.leave(Exit.Error, `KVM_RUN failed with error ${-r} ${this.where()}`);
+      // One that stands takes no interrupt of the 8259: it is asked for again.
+      if (r === K.TURN_EXTERNAL) {
+        if (going) this.giveExternal();
+      } else if (r !== K.TURN_STOPPED) return this.leave(Exit.Error, `KVM_RUN failed with error ${-r} ${this.where()}`);
       return null;
     } catch (e) {
       return this.leave(Exit.Error, `vCPU ${this.index}: ${textOf(e)}`);
@@ -900,6 +915,7 @@ class KvmVcpu implements Vcpu, ThreadedVcpu, ApicOwner {
     const vector = this.interrupts?.takeExternal() ?? K.EXTERNAL_NONE;
     if (vector === K.EXTERNAL_NONE) return;
     this.native.interrupt(this.handle, vector);
+    this.external = vector;
     this.counts.externals++;
   }
 

@@ -180,6 +180,11 @@ export class StateAccess {
     return e.getUint8(K.EVENTS_INTERRUPT_NR);
   }
 
+  /** Whether the last instruction holds interrupts off for one more, as of the last look at {@link StateAccess.injected}. */
+  shadow(): boolean {
+    return this.events.view.getUint8(K.EVENTS_INTERRUPT_SHADOW) !== 0;
+  }
+
   /** Takes back an interrupt that was given to the kernel and not delivered: its vector, or -1. */
   takeBackInterrupt(): number {
     const vector = this.injected();

@@ -8,8 +8,8 @@ import type { Native, VmHandle } from './native.ts';
 /** What KvmThreads asks of a vCPU. */
 export interface ThreadedVcpu {
   readonly index: number;
-  /** Answers what its thread came back with; null, or what ends its run. */
-  answer(): VmExit | null;
+  /** Answers what its thread came back with; null, or what ends its run. `going`: it goes on at once. */
+  answer(going: boolean): VmExit | null;
   /** Finishes the instruction that was answered, on this thread. */
   settle(): VmExit | null;
   startThread(): void;
@@ -136,7 +136,7 @@ export class KvmThreads implements VcpuThreads {
     if (v === undefined) return;
     const outer = this.answering;
     this.answering = v;
-    const end = v.answer() ?? (this.running ? null : v.settle());
+    const end = v.answer(this.running) ?? (this.running ? null : v.settle());
     this.answering = outer;
     if (!this.open) return;
     if (end !== null) this.onExit?.(v.index, end);

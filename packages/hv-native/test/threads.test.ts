@@ -182,6 +182,44 @@ describe.skipIf(noKvm !== null)(`vCPUs on threads${NEED}`, () => {
     expect(Number(`0x${other.log[0]?.split(' ')[2]}`)).toBe((last + 1) & 0xff);
   });
 
+  it('neither loses nor doubles an interrupt of the 8259 pair when it stops and moves at any moment', async () => {
+    let moved = 0;
+    for (let round = 0; round < 60; round++) {
+      const loop = [0xfb, 0x90, 0xeb, 0xfd]; // sti; again: nop; jmp again
+      const rig = make(loop);
+      handler(rig, 0x31, 5);
+      start(rig);
+      await new Promise((r) => setTimeout(r, 3));
+      let taken = 0;
+      const acknowledge = (): number => {
+        taken++;
+        rig.vm.interrupts?.setExtInt(false, () => 0);
+        // Every other time it is stopped before its thread can have begun with it.
+        if (round % 2 === 1) queueMicrotask(() => rig.vm.engineThreads?.pause());
+        return 0x31;
+      };
+      rig.vm.interrupts?.setExtInt(true, acknowledge);
+      if (round % 2 === 1) await until(() => taken > 0, 'the acknowledgement');
+      const end = performance.now() + (round % 10) / 50;
+      while (performance.now() < end);
+      expect(rig.vm.engineThreads?.pause()).toBe(true);
+      const before = rig.log.length;
+      expect(before).toBeLessThanOrEqual(taken);
+      if (before < taken) moved++;
+      const other = make(loop);
+      handler(other, 0x31, 5);
+      other.vcpu.setState(rig.vcpu.getState());
+      other.vm.memory.load(0x6000, rig.vm.memory.readView(0x6000, 0x1000) as Uint8Array);
+      start(other);
+      if (taken > 0) await until(() => before + other.log.length >= taken, `the interrupt of round ${round}`);
+      else await new Promise((r) => setTimeout(r, 3));
+      expect(before + other.log.length).toBe(taken);
+      rig.vm.close();
+      other.vm.close();
+    }
+    expect(moved).toBeGreaterThan(0);
+  });
+
   it('reports a triple fault, what it cannot run, and devices that throw', async () => {
     const bad = make([0xea, 0x34, 0x12, 0xff, 0xff]); // to where there is no memory
     start(bad);
