@@ -108,13 +108,16 @@ export function modeForbids(units: Uint8Array, n: Insn, mode: number): number {
 /** Blocks in one bucket that a look without locks goes through at most. */
 const LONGEST_CHAIN = 4096;
 
+/** For {@link runsOf}: the block has become the entry of a region. */
+export const TRANSLATED = 0x7fffffff;
+
 /** How often the block at a host address ran under a mode key; 0 if there is none. */
 export function runsOf(words: Int32Array, halves: Uint16Array, L: Layout, host: number, mode: number): number {
   let head = words[(L.hash >> 2) + hashIndex(host, L)] as number;
   for (let i = 0; head !== 0 && i < LONGEST_CHAIN; i++) {
     if (words[(head + R.B_HOST) >> 2] === host && words[(head + R.B_MODE) >> 2] === mode) {
       const h = halves[head >> 1];
-      if (h === R.H_JIT) return 0x7fffffff;
+      if (h === R.H_JIT) return TRANSLATED;
       return h === R.H_HEAD ? (words[(head + R.B_PAGE2_NEXT) >> 2] as number) : 0;
     }
     head = words[(head + R.B_NEXT) >> 2] as number;

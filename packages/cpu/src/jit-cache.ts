@@ -97,10 +97,7 @@ export class JitCache implements RegionIndex {
     this.attention = o.attention;
     this.patience = o.threshold < PATIENCE ? 0 : PATIENCE;
     this.cells = new LinkCells(this.i32, this.L);
-    this.translator = new RegionTranslator(
-      jitHost(o.buffer, this.L, this.cells, o.semantics, o.decoder),
-      Math.max(1, o.threshold >> 4),
-    );
+    this.translator = new RegionTranslator(jitHost(o.buffer, this.L, this.cells, o.semantics, o.decoder), o.threshold);
     const { translator } = o;
     if (translator === null) return;
     const plan: TranslatorPlan = {

@@ -2,6 +2,7 @@
 // structured control flow (N. Ramsey, "Beyond Relooper", 2022). Semantics are the interpreter's, through JitCtx.
 import { type Decoder, Insn, Kind, OP, ROWS, Status } from '@hyve/x86';
 import { tlbSlot } from './addresses.ts';
+import { TRANSLATED } from './blocks.ts';
 import type { CodeMode, Env, Semantic } from './ctx.ts';
 import {
   FK_ADC,
@@ -38,6 +39,11 @@ import {
 
 /** Most return sites that a RET looks for within its region. */
 const MAX_RETURNS = 4;
+/**
+ * Basic blocks of a region: only such as are as hot as its entry come on top of the first ones. What large regions gain in
+ * loops, they lose where code is flat: V8 compiles them later, and much of them for nothing.
+ */
+const FEW_BLOCKS = 16;
 /** Most basic blocks and instructions of a region. */
 const MAX_BLOCKS = 40;
 const MAX_INSNS = 220;
@@ -239,7 +245,7 @@ export interface JitHost {
   special(n: Insn): boolean;
   /** Non-zero if the instruction's unit is off in this mode. */
   unavailable(n: Insn, mode: number): number;
-  /** How often the block at a host address ran under a mode; 0 if it never did. */
+  /** How often the block at a host address ran under a mode; 0 if it never did, {@link TRANSLATED} for the entry of a region. */
   runs(host: number, mode: number): number;
   /** A fresh link cell, 0 when there are no more. */
   cell(): number;
@@ -257,13 +263,15 @@ export class RegionTranslator {
   private readonly h: JitHost;
   private scratch = new Insn();
   private readonly warm: number;
+  private readonly hot: number;
   /** Room for copies of the pages that a region is decoded from. */
   private readonly room: Uint8Array[] = [];
 
-  /** @param warm runs from which a block next to a hot one joins its region */
-  constructor(h: JitHost, warm: number) {
+  /** @param threshold runs that made the entries of regions hot: a block next to one joins its region with fewer */
+  constructor(h: JitHost, threshold: number) {
     this.h = h;
-    this.warm = warm;
+    this.warm = Math.max(1, threshold >> 4);
+    this.hot = threshold >> 1;
   }
 
   /** Whether the translator has code for the decoded instruction. */
@@ -314,10 +322,11 @@ export class RegionTranslator {
     const add = (o: number): void => {
       if (leaders.has(o) || leaders.size >= MAX_BLOCKS) return;
       const h = hostAt(o);
-      if (h !== 0 && this.h.runs(h, mode) >= this.warm) {
-        leaders.add(o);
-        work.push(o);
-      }
+      if (h === 0) return;
+      const runs = this.h.runs(h, mode);
+      if (runs < this.warm || (leaders.size >= FEW_BLOCKS && (runs < this.hot || runs === TRANSLATED))) return;
+      leaders.add(o);
+      work.push(o);
     };
     for (let w = 0; w < work.length; w++) {
       const start = work[w] as number;

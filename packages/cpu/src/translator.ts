@@ -135,7 +135,7 @@ class Service {
     this.cells = new LinkCells(this.i32, L);
     this.translator = new RegionTranslator(
       jitHost(buffer, L, this.cells, allSemantics(), new Decoder(new Set(FEATURES))),
-      Math.max(1, plan.threshold >> 4),
+      plan.threshold,
     );
     const { functions, shared } = plan;
     this.store = open(JSON.stringify([L, functions, shared, FEATURES, fusedMultiplyAdd()]));
