@@ -2,6 +2,7 @@
 import type { PulledImage } from '../../../apps/xhyve-cli/src/images/index.ts';
 import { powerOff, startLab } from './machine.ts';
 
+// biome-ignore format: a table
 /** Stressors of stress-ng(1) that compare their results, by what they try of the processor and the machine. */
 export const STRESSORS: Readonly<Record<string, readonly string[]>> = {
   integer: ['cpu', 'hash', 'qsort', 'heapsort', 'radixsort', 'bsearch', 'tree', 'str', 'wcs', 'zlib', 'crypt'],
@@ -14,7 +15,7 @@ export const STRESSORS: Readonly<Record<string, readonly string[]>> = {
   signals: ['signal', 'sigsegv', 'sigfpe', 'sigtrap', 'sigabrt', 'sigsuspend', 'sigq', 'sigpipe', 'kill', 'bad-altstack'],
   time: ['clock', 'timer', 'timerfd', 'itimer', 'nanosleep', 'hrtimers', 'poll', 'x86syscall'],
   kernel: ['pipe', 'sock', 'udp', 'msg', 'mq', 'eventfd', 'sendfile', 'splice', 'hdd', 'dir', 'link', 'rename', 'seek', 'procfs', 'sysfs', 'get', 'getrandom', 'seccomp'],
-}; // biome-ignore format: a table
+};
 
 /** Options of {@link soak}. */
 export interface SoakOptions {
@@ -34,7 +35,7 @@ export interface SoakOptions {
 
 /** Kernel messages that mean a fault of the machine or the kernel. */
 const FAULTS =
-  /Oops|BUG:|WARNING:|general protection|double fault|Kernel panic|soft lockup|rcu.*stall|Machine check|Bad page|nobody cared/u;
+  /Oops|BUG:|WARNING:|general protection|double fault|Kernel panic|soft lockup|rcu: INFO: .*stall|Machine check|Bad page|nobody cared/u;
 
 /** Lets a guest work and verify. @returns what went wrong, a line each */
 export async function soak(image: PulledImage, o: SoakOptions): Promise<string[]> {
