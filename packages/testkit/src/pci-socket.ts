@@ -4,7 +4,9 @@ import type { RecordingIrq, Rig } from './rig.ts';
 
 /** Where a function is plugged in. */
 export interface PciSocketOptions {
+  /** The rig that is the rest of the machine. */
   readonly rig: Rig;
+  /** The function under test. */
   readonly device: PciDevice;
   /** Number of the BAR, as the device's `barRead` gets it. */
   readonly bar: number;
