@@ -55,5 +55,6 @@ export {
   type RegionSpec,
 } from './memory.ts';
 export type { PciBarSpec, PciCapabilitySpec, PciContext, PciDevice, PciSpec } from './pci.ts';
+export { StateReader } from './saved-state.ts';
 export { Segments } from './segments.ts';
 export { allOnes, hi32, join64, lo32, type PhysAddr, type Width } from './types.ts';

@@ -120,6 +120,7 @@ describe('exports', () => {
         'RegionMemory',
         'Segments',
         'SharedPin',
+        'StateReader',
         'TimerQueue',
         'allOnes',
         'hi32',

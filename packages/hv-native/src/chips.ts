@@ -1,59 +1,7 @@
 // The kernel's interrupt controllers and timer at rest: between KVM's structures and the states that @hyve/vmm's chips of the
 // same name save, so that a machine moves between engines. Linux api.rst, KVM_GET_LAPIC, KVM_GET_IRQCHIP, KVM_GET_PIT2.
-import { HyveError } from '@hyve/core';
+import { StateReader } from '@hyve/core';
 import * as K from './bits.ts';
-
-/** Checked reading of a saved state; states come from files. */
-class Saved {
-  private readonly name: string;
-  private readonly from: Readonly<Record<string, unknown>>;
-
-  constructor(name: string, state: unknown, version: number | null) {
-    this.name = name;
-    if (typeof state !== 'object' || state === null) throw new HyveError('STATE_FORMAT', `${name}: no state`);
-    this.from = state as Readonly<Record<string, unknown>>;
-    if (version !== null && this.from['v'] !== version)
-      throw new HyveError('STATE_VERSION', `${name}: state version ${String(this.from['v'])}, expected ${version}`);
-  }
-
-  private bad(key: string, expected: string): never {
-    throw new HyveError('STATE_FORMAT', `${this.name}: ${key} is ${String(this.from[key])}, expected ${expected}`);
-  }
-
-  int(key: string, min: number, max: number): number {
-    const x = this.from[key];
-    if (typeof x !== 'number' || !Number.isInteger(x) || x < min || x > max)
-      this.bad(key, `an integer from ${min} to ${max}`);
-    return x;
-  }
-
-  bool(key: string): boolean {
-    const x = this.from[key];
-    if (typeof x !== 'boolean') this.bad(key, 'true or false');
-    return x;
-  }
-
-  /** A time that may be absent, ns. */
-  time(key: string): number | null {
-    const x = this.from[key];
-    if (x === null) return null;
-    if (typeof x !== 'number' || !Number.isFinite(x)) this.bad(key, 'a time or null');
-    return x;
-  }
-
-  words(key: string, n: number): readonly number[] {
-    const x = this.from[key];
-    if (!Array.isArray(x) || x.length !== n || !x.every((w) => Number.isInteger(w) && w >= 0 && w < 2 ** 32))
-      this.bad(key, `${n} words`);
-    return x as number[];
-  }
-
-  items(key: string, n: number): readonly Saved[] {
-    const x = this.from[key];
-    if (!Array.isArray(x) || x.length !== n) this.bad(key, `${n} entries`);
-    return x.map((s, i) => new Saved(`${this.name} ${i}`, s, null));
-  }
-}
 
 // --- Local APIC -------------------------------------------------------------------------------------------------------
 
@@ -114,7 +62,7 @@ export function saveLocalApic(raw: RawLocalApic): object {
 
 /** Puts a LocalApicStateV1 over what a kernel's local APIC has now. @throws HyveError `STATE_FORMAT`, `STATE_VERSION` */
 export function loadLocalApic(state: unknown, index: number, raw: RawLocalApic): void {
-  const s = new Saved(`local APIC ${index}`, state, 1);
+  const s = new StateReader(`local APIC ${index}`, state, 1);
   const view = viewOf(raw.page);
   const put = (at: number, v: number): void => view.setUint32(at, v, true);
   const put8 = (at: number, v: readonly number[]): void => {
@@ -181,9 +129,9 @@ export function savePic(pair: readonly Uint8Array[]): object {
 
 /** Puts a PicStateV1 into the kernel's structures. @param lines levels of the 16 inputs, a bit each */
 export function loadPic(state: unknown, lines: number, pair: readonly Uint8Array[]): void {
-  const chips = new Saved('pic', state, 1).items('chips', 2);
+  const chips = new StateReader('pic', state, 1).items('chips', 2);
   pair.forEach((bytes, i) => {
-    const s = chips[i] as Saved;
+    const s = chips[i] as StateReader;
     const w = (at: number, v: number | boolean): void => {
       bytes[K.CHIP_REGISTERS + at] = Number(v);
     };
@@ -232,7 +180,7 @@ export function saveIoApic(bytes: Uint8Array): object {
 
 /** Puts an IoApicStateV1 into the kernel's structure. @param lines levels of the 24 inputs, a bit each */
 export function loadIoApic(state: unknown, lines: number, bytes: Uint8Array): void {
-  const s = new Saved('ioapic', state, 1);
+  const s = new StateReader('ioapic', state, 1);
   const view = viewOf(bytes.subarray(K.CHIP_REGISTERS));
   const lo = s.words('lo', PINS);
   const hi = s.words('hi', PINS);
@@ -305,7 +253,7 @@ export function savePit(bytes: Uint8Array, nowNs: bigint): object {
 
 /** Puts a PitStateV1 into the kernel's structure. The kernel begins each count anew. */
 export function loadPit(state: unknown, bytes: Uint8Array): void {
-  const s = new Saved('pit', state, 1);
+  const s = new StateReader('pit', state, 1);
   const counters = s.items('counters', 3);
   const nmisc = s.int('nmisc', 0, 15);
   const view = viewOf(bytes);

@@ -1,7 +1,6 @@
 // MSR policy: every MSR that neither the engine nor the local APIC holds, for one vCPU. Intel SDM vol. 4; AMD APM vol. 2
 // appendix A (bhyve: vmm's x86 MSR code and xmsr.c). What is not here is #GP, or nothing at all with `ignoreUnknown`.
-import { HyveError, type Logger, type MsrValue, silentLogger } from '@hyve/core';
-import { StateReader } from './chip/state.ts';
+import { HyveError, type Logger, type MsrValue, StateReader, silentLogger } from '@hyve/core';
 import type { CpuVendor } from './cpuid.ts';
 import type { LocalApic } from './lapic/lapic.ts';
 import { savedWords } from './words.ts';

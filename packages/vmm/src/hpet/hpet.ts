@@ -9,11 +9,11 @@ import {
   type IoHandler,
   type IrqLine,
   type MsiSink,
+  StateReader,
   type Timer,
   unconnectedLine,
   type Width,
 } from '@hyve/core';
-import { StateReader } from '../chip/state.ts';
 import {
   DEFAULT_ROUTES,
   GCAP_COUNT_SIZE,

@@ -8,9 +8,9 @@ import {
   type IoHandler,
   type IrqLine,
   SharedPin,
+  StateReader,
   type Width,
 } from '@hyve/core';
-import { StateReader } from '../chip/state.ts';
 import type { EoiListener } from '../lapic/apic-bus.ts';
 import { savedWords } from '../words.ts';
 import {

@@ -1,7 +1,6 @@
 // Local APIC of one vCPU: xAPIC page and x2APIC MSRs, priorities, local vector table, timer. Intel SDM vol. 3 chapter 11
 // (mirrors bhyve's vlapic.c, plus TSC-deadline mode, error register and x2APIC checks).
-import { type Clock, HyveError, type MsrValue, type Timer, type Width } from '@hyve/core';
-import { StateReader } from '../chip/state.ts';
+import { type Clock, HyveError, type MsrValue, StateReader, type Timer, type Width } from '@hyve/core';
 import { savedWords } from '../words.ts';
 import type { ApicBus } from './apic-bus.ts';
 import {

@@ -1,6 +1,6 @@
 // One counter of an 8254 as a pure function of time: it stores when counting began and computes count, OUT and edges.
 // Intel 8254 datasheet 231164-005, "Mode definitions". Times are ticks of the counter's input clock.
-import type { StateReader } from '../chip/state.ts';
+import type { StateReader } from '@hyve/core';
 import {
   CW_BCD,
   CW_MODE_MASK,

@@ -1,7 +1,15 @@
 // Intel 8254 programmable interval timer and the PC's port 0x61. Intel 8254 datasheet 231164-005; port 0x61 as in ICH
 // §13.7.1. Mirrors bhyve's vatpit.c, with all six modes.
-import type { Clock, Device, IoBus, IoHandler, IrqLine, Timer, Width } from '@hyve/core';
-import { StateReader } from '../chip/state.ts';
+import {
+  type Clock,
+  type Device,
+  type IoBus,
+  type IoHandler,
+  type IrqLine,
+  StateReader,
+  type Timer,
+  type Width,
+} from '@hyve/core';
 import { nsOfTick, ticksAt } from '../chip/ticks.ts';
 import {
   CONTROL,

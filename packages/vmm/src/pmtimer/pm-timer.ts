@@ -1,6 +1,14 @@
 // ACPI power management timer: a free-running 32-bit counter at 3.579545 MHz. ACPI 6.5 §4.8.2.1; mirrors bhyve's vpmtmr.c.
-import { allOnes, type Clock, type Device, type IoBus, type IoHandler, type Timer, type Width } from '@hyve/core';
-import { StateReader } from '../chip/state.ts';
+import {
+  allOnes,
+  type Clock,
+  type Device,
+  type IoBus,
+  type IoHandler,
+  StateReader,
+  type Timer,
+  type Width,
+} from '@hyve/core';
 import { nsOfTick, ticksAt } from '../chip/ticks.ts';
 import { PM_TIMER_HALF, PM_TIMER_HZ, PM_TIMER_PORT } from './bits.ts';
 

@@ -7,10 +7,10 @@ import {
   type IoBus,
   type IoHandler,
   type IrqLine,
+  StateReader,
   type Timer,
   type Width,
 } from '@hyve/core';
-import { StateReader } from '../chip/state.ts';
 import { nsOfTick, ticksAt } from '../chip/ticks.ts';
 import {
   A_DEFAULT,

@@ -1,5 +1,5 @@
-// Checked reading of saved state, for load() of the chips in this package: state comes from files.
-import { HyveError } from '@hyve/core';
+// Checked reading of saved state, for load() of devices: state comes from files.
+import { HyveError } from './errors.ts';
 
 /** Reader over one saved object; every getter throws HyveError `STATE_FORMAT` on a missing or wrong value. */
 export class StateReader {
@@ -64,6 +64,22 @@ export class StateReader {
     )
       this.bad(key, `${length} bytes`);
     return x as number[];
+  }
+
+  /** An array of exactly `length` unsigned 32-bit values. */
+  words(key: string, length: number): number[] {
+    const x = this.from[key];
+    if (!Array.isArray(x) || x.length !== length || !x.every((w) => Number.isInteger(w) && w >= 0 && w < 2 ** 32))
+      this.bad(key, `${length} words`);
+    return x as number[];
+  }
+
+  /** A time in nanoseconds that may be absent. */
+  time(key: string): number | null {
+    const x = this.from[key];
+    if (x === null) return null;
+    if (typeof x !== 'number' || !Number.isFinite(x)) this.bad(key, 'a time or null');
+    return x;
   }
 
   /** An array of exactly `length` nested objects. */
