@@ -326,14 +326,13 @@ export class Local {
   readonly ty: Ty;
   /** Reads the variable. */
   readonly get: Node;
+  /** As {@link Local.get} of a variable that is not set again while the node is in use: {@link Fn.tmp} need not copy it. */
+  readonly settled: Node;
   constructor(index: number, ty: Ty) {
     this.index = index;
     this.ty = ty;
     this.get = new Node(K_LOCAL, ty, index, null, null, null, 0, 0, null);
-  }
-  /** As {@link Local.get} of a variable that is not set again while the node is in use: {@link Fn.tmp} need not copy it. */
-  get settled(): Node {
-    return new Node(K_LOCAL, this.ty, this.index, null, null, null, SETTLED, 0, null);
+    this.settled = new Node(K_LOCAL, ty, index, null, null, null, SETTLED, 0, null);
   }
   /** Sets the variable and gives the value. */
   tee(v: Node): Node {
@@ -430,6 +429,10 @@ export class Fn {
   private depth = 0;
   private readonly free: Map<Ty, Local[]> = new Map();
   private readonly inUse: Local[] = [];
+  /** The last local.set: where it starts and ends, and what it sets. */
+  private setStart = 0;
+  private setEnd = -1;
+  private setIndex = 0;
 
   /** @internal */
   constructor(ref: FnRef, params: readonly Ty[]) {
@@ -589,10 +592,6 @@ export class Fn {
     this.code.u32(l.index);
     this.setEnd = this.code.len;
   }
-  /** The last local.set: where it starts and ends, and what it sets. */
-  private setStart = 0;
-  private setEnd = -1;
-  private setIndex = 0;
 
   /** Evaluates for effect, dropping a result if there is one. */
   do(n: Node): void {
