@@ -5,7 +5,7 @@ import { rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { crc32 } from 'node:zlib';
 import type { PcHost } from '@hyve/pc';
-import { keepNewest, makePrivate, userCache } from './user-cache.ts';
+import { keepNewest, makePrivate } from './user-cache.ts';
 
 /** Most kernels that are kept, some 60 MB each; the ones not used for longest go. */
 const MOST = 4;
@@ -17,8 +17,9 @@ const TRAILER = 4;
 /** Kernels in files named by digests of their packed form. A cache that cannot be written or read is an empty one. */
 export class KernelCache implements NonNullable<PcHost['unpackedKernels']> {
   private readonly directory: string;
+  private readonly names: WeakMap<Uint8Array, string> = new WeakMap();
 
-  constructor(directory: string = userCache('kernels')) {
+  constructor(directory: string) {
     this.directory = directory;
   }
 
@@ -61,7 +62,10 @@ export class KernelCache implements NonNullable<PcHost['unpackedKernels']> {
     }
   }
 
+  /** Where a kernel is kept. What is not found is put soon: 14 MB are not hashed twice. */
   private file(packed: Uint8Array): string {
-    return join(this.directory, hash('sha256', packed));
+    const name = this.names.get(packed) ?? hash('sha256', packed);
+    this.names.set(packed, name);
+    return join(this.directory, name);
   }
 }
