@@ -121,7 +121,7 @@ function collect(
   }
   for (const [path, f] of files) if (DATA.test(path)) take(f);
   const link = (path: string, to: string): void => void out.set(path, { path, mode: 0o777, data: '', link: to });
-  if (programs === DISK_TOOLS) link('sbin/mkfs.ext4', 'mke2fs');
+  if (out.has('sbin/mke2fs')) link('sbin/mkfs.ext4', 'mke2fs');
   for (const name of globSync('*.sh', { cwd: SCRIPTS })) {
     const path = `usr/bin/${name.slice(0, -'.sh'.length)}`;
     out.set(path, { path, mode: 0o755, data: readFileSync(join(SCRIPTS, name)), link: null });
