@@ -83,10 +83,9 @@ export interface RegionState {
   /** Where a fault, or a need to leave before or after an instruction, goes. */
   readonly faultLabel: Label;
   readonly leaveLabel: Label;
-  readonly attentionLabel: Label;
   /** For those: offset of the RIP to leave at times 256, plus the instructions of the block that did not run. */
   readonly out: Local;
-  /** Not 0: the running instruction's store wants the region to be left after it; {@link out} plus 1. For attentionLabel. */
+  /** Not 0: a store wants the region to be left, after the next instruction that stores and does not jump. */
   readonly attention: Local;
   /** Not 0: the instruction there is for the interpreter. */
   readonly before: Local;
@@ -377,7 +376,8 @@ export class JitCtx extends SemCtx {
   }
   /** Leaves after this instruction if somebody asked for attention (stores that hit devices or code). */
   checkAttention(): void {
-    this.f.brUnlikely(this.s.attentionLabel, this.s.attention.get);
+    this.f.set(this.s.out, this.place(this.off + this.insn.length, this.left - 1));
+    this.f.brUnlikely(this.s.leaveLabel, this.s.attention.get);
   }
   protected override tlbEntry(la: Node): Node {
     return this.f.tmp(tlbSlot(la, this.s.tlb.get));
@@ -424,9 +424,7 @@ export class JitCtx extends SemCtx {
   }
   /** After a slow store, within its cold path. */
   protected override afterSlowStore(): void {
-    // One instruction more than there are left: never 0.
-    const after = this.place(this.off + this.insn.length, this.left);
-    this.f.if(i32.le_s(ld.i32(this.base, S.BUDGET), c32(0)), () => this.f.set(this.s.attention, after));
+    this.f.if(i32.le_s(ld.i32(this.base, S.BUDGET), c32(0)), () => this.f.set(this.s.attention, c32(1)));
   }
 
   // --- flags ---------------------------------------------------------------------------------------------------------

@@ -524,7 +524,6 @@ export class RegionTranslator {
     const tail = f.open('block');
     const leaveLabel = f.open('block');
     const faultLabel = f.open('block');
-    const attentionLabel = f.open('block');
     const lazy = writtenInLoops(blocks);
     const s: RegionState = {
       f,
@@ -549,7 +548,6 @@ export class RegionTranslator {
       matState: env.fn('matState'),
       faultLabel,
       leaveLabel,
-      attentionLabel,
       attention: f.local(I32),
       out: f.local(I32),
       before: f.local(I32),
@@ -689,9 +687,6 @@ export class RegionTranslator {
     };
     tree(entry, -1);
     f.unreachable();
-    f.close();
-    f.set(s.out, i32.sub(s.attention.get, c32(1)));
-    f.br(leaveLabel);
     f.close();
     // Fault: FAULT is set, the instruction did not happen.
     const ripOut = (): Node => cut(i64.add(s.pageRip.get, i64.extend_s(i32.shr_s(s.out.get, c32(8)))));

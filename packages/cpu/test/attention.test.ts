@@ -53,4 +53,29 @@ describe('a kick from within an instruction', () => {
     expect(vcpu.run(1e9).reason).toBe(Exit.Kicked);
     expect([vcpu.getState().rip, vcpu.getState().gpr[1]]).toEqual([0x100en, 1n]);
   });
+  it('goes on in the function that was called when the call itself kicks, its stack being a device', () => {
+    const stack = new Map<number, number>();
+    const { vm, vcpu } = createMachine({
+      cpu: { threshold: 5 },
+      bus: {
+        mmioRead: (addr) => stack.get(addr) ?? 0,
+        mmioWrite: (addr, _width, value) => {
+          stack.set(addr, value);
+          vcpu.kick();
+        },
+      },
+    });
+    // inc ebx; call 0x1010; jmp back. At 0x1010: inc eax; mov [0x5000], eax; ret
+    vm.memory.load(0x1000, Uint8Array.of(0x43, 0xe8, 0x0a, 0x00, 0x00, 0x00, 0xeb, 0xf8));
+    vm.memory.load(0x1010, Uint8Array.of(0x40, 0xa3, 0x00, 0x50, 0x00, 0x00, 0xc3));
+    const s = flat32(vcpu, 0x1000);
+    vcpu.setState({ ...s, gpr: s.gpr.map((_, n) => (n === 4 ? 0x800100n : 0n)) });
+    for (let n = 0; n < 600; n++) {
+      expect(vcpu.run(1e9).reason).toBe(Exit.Kicked);
+      const [eax, , , ebx, esp] = vcpu.getState().gpr as [bigint, bigint, bigint, bigint, bigint];
+      expect(esp).toBe(0x8000fcn);
+      expect([0n, 1n]).toContain(ebx - eax);
+    }
+    expect(vm.counters()['regions']).toBeGreaterThan(0);
+  });
 });
