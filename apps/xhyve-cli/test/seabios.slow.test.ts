@@ -61,4 +61,22 @@ describe('SeaBIOS', () => {
       expect(text).toContain('Booting from Hard Disk...');
       expect(text).toContain('No bootable device.');
     });
+
+  // Its I/O BARs are what this is about: a transitional virtio device has one, the serial port card nothing else.
+  it('places I/O BARs and boots from a transitional virtio disk', { timeout: 160_000 }, async (ctx) => {
+    if (!existsSync(join(FOLDER, 'bios.bin'))) return ctx.skip('no bios.bin: install the package seabios');
+    const disk = join(folder, 'boot.img');
+    const image = new Uint8Array(1 << 20);
+    // mov si, 0x7c20; mov dx, 0x3f8; back: cs lodsb; test al, al; jz end; out dx, al; jmp back; end: cli; hlt
+    image.set([0xbe, 0x20, 0x7c, 0xba, 0xf8, 0x03, 0x2e, 0xac, 0x84, 0xc0, 0x74, 0x03, 0xee, 0xeb, 0xf7, 0xfa, 0xf4]);
+    image.set(new TextEncoder().encode('sector zero ran\r\n'), 0x20);
+    image.set([0x55, 0xaa], 510);
+    writeFileSync(disk, image);
+    const text = await boot(
+      'bios.bin',
+      `--engine soft -s 3,uart -s 4,virtio-blk,${disk}`,
+      /sector zero ran|No bootable/,
+    );
+    expect(text).toContain('sector zero ran');
+  });
 });

@@ -80,6 +80,8 @@ import type { PciFunctionDevice } from './spec.ts';
 const TWO_32 = 0x1_0000_0000;
 /** Memory BARs at or above this are not decoded: x86 has no such address. */
 const ADDRESS_LIMIT = 2 ** 52;
+/** Nor a port at or above this. */
+const IO_LIMIT = 0x1_0000;
 
 /** What a function needs of its bus. @internal */
 export interface FunctionHost {
@@ -389,10 +391,10 @@ export class PciFunction implements PciContext {
     const { kind, size } = bar.spec;
     if ((command & (kind === 'io' ? CMD_IO : CMD_MEM)) === 0) return -1;
     const low = this.get32(bar.reg);
-    let base = kind === 'io' ? low & 0xfffc : (low & ~0xf) >>> 0;
+    let base = (low & (kind === 'io' ? ~3 : ~0xf)) >>> 0;
     if (kind === 'mem64') base += this.get32(bar.reg + 4) * TWO_32;
     // Address zero means unassigned to every guest, and holds RAM or the DMA controller.
-    if (base === 0 || base + size > ADDRESS_LIMIT) return -1;
+    if (base === 0 || base + size > (kind === 'io' ? IO_LIMIT : ADDRESS_LIMIT)) return -1;
     for (let p = this.parent; p !== null; p = p.parent) if (!p.forwards(kind === 'io', base, size)) return -1;
     return base;
   }

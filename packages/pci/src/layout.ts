@@ -226,10 +226,10 @@ export function layOut(name: string, spec: PciFunctionSpec): Layout {
     mark(reg, wide ? 8 : 4, KIND_BAR);
     const io = b.kind === 'io';
     put(data, reg, 4, io ? BAR_IO : (wide ? BAR_MEM64 : 0) | (b.prefetchable === true ? BAR_PREFETCH : 0));
-    // Address bits below the size are hardwired to zero. I/O has 16 address bits here, the upper half being hardwired to
-    // zero too, as PCI §6.2.5.1 allows.
+    // Address bits below the size are hardwired to zero. PCI §6.2.5.1 allows it for the upper half of an I/O BAR too (bhyve),
+    // but SeaBIOS negates all 32 bits to get the size, and stops for want of ports.
     const low = Math.log2(b.size);
-    for (let i = 0; i < (io ? 2 : wide ? 8 : 4); i++)
+    for (let i = 0; i < (wide ? 8 : 4); i++)
       writable[reg + i] = low <= 8 * i ? 0xff : low >= 8 * i + 8 ? 0 : (0xff << (low - 8 * i)) & 0xff;
   }
 

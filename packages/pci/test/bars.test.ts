@@ -39,12 +39,12 @@ describe('BAR registers (PCI 3.0 §6.2.5.1)', () => {
       expect(r.cfgRead(F + o)).toBe(before);
       return v;
     });
-    expect(sized).toEqual([0x0000_ffe1, 0xffff_f000, 0xfff0_000c, 0xffff_ffff, 0x0000_0004, 0xffff_fffe]);
+    expect(sized).toEqual([0xffff_ffe1, 0xffff_f000, 0xfff0_000c, 0xffff_ffff, 0x0000_0004, 0xffff_fffe]);
   });
 
   it.each([
-    ['io', 4, 0xfffd],
-    ['io', 256, 0xff01],
+    ['io', 4, 0xffff_fffd],
+    ['io', 256, 0xffff_ff01],
     ['mem32', 16, 0xffff_fff0],
     ['mem32', 128, 0xffff_ff80],
     ['mem32', 256, 0xffff_ff00],
@@ -123,10 +123,15 @@ describe('decoding', () => {
     expect(r.cpu.in8(0x2000)).toBe(0);
   });
 
-  it('does not decode address zero or past 2^52', () => {
+  it('does not decode address zero, ports past 64 KiB or memory past 2^52', () => {
     const r = withBars();
     r.cfgWrite(F + 0x10, 1);
     expect(r.cpu.in8(0)).toBe(0xff);
+    r.cfgWrite(F + 0x10, 0x1_3001);
+    expect(r.cfgRead(F + 0x10)).toBe(0x1_3001);
+    expect(r.cpu.in8(0x3000)).toBe(0xff);
+    r.cfgWrite(F + 0x12, 0, 2);
+    expect(r.cpu.in8(0x3000)).toBe(0);
     r.cfgWrite(F + 0x24, 0xffff_fffe);
     expect(r.cpu.read32(0xd0_0000_0000)).toBe(0xffff_ffff);
     expect(r.pci.counters()).toEqual({ barConflicts: 0, msiDropped: 0 });
