@@ -5,6 +5,7 @@ import { tlbSlot } from './addresses.ts';
 import { type CodeMode, type Env, type Semantic, SemCtx } from './ctx.ts';
 import { fusedMultiplyAdd } from './fused.ts';
 import { emitMatFlags, emitMatState, hashHost, J_BUDGET, J_FAULT, J_INTERPRET, JC_ENTRIES } from './jit.ts';
+import { emitNoteJump } from './jump-targets.ts';
 import type { Layout } from './layout.ts';
 import { emitMemory, type MemFns } from './mem.ts';
 import * as R from './record.ts';
@@ -114,6 +115,9 @@ class RecCtx extends SemCtx {
     this.leave.fault();
   }
   jumpIndirect(target: Node): void {
+    const { op } = this.insn;
+    if (op === OP.CALL || op === OP.JMP)
+      this.f.do(call(this.env.fn('noteJump'), i32.wrap(this.rip()), i32.wrap(target)));
     this.f.st64(this.base, target, S.RIP);
     this.leave.jump();
   }
@@ -535,6 +539,7 @@ export class Interpreter {
       ...helpers(m, mem),
       matFlags,
       matState: emitMatState(m, matFlags),
+      noteJump: emitNoteJump(m, L),
       leaveAfter: imp('leaveAfter'),
     };
     const shared: Record<string, FnRef> = {

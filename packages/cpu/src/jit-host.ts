@@ -4,6 +4,7 @@ import { modeForbids, runsOf, unitsOfRows } from './blocks.ts';
 import type { Semantic } from './ctx.ts';
 import { inTypeScript } from './interp.ts';
 import { CELL, type JitHost } from './jit.ts';
+import { jumpTargets } from './jump-targets.ts';
 import type { Layout } from './layout.ts';
 import * as S from './state.ts';
 
@@ -85,6 +86,7 @@ export function jitHost(
     cell: () => cells.take(),
     runs: (host, mode) => runsOf(words, halves, L, host, mode),
     codePage: (base, page) => codePageOf(words, base, page),
+    jumpTargets: (jump) => jumpTargets(words, L, jump),
     jumpCache: L.jumpCache,
   };
 }

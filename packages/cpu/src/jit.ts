@@ -39,6 +39,8 @@ import {
 
 /** Most return sites that a RET looks for within its region. */
 const MAX_RETURNS = 4;
+/** Most targets that an indirect jump compares with, one after the other. */
+const FEW_TARGETS = 2;
 /**
  * Basic blocks of a region: only such as are as hot as its entry come on top of the first ones. What large regions gain in
  * loops, they lose where code is flat: V8 compiles them later, and much of them for nothing.
@@ -187,8 +189,10 @@ interface Block {
   taken: number;
   /** Same for the fall-through. */
   fall: number;
-  /** For RET: offsets of the return sites of calls made within the region. */
-  returns: number[];
+  /** For an indirect jump: offsets that its target is compared with. For {@link DISPATCH}: all that it leads to. */
+  sites: number[];
+  /** An indirect jump that goes on in the block at {@link DISPATCH} then, not out of the region. */
+  fan: boolean;
   // Graph.
   index: number;
   idom: number;
@@ -200,12 +204,18 @@ interface Block {
 
 /** No offset. */
 const NOWHERE = -0x80000000;
+/**
+ * Offset of a block without instructions that leads to all targets of indirect jumps with many. One for the region: blocks
+ * that each lead to each, as those of an interpreter do, would make an irreducible graph.
+ */
+const DISPATCH = NOWHERE + 1;
 /** Offsets stay below this, so that they and their sums are small integers. */
 const FAR = 1 << 23;
 
 /** Offsets of the blocks that may follow within the region; return sites first, so that they come late in order. */
 function successors(b: Block): number[] {
-  const out = b.returns.slice().reverse();
+  const out = b.sites.slice().reverse();
+  if (b.fan) out.push(DISPATCH);
   if (b.fall !== NOWHERE) out.push(b.fall);
   if (b.taken !== NOWHERE) out.push(b.taken);
   return out;
@@ -254,6 +264,8 @@ export interface JitHost {
    * knows; else 0.
    */
   codePage(base: number, page: number): number;
+  /** Distances from the indirect jump with this low half of its linear address to where it went: hints. */
+  jumpTargets(jump: number): number[];
   /** Jump cache address. */
   readonly jumpCache: number;
 }
@@ -317,6 +329,8 @@ export class RegionTranslator {
     const work = [host & 4095];
     const stops = new Set<number>();
     const sites: number[] = [];
+    /** Offsets of indirect jumps' targets by the offset behind the jump. */
+    const fans = new Map<number, number[]>();
     let total = 0;
     // Only where the guest has been often: the rest would cost compile time and registers.
     const add = (o: number): void => {
@@ -350,10 +364,11 @@ export class RegionTranslator {
         off += n.length;
         if (JUMPS.has(n.op)) {
           const target = off + n.immLo;
-          const known = direct(n, target);
-          if (known) add(target);
+          const targets = direct(n, target) ? [target] : this.seen(n, page, off);
+          for (const t of targets) add(t);
+          if (n.kind0 !== Kind.Rel) fans.set(off, targets);
           if (CONDITIONAL.has(n.op)) add(off);
-          else if (n.op === OP.CALL && known && leaders.has(target) && sites.length < MAX_RETURNS) {
+          else if (n.op === OP.CALL && sites.length < MAX_RETURNS && targets.some((t) => leaders.has(t))) {
             add(off);
             if (leaders.has(off)) sites.push(off);
           }
@@ -364,25 +379,14 @@ export class RegionTranslator {
     if (!insns.has(host & 4095)) return null;
     // Blocks: from each leader to the next leader, jump or stop.
     const blocks: Block[] = [];
+    const within = (x: number): boolean => leaders.has(x) && insns.has(x);
+    const dispatch = emptyBlock(DISPATCH);
     for (const start of leaders) {
       if (!insns.has(start)) continue;
-      const b: Block = {
-        off: start,
-        insns: [],
-        end: start,
-        exit: 'stop',
-        taken: NOWHERE,
-        fall: NOWHERE,
-        returns: [],
-        index: -1,
-        idom: -1,
-        preds: [],
-        merge: false,
-        loopHead: false,
-      };
+      const b = emptyBlock(start);
       let off = start;
       for (;;) {
-        if (off !== start && leaders.has(off) && insns.has(off)) {
+        if (off !== start && within(off)) {
           b.exit = 'fall';
           b.fall = off;
           break;
@@ -397,15 +401,22 @@ export class RegionTranslator {
         if (JUMPS.has(n.op)) {
           b.exit = 'jump';
           const target = off + n.immLo;
-          if (direct(n, target) && leaders.has(target) && insns.has(target)) b.taken = target;
-          if (CONDITIONAL.has(n.op) && leaders.has(off) && insns.has(off)) b.fall = off;
-          if (n.op === OP.RET) b.returns = sites.filter((x) => insns.has(x));
+          if (direct(n, target) && within(target)) b.taken = target;
+          if (CONDITIONAL.has(n.op) && within(off)) b.fall = off;
+          if (n.op === OP.RET) b.sites = sites.filter((x) => insns.has(x));
+          const targets = (fans.get(off) ?? []).filter(within);
+          if (targets.length <= FEW_TARGETS) b.sites.push(...targets);
+          else {
+            b.fan = true;
+            for (const t of targets) if (!dispatch.sites.includes(t)) dispatch.sites.push(t);
+          }
           break;
         }
       }
       b.end = off;
       blocks.push(b);
     }
+    if (dispatch.sites.length > 0) blocks.push(dispatch);
     const ordered = this.order(blocks, host & 4095);
     const pieces = piecesOf(ordered);
     const code = new Uint8Array(pieces.reduce((n, [a, b]) => n + b - a, 0));
@@ -415,6 +426,17 @@ export class RegionTranslator {
       at += to - from;
     }
     return { blocks: ordered, pages, code };
+  }
+
+  /** Offsets that the indirect jump before `off` was seen to go to; none if it is none. */
+  private seen(n: Insn, page: number, off: number): number[] {
+    if (n.kind0 === Kind.Rel || n.opSize === 2 || (n.op !== OP.CALL && n.op !== OP.JMP)) return [];
+    const at = off - n.length;
+    const jump = ((page % 0x100000) * 4096 + at) | 0;
+    return this.h
+      .jumpTargets(jump)
+      .map((distance) => at + distance)
+      .filter((x) => Math.abs(x) < FAR);
   }
 
   /** Decodes the instruction at an offset into `scratch`, across a page boundary if the next page is known. */
@@ -486,7 +508,8 @@ export class RegionTranslator {
         const s = byOff.get(t) as Block;
         return s.index <= b.index && !dominates(s.index, b.index);
       };
-      b.returns = b.returns.filter((t) => !bad(t));
+      b.sites = b.sites.filter((t) => !bad(t));
+      if (b.fan && bad(DISPATCH)) b.fan = false;
       if (bad(b.taken)) b.taken = NOWHERE;
       if (bad(b.fall)) {
         b.fall = NOWHERE;
@@ -519,6 +542,7 @@ export class RegionTranslator {
     const code = f.local(I32);
     const t32 = f.local(I32);
     const e = f.local(I32);
+    const dest = f.local(I64);
     let outOfCells = false;
     const byOff = new Map(blocks.map((b) => [b.off, b]));
     const tail = f.open('block');
@@ -569,6 +593,11 @@ export class RegionTranslator {
       f.set(near, c32(off >> 12 === from ? 1 : 0));
       f.br(tail);
     };
+    const exitIndirect = (target: Node): void => {
+      f.set(xrip, target);
+      f.set(xcell, c32(0));
+      f.br(tail);
+    };
     const labels = new Map<Block, Label>();
     const loops = new Map<Block, Label>();
     const children: Block[][] = blocks.map(() => []);
@@ -600,6 +629,10 @@ export class RegionTranslator {
       if (to.index <= from.index) {
         // Back edge: the way out for timers and interrupts.
         f.likely(i32.gt_s(bud.get, ld.i32(base, S.ATTN)), () => f.br(loops.get(to) as Label));
+        if (off === DISPATCH) {
+          exitIndirect(dest.get);
+          return;
+        }
         f.set(s.out, c32(off * 256));
         f.br(leaveLabel);
         return;
@@ -607,7 +640,31 @@ export class RegionTranslator {
       if (to.merge) f.br(labels.get(to) as Label);
       else tree(to, pending);
     };
+    /** Goes on at `to` if that is what `dest` holds. */
+    const compared = (b: Block, to: number, pending: number): void =>
+      f.if(i64.eq(dest.get, cut(i64.add(s.pageRip.get, c64(to)))), () => goTo(b, to, pending));
+    const dispatch = (b: Block): void => {
+      const { multiplier, shift, places } = spread(b.sites);
+      const miss = f.open('block');
+      const leaves = b.sites.map(() => f.open('block'));
+      f.brTable(
+        i32.shr_u(i32.mul(i32.wrap(i64.sub(dest.get, s.pageRip.get)), c32(multiplier)), c32(shift)),
+        places.map((n) => (n < 0 ? miss : (leaves[n] as Label))),
+        miss,
+      );
+      for (let n = b.sites.length - 1; n >= 0; n--) {
+        f.close();
+        compared(b, b.sites[n] as number, -1);
+        f.br(miss);
+      }
+      f.close();
+      exitIndirect(dest.get);
+    };
     const body = (b: Block, pendingIn: number): void => {
+      if (b.off === DISPATCH) {
+        dispatch(b);
+        return;
+      }
       f.set(bud, i32.sub(bud.get, c32(b.insns.length)));
       let pending = pendingIn;
       s.normal4 = 0;
@@ -629,11 +686,10 @@ export class RegionTranslator {
         const c: JitCtx = new JitCtx(s, n, off, left, pending, (kind, node) => {
           switch (kind) {
             case 'indirect':
-              for (const site of b.returns)
-                f.if(i64.eq(node as Node, cut(i64.add(s.pageRip.get, c64(site)))), () => goTo(b, site, c.kind0));
-              f.set(xrip, node as Node);
-              f.set(xcell, c32(0));
-              f.br(tail);
+              if (b.sites.length > 0 || b.fan) f.set(dest, node as Node);
+              for (const site of b.sites) compared(b, site, c.kind0);
+              if (b.fan) edge(b, DISPATCH, c.kind0);
+              else exitIndirect(node as Node);
               return;
             case 'relative':
               if (b.taken !== NOWHERE) goTo(b, b.taken, c.kind0);
@@ -760,6 +816,54 @@ export class RegionTranslator {
     if (s.fast !== null) pro.set(s.fast, i32.eq(i32.and(ld.i32(base, S.MXCSR), c32(0x7020)), c32(0x1020)));
     f.prepend(pro);
     return !outOfCells;
+  }
+}
+
+/** A block that nothing is known of yet. */
+function emptyBlock(off: number): Block {
+  return {
+    off,
+    insns: [],
+    end: off,
+    exit: 'stop',
+    taken: NOWHERE,
+    fall: NOWHERE,
+    sites: [],
+    fan: false,
+    index: -1,
+    idom: -1,
+    preds: [],
+    merge: false,
+    loopHead: false,
+  };
+}
+
+/** Multipliers that {@link spread} tries for a size of table. */
+const SPREAD_TRIES = 64;
+
+/**
+ * A hash that gives each of these i32 values a place of its own: `(v * multiplier) >>> shift` is an index into `places`,
+ * which has the number of the value that may be there, or -1.
+ */
+export function spread(values: readonly number[]): {
+  readonly multiplier: number;
+  readonly shift: number;
+  readonly places: readonly number[];
+} {
+  let multiplier = 0x9e3779b1 | 0;
+  for (let bits = Math.max(1, Math.ceil(Math.log2(values.length))); ; bits++) {
+    for (let i = 0; i < SPREAD_TRIES; i++) {
+      // Odd, as it stays; the low bits of an odd number's multiples tell all values apart at 32 bits.
+      multiplier = Math.imul(multiplier, 0x2c9277b5);
+      const places = new Array<number>(1 << bits).fill(-1);
+      const free = values.every((v, n) => {
+        const at = Math.imul(v, multiplier) >>> (32 - bits);
+        if (places[at] !== -1) return false;
+        places[at] = n;
+        return true;
+      });
+      if (free) return { multiplier, shift: 32 - bits, places };
+    }
   }
 }
 

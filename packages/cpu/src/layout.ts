@@ -1,6 +1,7 @@
 // Where everything lies in the one linear memory: vCPU states and TLBs, decoded code, page tables of our own, guest RAM.
 // Each thread that runs vCPUs has decoded code of its own; the rest is shared.
 import { type BackedRegion, HyveError, type RegionSpec } from '@hyve/core';
+import { JUMP_TARGETS_BYTES } from './jump-targets.ts';
 import { STATE_SIZE, TLB_SIZE } from './state.ts';
 
 /** Addresses of one VM's areas in its linear memory; all i32. */
@@ -37,6 +38,8 @@ export interface Layout {
   readonly cellsEnd: number;
   /** Jump cache of translated code. */
   readonly jumpCache: number;
+  /** Where indirect jumps went; see jump-targets.ts. */
+  readonly jumpTargets: number;
   /** First byte of guest memory. */
   readonly ram: number;
   /** Number of 4 KiB pages of guest memory. */
@@ -61,15 +64,19 @@ export const SMP_STRIDE = 16384;
 export const MAX_THREADS = 31;
 
 /** Areas that each thread has for itself. */
-type OwnAreas = Pick<Layout, 'hash' | 'pageInfo' | 'jumpCache' | 'cells' | 'cellsEnd' | 'arena' | 'arenaEnd'>;
+type OwnAreas = Pick<
+  Layout,
+  'hash' | 'pageInfo' | 'jumpCache' | 'jumpTargets' | 'cells' | 'cellsEnd' | 'arena' | 'arenaEnd'
+>;
 
 function ownAreas(at: number, pages: number, arenaBytes: number): OwnAreas {
   const hash = at;
   const pageInfo = hash + (4 << HASH_BITS);
   const jumpCache = up(pageInfo + pages * 16, 4096);
-  const cells = jumpCache + JUMP_CACHE_BYTES;
+  const jumpTargets = jumpCache + JUMP_CACHE_BYTES;
+  const cells = jumpTargets + JUMP_TARGETS_BYTES;
   const cellsEnd = cells + CELL_BYTES;
-  return { hash, pageInfo, jumpCache, cells, cellsEnd, arena: cellsEnd, arenaEnd: cellsEnd + arenaBytes };
+  return { hash, pageInfo, jumpCache, jumpTargets, cells, cellsEnd, arena: cellsEnd, arenaEnd: cellsEnd + arenaBytes };
 }
 
 /**
