@@ -5,7 +5,7 @@ import { tlbSlot } from './addresses.ts';
 import { type CodeMode, type Env, type Semantic, SemCtx } from './ctx.ts';
 import { fusedMultiplyAdd } from './fused.ts';
 import { emitMatFlags, emitMatState, hashHost, J_BUDGET, J_FAULT, J_INTERPRET, JC_ENTRIES } from './jit.ts';
-import { emitNoteJump } from './jump-targets.ts';
+import { emitMissed, emitNoteJump } from './jump-targets.ts';
 import type { Layout } from './layout.ts';
 import { emitMemory, type MemFns } from './mem.ts';
 import * as R from './record.ts';
@@ -236,6 +236,11 @@ export interface HostImports {
   /** A block became hot. */
   hot(base: number, head: number): void;
   /** Attention is wanted once the instruction of record `rec` is done. */
+  /**
+   * The region entered at a host address leaves by indirect jumps whose targets it might have: it is to be made anew. `low`,
+   * `high`: linear address of the page of entry.
+   */
+  again(base: number, host: number, low: number, high: number): void;
   leaveAfter(base: number, rec: number): void;
 }
 
@@ -249,6 +254,7 @@ const IMPORTS: readonly [keyof HostImports, readonly (typeof I32 | typeof F64)[]
   ['stop', [I32], 0],
   ['go', [I32], 0],
   ['hot', [I32, I32], 0],
+  ['again', [I32, I32, I32, I32], 0],
   ['leaveAfter', [I32, I32], 0],
 ];
 
@@ -534,12 +540,14 @@ export class Interpreter {
     const segLinear = emitSegLinear(m, mem.raise);
     const arith = emitArith(m);
     const matFlags = emitMatFlags(m, arith.mulhiS);
+    const noteJump = emitNoteJump(m, L);
     const named: Record<string, FnRef> = {
       ...arith,
       ...helpers(m, mem),
       matFlags,
       matState: emitMatState(m, matFlags),
-      noteJump: emitNoteJump(m, L),
+      noteJump,
+      missed: emitMissed(m, noteJump, imp('again')),
       leaveAfter: imp('leaveAfter'),
     };
     const shared: Record<string, FnRef> = {

@@ -23,6 +23,8 @@ import { c32, I32 } from './wasm/builder.ts';
 const BATCH = 128;
 /** Most blocks that wait for the translator's thread. */
 const MAX_WAITING = 32768;
+/** How often a region is made anew at most. */
+const MAX_ROUNDS = 3;
 /** A shorter queue is compiled once its oldest member has waited this many calls of {@link JitCache.pump}. */
 const PATIENCE = 48;
 
@@ -49,7 +51,7 @@ export class JitCache implements RegionIndex {
   private nextId = 1;
   /** Blocks that the thread is to be asked for, and all it has not answered for. */
   private asked: HotBlock[] = [];
-  private readonly waiting: Map<number, { head: number; block: HotBlock }> = new Map();
+  private readonly waiting: Map<number, { head: number; block: HotBlock; rounds: number }> = new Map();
   /** Regions of earlier runs by the host address of their entry. */
   private readonly kept: Map<number, { region: KeptRegion; shared: KeptCode; name: string }[]> = new Map();
   /** Regions of earlier runs that came into use. */
@@ -58,6 +60,8 @@ export class JitCache implements RegionIndex {
   private waited = 0;
   private readonly patience: number;
   private nextSlot = JIT_FIRST_SLOT;
+  /** Slots by host address and mode of their region, of such as have gone too: links and jump caches still lead there. */
+  private readonly slots: Map<number, number> = new Map();
   private readonly cells: LinkCells;
   private readonly byPage: Map<number, Region[]> = new Map();
   private readonly byHead: Map<number, Region> = new Map();
@@ -70,6 +74,8 @@ export class JitCache implements RegionIndex {
   /** Milliseconds that the translator's thread spent. */
   backgroundMs = 0;
   dropped = 0;
+  /** Regions made anew because their indirect jumps left them. */
+  renewed = 0;
   modules = 0;
 
   /** @param o.attention makes every vCPU leave its translated code soon */
@@ -140,25 +146,42 @@ export class JitCache implements RegionIndex {
     if (!suited) return;
     const host = this.i32[(head + R.B_HOST) >> 2] as number;
     if (this.takeKept(head, host, mode)) return;
-    const lo = this.i32[(base + S.RIP_BASE) >> 2] as number;
-    const hi = this.i32[(base + S.RIP_BASE + 4) >> 2] as number;
-    const page = hi * 0x100000 + (lo >>> 12);
+    const low = this.i32[(base + S.RIP_BASE) >> 2] as number;
+    const high = this.i32[(base + S.RIP_BASE + 4) >> 2] as number;
+    this.ask(base, head, host, high * 0x100000 + (low >>> 12), mode, 0);
+  }
+
+  /** Has the region that is entered at `host` made anew: its indirect jumps have gone where it does not lead. */
+  again(base: number, host: number, low: number, high: number): void {
+    const mode = this.i32[(base + S.MODE) >> 2] as number;
+    const region = this.byHead.get(this.blocks.find(host, mode));
+    if (region === undefined || region.rounds === MAX_ROUNDS) return;
+    this.ask(base, region.head, host, high * 0x100000 + (low >>> 12), mode, region.rounds + 1);
+  }
+
+  private ask(base: number, head: number, host: number, page: number, mode: number, rounds: number): void {
     if (this.thread === null && this.start === null) {
-      this.find(base, host, page, mode, head);
+      this.find(base, host, page, mode, head, rounds);
       return;
     }
     if (this.waiting.size >= MAX_WAITING) return;
     const block = { id: this.nextId++, base, host, page, mode };
     this.asked.push(block);
-    this.waiting.set(block.id, { head, block });
+    this.waiting.set(block.id, { head, block, rounds });
+  }
+
+  /** Whether the block still is what a region was asked for: not translated yet, or to be translated anew. */
+  private wants(head: number, rounds: number): boolean {
+    const h = this.u16[head >> 1];
+    return h === R.H_HEAD || (rounds > 0 && h === R.H_JIT);
   }
 
   /** Finds the region of a hot block. Other pages are looked up while the address space that ran it is the current one. */
-  private find(base: number, host: number, page: number, mode: number, head: number): void {
+  private find(base: number, host: number, page: number, mode: number, head: number, rounds: number): void {
     const t0 = now();
     const found = this.translator.discover(base, host, page, mode);
     if (found !== null) {
-      const region: Region = { head, ranges: rangesOf(found), slot: 0, alive: true };
+      const region: Region = { head, ranges: rangesOf(found), slot: 0, alive: true, rounds };
       if (this.enlist(region, found.code)) this.queue.push({ region, found });
     }
     this.ms += now() - t0;
@@ -208,7 +231,8 @@ export class JitCache implements RegionIndex {
   private takeKept(head: number, host: number, mode: number): boolean {
     const known = this.kept.get(host);
     if (known === undefined || this.nextSlot >= TABLE_SLOTS) return false;
-    const k = known.find((x) => x.region.mode === mode && this.holds(x.region.ranges, x.region.code));
+    // What was made last knows most.
+    const k = known.findLast((x) => x.region.mode === mode && this.holds(x.region.ranges, x.region.code));
     if (k === undefined) return false;
     if (this.stale === null) this.makeStale();
     try {
@@ -217,7 +241,7 @@ export class JitCache implements RegionIndex {
       this.kept.delete(host);
       return false;
     }
-    const region: Region = { head, ranges: k.region.ranges, slot: 0, alive: true };
+    const region: Region = { head, ranges: k.region.ranges, slot: 0, alive: true, rounds: 0 };
     if (!this.enlist(region, k.region.code)) return false;
     this.install(region, k.shared.exports[k.name]);
     this.reused++;
@@ -257,7 +281,7 @@ export class JitCache implements RegionIndex {
     for (const { region, found } of batch) {
       // Its bytes may have changed, or its block gone, since it was queued.
       if (!region.alive) continue;
-      if (this.u16[region.head >> 1] !== R.H_HEAD) {
+      if (!this.wants(region.head, region.rounds)) {
         this.drop(region);
         continue;
       }
@@ -281,7 +305,15 @@ export class JitCache implements RegionIndex {
 
   private install(region: Region, code: unknown): void {
     const head = region.head;
-    const slot = this.nextSlot++;
+    const old = this.byHead.get(head);
+    if (old !== undefined) {
+      old.alive = false;
+      this.unlist(old);
+      this.renewed++;
+    }
+    const key = (this.i32[(head + R.B_HOST) >> 2] as number) + (this.i32[(head + R.B_MODE) >> 2] as number) * 2 ** 32;
+    const slot = this.slots.get(key) ?? this.nextSlot++;
+    this.slots.set(key, slot);
     this.interp.exports.table.set(slot, code as never);
     region.slot = slot;
     this.byHead.set(head, region);
@@ -310,15 +342,15 @@ export class JitCache implements RegionIndex {
       const w = this.waiting.get(r.id);
       if (w === undefined) return;
       this.waiting.delete(r.id);
-      const { head, block } = w;
+      const { head, block, rounds } = w;
       // The block may have gone, and its records be another's.
       if (
-        this.u16[head >> 1] !== R.H_HEAD ||
+        !this.wants(head, rounds) ||
         this.i32[(head + R.B_HOST) >> 2] !== block.host ||
         this.i32[(head + R.B_MODE) >> 2] !== block.mode
       )
         return;
-      const region: Region = { head, ranges: r.ranges, slot: 0, alive: true };
+      const region: Region = { head, ranges: r.ranges, slot: 0, alive: true, rounds };
       if (this.enlist(region, r.code)) this.install(region, exports[`r${i}`]);
     });
     this.ms += now() - t0;
@@ -354,6 +386,12 @@ export class JitCache implements RegionIndex {
         this.i32[(r.head + R.B_PAGE2_NEXT) >> 2] = 0;
       }
     }
+    this.unlist(r);
+    this.attention();
+  }
+
+  /** Its bytes may change from here on. */
+  private unlist(r: Region): void {
     for (const [from] of r.ranges) {
       const page = (from - this.L.ram) >>> 12;
       const list = this.byPage.get(page);
@@ -362,7 +400,6 @@ export class JitCache implements RegionIndex {
       list.splice(at, 1);
       if (list.length === 0) this.byPage.delete(page);
     }
-    this.attention();
   }
 
   invalidate(page: number, from: number, to: number): boolean {
@@ -396,6 +433,7 @@ export class JitCache implements RegionIndex {
     this.kept.clear();
     this.generation++;
     this.nextSlot = JIT_FIRST_SLOT;
+    this.slots.clear();
     this.cells.clear();
     this.i32.fill(0, this.L.jumpCache >> 2, (this.L.jumpCache >> 2) + JC_ENTRIES * 4);
     this.attention();

@@ -17,6 +17,7 @@ import {
   JitCtx,
   type RegionState,
 } from './jit-ctx.ts';
+import { FAR, MISSES_NOTED } from './jump-targets.ts';
 import * as S from './state.ts';
 import {
   c32,
@@ -209,9 +210,6 @@ const NOWHERE = -0x80000000;
  * that each lead to each, as those of an interpreter do, would make an irreducible graph.
  */
 const DISPATCH = NOWHERE + 1;
-/** Offsets stay below this, so that they and their sums are small integers. */
-const FAR = 1 << 23;
-
 /** Offsets of the blocks that may follow within the region; return sites first, so that they come late in order. */
 function successors(b: Block): number[] {
   const out = b.sites.slice().reverse();
@@ -244,6 +242,8 @@ export interface Region {
   /** Table slot. */
   slot: number;
   alive: boolean;
+  /** How often it has been made anew because its indirect jumps left it. */
+  rounds: number;
 }
 
 /** What the translator needs of its surroundings. */
@@ -593,7 +593,31 @@ export class RegionTranslator {
       f.set(near, c32(off >> 12 === from ? 1 : 0));
       f.br(tail);
     };
-    const exitIndirect = (target: Node): void => {
+    let misses = 0;
+    /** `jump`: offset of an indirect jump that might have led on within the region. */
+    const exitIndirect = (target: Node, jump = NOWHERE): void => {
+      if (jump !== NOWHERE) {
+        if (misses === 0) misses = this.h.cell();
+        if (misses === 0) outOfCells = true;
+        const n = f.tmp(i32.add(ld.i32(c32(misses)), c32(1)));
+        f.st32(c32(misses), n);
+        f.unlikely(i32.eqz(i32.and(n, c32(MISSES_NOTED - 1))), () => {
+          const low = i32.wrap(s.pageRip.get);
+          const host = (found.pages.get(0) as number) + entry.off;
+          f.do(
+            call(
+              env.fn('missed'),
+              base,
+              c32(misses),
+              c32(host),
+              low,
+              i32.wrap(i64.shr_u(s.pageRip.get, c64(32))),
+              i32.add(low, c32(jump)),
+              i32.wrap(target),
+            ),
+          );
+        });
+      }
       f.set(xrip, target);
       f.set(xcell, c32(0));
       f.br(tail);
@@ -658,7 +682,8 @@ export class RegionTranslator {
         f.br(miss);
       }
       f.close();
-      exitIndirect(dest.get);
+      const fan = blocks[b.preds[0] as number] as Block;
+      exitIndirect(dest.get, fan.end - (fan.insns[fan.insns.length - 1] as Insn).length);
     };
     const body = (b: Block, pendingIn: number): void => {
       if (b.off === DISPATCH) {
@@ -689,7 +714,7 @@ export class RegionTranslator {
               if (b.sites.length > 0 || b.fan) f.set(dest, node as Node);
               for (const site of b.sites) compared(b, site, c.kind0);
               if (b.fan) edge(b, DISPATCH, c.kind0);
-              else exitIndirect(node as Node);
+              else exitIndirect(node as Node, n.op === OP.RET || n.opSize === 2 ? NOWHERE : off);
               return;
             case 'relative':
               if (b.taken !== NOWHERE) goTo(b, b.taken, c.kind0);

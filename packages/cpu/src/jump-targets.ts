@@ -1,7 +1,7 @@
 // Where indirect jumps and calls have gone, for the translator: the interpreter notes it, translation takes the targets into
 // the jump's region. Only hints: what is read here is checked against the code TLB and the block counts.
 import type { Layout } from './layout.ts';
-import { c32, type FnRef, I32, i32, type Local, ld, type Module } from './wasm/builder.ts';
+import { c32, call, type FnRef, I32, i32, type Local, ld, type Module, type Node } from './wasm/builder.ts';
 
 /** Sets and ways of the table; an entry is 8 bytes: low halves of the linear addresses of a jump and of a target of it. */
 const SETS_LOG2 = 9;
@@ -36,6 +36,38 @@ export function emitNoteJump(m: Module, L: Layout): FnRef {
     });
     f.st32(e.get, jump);
     f.st32(e.get, target, 4);
+  });
+  return f.ref;
+}
+
+/** Noted misses of a region after which it is made anew. */
+const MISSES = 64;
+/** Only every such miss is noted: a power of two. */
+export const MISSES_NOTED = 16;
+/** Jumps this far and farther leave the region in any case. */
+export const FAR: number = 1 << 23;
+
+/**
+ * (base, cell, host, low, high, jump, target): an indirect jump of a region left it. The region is entered at `host`, in the
+ * page at the linear address `low` and `high`; `cell` is the address of two i32 of its own, the second of which counts.
+ */
+export function emitMissed(m: Module, noteJump: FnRef, again: FnRef): FnRef {
+  const f = m.fn([I32, I32, I32, I32, I32, I32, I32], 0);
+  const [base, cell, host, low, high, jump, target] = f.params.map((p) => p.get) as [
+    Node,
+    Node,
+    Node,
+    Node,
+    Node,
+    Node,
+    Node,
+  ];
+  const n = f.local(I32);
+  f.if(i32.lt_u(i32.add(i32.sub(target, jump), c32(FAR)), c32(2 * FAR)), () => {
+    f.do(call(noteJump, jump, target));
+    f.set(n, i32.add(ld.i32(cell, 4), c32(1)));
+    f.st32(cell, n.get, 4);
+    f.if(i32.eq(n.get, c32(MISSES)), () => f.do(call(again, base, host, low, high)));
   });
   return f.ref;
 }

@@ -226,6 +226,7 @@ export class SoftVm implements Vm {
       tsc: (base) => of(base).tsc(),
       stop: () => this.peers?.stop(),
       go: () => this.peers?.go(),
+      again: (base, host, low, high) => this.jit?.again(base, host, low, high),
       leaveAfter: (base, rec) => of(base).leaveAfter(rec),
       hot: (base, head) => {
         this.jit?.hot(base, head);
@@ -341,6 +342,7 @@ export class SoftVm implements Vm {
       regionBackgroundMs: Math.round(this.jit?.backgroundMs ?? 0),
       regionsDropped: this.jit?.dropped ?? 0,
       regionsReused: this.jit?.reused ?? 0,
+      regionsRenewed: this.jit?.renewed ?? 0,
       regionModules: this.jit?.modules ?? 0,
       ...(this.peers === null
         ? {}

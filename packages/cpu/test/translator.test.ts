@@ -137,6 +137,7 @@ describe('translation on another thread', () => {
         unavailable: () => 0,
         cell: () => 0,
         codePage: () => 0,
+        jumpTargets: () => [],
         jumpCache: 0,
         // Asked for where the jump goes when the first block has been decoded.
         runs: (host) => {
