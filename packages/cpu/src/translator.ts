@@ -2,10 +2,11 @@
 // guest code, block counts and the TLB from the shared memory without locks; the thread of the vCPU checks the bytes that
 // were translated against memory, once writes to them are heard of, before it takes a region in. See docs/decisions/0007.
 import { Decoder } from '@hyve/x86';
+import { TRANSLATED } from './blocks.ts';
 import { FEATURES } from './features.ts';
 import { fusedMultiplyAdd } from './fused.ts';
 import { type Signature, satelliteOf } from './interp.ts';
-import { RegionTranslator, rangesOf } from './jit.ts';
+import { type JitHost, RegionTranslator, rangesOf } from './jit.ts';
 import { jitHost, LinkCells } from './jit-host.ts';
 import { type KeptRegion, packKept, type TranslationStore, unpackKept } from './kept.ts';
 import type { Layout } from './layout.ts';
@@ -90,8 +91,8 @@ export interface TranslatorPort {
 
 /** Requests are gathered this long, ms: modules are cheaper by the dozen. */
 const GATHER_MS = 2;
-/** Most regions of one module. */
-const BATCH = 64;
+/** Most regions of one module. Small: what has just become hot waits for the module that is being made. */
+const BATCH = 24;
 /** Modules of earlier runs that are handed over together. */
 const KEPT_AT_ONCE = 8;
 
@@ -115,14 +116,22 @@ export function serveTranslator(
   });
 }
 
+/** A block that waits, how often it had run when it was last looked at, and how much it has run lately. */
+interface Waiting {
+  readonly block: HotBlock;
+  seen: number;
+  heat: number;
+}
+
 class Service {
   private readonly plan: TranslatorPlan;
   private readonly port: TranslatorPort;
   private readonly i32: Int32Array;
+  private readonly host: JitHost;
   private readonly translator: RegionTranslator;
   private readonly cells: LinkCells;
   private generation = 0;
-  private queue: HotBlock[] = [];
+  private queue: Waiting[] = [];
   private scheduled = false;
   private readonly store: TranslationStore | null;
 
@@ -133,10 +142,8 @@ class Service {
     const buffer = plan.memory.buffer;
     this.i32 = new Int32Array(buffer);
     this.cells = new LinkCells(this.i32, L);
-    this.translator = new RegionTranslator(
-      jitHost(buffer, L, this.cells, allSemantics(), new Decoder(new Set(FEATURES))),
-      plan.threshold,
-    );
+    this.host = jitHost(buffer, L, this.cells, allSemantics(), new Decoder(new Set(FEATURES)));
+    this.translator = new RegionTranslator(this.host, plan.threshold);
     const { functions, shared } = plan;
     this.store = open(JSON.stringify([L, functions, shared, FEATURES, fusedMultiplyAdd()]));
     if (this.store !== null) this.offer(this.store.load());
@@ -178,7 +185,7 @@ class Service {
       this.queue = [];
       this.cells.clear();
     }
-    this.queue.push(...m.blocks);
+    for (const block of m.blocks) this.queue.push({ block, seen: this.plan.threshold, heat: 0 });
     this.schedule(GATHER_MS);
   }
 
@@ -192,8 +199,25 @@ class Service {
     }, ms);
   }
 
+  /**
+   * The next blocks to translate. While more wait than one module takes, those that run most now come first: thousands may
+   * have become hot in a boot that is over, and the guest interprets what it runs instead.
+   */
+  private next(): HotBlock[] {
+    if (this.queue.length > BATCH) {
+      for (const w of this.queue) {
+        const runs = this.host.runs(w.block.host, w.block.mode);
+        // The entry of a region that is to be made anew has no count.
+        w.heat = (w.heat >> 1) + (runs === TRANSLATED ? this.plan.threshold : Math.max(0, runs - w.seen));
+        if (runs !== TRANSLATED) w.seen = runs;
+      }
+      this.queue.sort((a, b) => b.heat - a.heat);
+    }
+    return this.queue.splice(0, BATCH).map((w) => w.block);
+  }
+
   private work(): void {
-    const blocks = this.queue.splice(0, BATCH);
+    const blocks = this.next();
     if (blocks.length === 0) return;
     const t0 = clock.now();
     const { m, env } = satelliteOf(this.plan.layout, this.plan.functions, this.plan.shared);
