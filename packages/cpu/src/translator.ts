@@ -6,7 +6,7 @@ import { TRANSLATED } from './blocks.ts';
 import { FEATURES } from './features.ts';
 import { fusedMultiplyAdd } from './fused.ts';
 import { type Signature, satelliteOf } from './interp.ts';
-import { type JitHost, RegionTranslator, rangesOf } from './jit.ts';
+import { type Found, type JitHost, RegionTranslator, rangesOf } from './jit.ts';
 import { jitHost, LinkCells } from './jit-host.ts';
 import { type KeptRegion, packKept, type TranslationStore, unpackKept } from './kept.ts';
 import type { Layout } from './layout.ts';
@@ -93,6 +93,8 @@ export interface TranslatorPort {
 const GATHER_MS = 2;
 /** Most regions of one module. Small: what has just become hot waits for the module that is being made. */
 const BATCH = 24;
+/** Between looks at blocks that wait and are not wanted for now. */
+const IDLE_MS = 20;
 /** Modules of earlier runs that are handed over together. */
 const KEPT_AT_ONCE = 8;
 
@@ -116,12 +118,23 @@ export function serveTranslator(
   });
 }
 
-/** A block that waits, how often it had run when it was last looked at, and how much it has run lately. */
+/** A block that waits. */
 interface Waiting {
   readonly block: HotBlock;
+  /** How often it had run when it was last looked at. */
   seen: number;
+  /** How much it has run lately. */
   heat: number;
+  /** A region that was made since goes over it: it wants one of its own only if it goes on running. */
+  covered: boolean;
+  /** Batches until its runs count again: the region has to be in use first. */
+  hold: number;
 }
+
+/** Batches after which a region that was made is in use. */
+const HOLD = 3;
+/** Recent runs that a covered block needs. */
+const COVERED_RUNS = 64;
 
 class Service {
   private readonly plan: TranslatorPlan;
@@ -131,7 +144,7 @@ class Service {
   private readonly translator: RegionTranslator;
   private readonly cells: LinkCells;
   private generation = 0;
-  private queue: Waiting[] = [];
+  private readonly queue: Map<number, Waiting> = new Map();
   private scheduled = false;
   private readonly store: TranslationStore | null;
 
@@ -182,10 +195,17 @@ class Service {
   take(m: TranslateRequest): void {
     if (m.generation !== this.generation) {
       this.generation = m.generation;
-      this.queue = [];
+      this.queue.clear();
       this.cells.clear();
     }
-    for (const block of m.blocks) this.queue.push({ block, seen: this.plan.threshold, heat: 0 });
+    for (const block of m.blocks)
+      this.queue.set(keyOf(block.host, block.mode), {
+        block,
+        seen: this.plan.threshold,
+        heat: 0,
+        covered: false,
+        hold: 0,
+      });
     this.schedule(GATHER_MS);
   }
 
@@ -194,31 +214,48 @@ class Service {
     this.scheduled = true;
     timers.setTimeout(() => {
       this.scheduled = false;
-      this.work();
-      if (this.queue.length > 0) this.schedule(0);
+      const made = this.work();
+      if (this.queue.size > 0) this.schedule(made ? 0 : IDLE_MS);
     }, ms);
   }
 
   /**
-   * The next blocks to translate. While more wait than one module takes, those that run most now come first: thousands may
-   * have become hot in a boot that is over, and the guest interprets what it runs instead.
+   * The waiting blocks that may be translated, those that run most now first: thousands may have become hot in a boot that
+   * is over, and the guest interprets what it runs instead.
    */
-  private next(): HotBlock[] {
-    if (this.queue.length > BATCH) {
-      for (const w of this.queue) {
-        const runs = this.host.runs(w.block.host, w.block.mode);
-        // The entry of a region that is to be made anew has no count.
-        w.heat = (w.heat >> 1) + (runs === TRANSLATED ? this.plan.threshold : Math.max(0, runs - w.seen));
-        if (runs !== TRANSLATED) w.seen = runs;
+  private order(): Waiting[] {
+    const ready: Waiting[] = [];
+    for (const w of this.queue.values()) {
+      const runs = this.host.runs(w.block.host, w.block.mode);
+      // The entry of a region that is to be made anew has no count.
+      const more = runs === TRANSLATED ? this.plan.threshold : Math.max(0, runs - w.seen);
+      if (runs !== TRANSLATED) w.seen = runs;
+      if (w.hold > 0) {
+        w.hold--;
+        continue;
       }
-      this.queue.sort((a, b) => b.heat - a.heat);
+      w.heat = (w.heat >> 1) + more;
+      if (!w.covered || w.heat >= COVERED_RUNS) ready.push(w);
     }
-    return this.queue.splice(0, BATCH).map((w) => w.block);
+    return ready.sort((a, b) => b.heat - a.heat);
   }
 
-  private work(): void {
-    const blocks = this.next();
-    if (blocks.length === 0) return;
+  /** A region goes over these blocks too. */
+  private cover(found: Found, mode: number): void {
+    for (const b of found.blocks) {
+      const host = (found.pages.get(b.off >> 12) as number) + (b.off & 4095);
+      const w = this.queue.get(keyOf(host, mode));
+      if (w === undefined) continue;
+      w.covered = true;
+      w.heat = 0;
+      w.hold = HOLD;
+    }
+  }
+
+  /** Makes one module; false if there was nothing to make it of. */
+  private work(): boolean {
+    const waiting = this.order();
+    if (waiting.length === 0) return false;
     const t0 = clock.now();
     const { m, env } = satelliteOf(this.plan.layout, this.plan.functions, this.plan.shared);
     const jitType = m.type([I32], I32);
@@ -227,7 +264,12 @@ class Service {
     const without: number[] = [];
     let instructions = 0;
     let full = false;
-    for (const b of blocks) {
+    for (const w of waiting) {
+      if (regions.length >= BATCH || without.length >= BATCH) break;
+      // One that was made a moment ago may go over it.
+      if (w.hold > 0) continue;
+      const b = w.block;
+      this.queue.delete(keyOf(b.host, b.mode));
       const found = full ? null : this.translator.discover(b.base, b.host, b.page, b.mode);
       if (found === null) {
         without.push(b.id);
@@ -237,6 +279,7 @@ class Service {
         full = true;
         break;
       }
+      this.cover(found, b.mode);
       m.name(m.lastRef, `region_${b.host.toString(16)}`);
       for (const x of found.blocks) instructions += x.insns.length;
       regions.push({ id: b.id, host: b.host, mode: b.mode, ranges: rangesOf(found), code: found.code });
@@ -262,5 +305,11 @@ class Service {
       full,
     };
     this.port.post(reply);
+    return true;
   }
+}
+
+/** One number for a block: its host address and mode key, which has less than 20 bits. */
+function keyOf(host: number, mode: number): number {
+  return mode * 0x1_0000_0000 + host;
 }
