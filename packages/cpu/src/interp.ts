@@ -3,6 +3,7 @@
 import { Insn, Kind, OP, OP_NAMES } from '@hyve/x86';
 import { tlbSlot } from './addresses.ts';
 import { type CodeMode, type Env, type Semantic, SemCtx } from './ctx.ts';
+import { emitDelivery } from './deliver.ts';
 import { fusedMultiplyAdd } from './fused.ts';
 import { emitMatFlags, emitMatState, hashHost, J_BUDGET, J_FAULT, J_INTERPRET, JC_ENTRIES } from './jit.ts';
 import { emitMissed, emitNoteJump } from './jump-targets.ts';
@@ -541,6 +542,7 @@ export class Interpreter {
     const arith = emitArith(m);
     const matFlags = emitMatFlags(m, arith.mulhiS);
     const noteJump = emitNoteJump(m, L);
+    const delivery = emitDelivery(m, mem, flags.get.ref);
     const named: Record<string, FnRef> = {
       ...arith,
       ...helpers(m, mem),
@@ -549,6 +551,7 @@ export class Interpreter {
       noteJump,
       missed: emitMissed(m, noteJump, imp('again')),
       leaveAfter: imp('leaveAfter'),
+      flatSegment: delivery.flatSegment,
     };
     const shared: Record<string, FnRef> = {
       ...mem,
@@ -586,7 +589,7 @@ export class Interpreter {
       f.set(a, i64.trunc_sat_f64_s((f.params[1] as Local).get));
       f.emit(call(mem.fetchMiss, (f.params[0] as Local).get, a.get));
     }
-    this.emitMain(m, L, env, mem.fetchMiss, imp('translate'), imp('hot'), inlineKeys);
+    this.emitMain(m, L, env, mem.fetchMiss, imp('translate'), imp('hot'), delivery.pageFault, inlineKeys);
     for (const [name, ref] of Object.entries(shared).sort((a, b) => a[1].index - b[1].index)) m.name(ref, name);
     const bytes = m.finish();
     return { module: new WebAssembly.Module(bytes), bytes, functions: sigs };
@@ -700,6 +703,7 @@ export class Interpreter {
     fetchMiss: FnRef,
     translate: FnRef,
     hot: FnRef,
+    pageFault: FnRef,
     inlineKeys: readonly string[],
   ): void {
     const f = m.fn([I32, I32], I32, 'main');
@@ -722,6 +726,22 @@ export class Interpreter {
       );
     // A link asked for before the last return would be patched with whatever runs next.
     f.st32(base, c32(0), S.LINK_SLOT);
+    // Who names a record wants one block, and its exceptions.
+    const deliver = f.local(I32);
+    f.set(deliver, i32.eqz(rec.get));
+    const restart = f.open('loop');
+    /** Leaves for the exception in FAULT, unless it can be delivered here. RIP is set. */
+    const except = (code: Node): void => {
+      f.st32(base, c32(0), S.LINK_SLOT);
+      f.if(deliver.get, () =>
+        f.if(call(pageFault, base), () => {
+          f.set(rec, c32(0));
+          f.set(interpret, c32(0));
+          f.br(restart);
+        }),
+      );
+      f.ret(code);
+    };
     const fault = f.open('block');
     const lookupEntry = f.open('block');
     f.brIf(lookupEntry, i32.eqz(rec.get));
@@ -740,10 +760,7 @@ export class Interpreter {
         () => f.set(host, i32.add(i32.wrap(la.get), ld.i32(e.get, 24))),
         () => {
           f.set(host, call(fetchMiss, base, la.get));
-          f.if(i32.eqz(host.get), () => {
-            f.st32(base, c32(0), S.LINK_SLOT);
-            f.ret(select(ld.i32(base, S.FAULT), c32(S.EX_FAULT), c32(S.EX_CAREFUL)));
-          });
+          f.if(i32.eqz(host.get), () => except(select(ld.i32(base, S.FAULT), c32(S.EX_FAULT), c32(S.EX_CAREFUL))));
         },
       );
       f.set(rec, ld.i32(i32.add(c32(L.hash), i32.shl(hashOf(host.get, L), c32(2)))));
@@ -763,10 +780,7 @@ export class Interpreter {
       });
       f.if(i32.eqz(rec.get), () => {
         f.set(rec, call(translate, base, host.get));
-        f.if(i32.eqz(rec.get), () => {
-          f.st32(base, c32(0), S.LINK_SLOT);
-          f.ret(select(ld.i32(base, S.FAULT), c32(S.EX_FAULT), c32(S.EX_CAREFUL)));
-        });
+        f.if(i32.eqz(rec.get), () => except(select(ld.i32(base, S.FAULT), c32(S.EX_FAULT), c32(S.EX_CAREFUL))));
       });
       f.if(
         i32.and(ld.i32(base, S.MODE), c32(S.MODE_CSFULL)),
@@ -882,7 +896,7 @@ export class Interpreter {
       f.set(host, call(fetchMiss, base, la.get));
       f.if(i32.ne(host.get, ld.i32(rec.get, R.B_PAGE2)), () => {
         f.st64(base, ld.i64(base, S.RIP_BASE), S.RIP);
-        f.if(i32.eqz(host.get), () => f.ret(select(ld.i32(base, S.FAULT), c32(S.EX_FAULT), c32(S.EX_CAREFUL))));
+        f.if(i32.eqz(host.get), () => except(select(ld.i32(base, S.FAULT), c32(S.EX_FAULT), c32(S.EX_CAREFUL))));
         f.ret(c32(S.EX_CAREFUL));
       });
       head();
@@ -899,10 +913,7 @@ export class Interpreter {
       f.st64(base, ld.i64(base, S.RIP_BASE), S.RIP);
       f.set(st, callIndirect(jitType, I32, ld.i32(rec.get, R.B_PAGE2_NEXT), base));
       f.if(ld.i32(base, S.PEND_KIND), () => f.do(call(env.fn('matState'), base)));
-      f.if(i32.eq(st.get, c32(J_FAULT)), () => {
-        f.st32(base, c32(0), S.LINK_SLOT);
-        f.ret(c32(S.EX_FAULT));
-      });
+      f.if(i32.eq(st.get, c32(J_FAULT)), () => except(c32(S.EX_FAULT)));
       f.if(i32.eq(st.get, c32(J_BUDGET)), () => f.ret(c32(S.EX_BUDGET)));
       f.set(interpret, i32.eq(st.get, c32(J_INTERPRET)));
       toLookup();
@@ -993,8 +1004,9 @@ export class Interpreter {
     // Fault in the instruction of `rec`.
     f.st64(base, ripOfRec(), S.RIP);
     uncount(true);
-    f.st32(base, c32(0), S.LINK_SLOT);
-    f.emit(c32(S.EX_FAULT));
+    except(c32(S.EX_FAULT));
+    f.close();
+    f.unreachable();
   }
 }
 

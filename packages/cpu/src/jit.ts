@@ -64,11 +64,12 @@ export const CELL = 8;
 export const JC_ENTRIES = 4096;
 
 /** Operations that may let an interrupt through. */
-const OPENERS: ReadonlySet<number> = new Set([OP.STI, OP.POPF, OP.SYSRET]);
+const OPENERS: ReadonlySet<number> = new Set([OP.STI, OP.POPF, OP.SYSRET, OP.IRET]);
 /** Repeated operations that are worth being part of a region. */
 const REPEATED: ReadonlySet<number> = new Set([OP.MOVS, OP.STOS, OP.LODS, OP.SCAS, OP.CMPS]);
 const JUMPS: ReadonlySet<number> = new Set([
   OP.CALL, OP.JMP, OP.RET, OP.JCC, OP.LOOP, OP.LOOPE, OP.LOOPNE, OP.JCXZ, OP.SYSCALL, OP.SYSRET,
+  OP.IRET,
 ]); // biome-ignore format: a list
 const CONDITIONAL: ReadonlySet<number> = new Set([OP.JCC, OP.LOOP, OP.LOOPE, OP.LOOPNE, OP.JCXZ]);
 
@@ -290,6 +291,8 @@ export class RegionTranslator {
   private can(n: Insn, mode: number): boolean {
     if ((n.rep !== 0 && !REPEATED.has(n.op)) || this.h.special(n)) return false;
     if (!this.h.semantics.has(n.op)) return false;
+    // Only 64-bit IRET has more to it than a call of TypeScript.
+    if (n.op === OP.IRET && n.opSize !== 8) return false;
     if (n.vex !== 0 && n.vsib !== 0) return false;
     return this.h.unavailable(n, mode) === 0;
   }

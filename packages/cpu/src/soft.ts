@@ -392,7 +392,6 @@ export class SoftVcpu implements Vcpu {
   private isHalted = false;
   private waitsForSipi = false;
   private nmiPending = false;
-  private nmiBlocked = false;
   /** DR6 bits of a debug trap that is due before the next instruction, or after it behind MOV SS. */
   private pendingTrap = 0;
   /** Instructions retired when MOV SS or POP SS last put up its shadow. */
@@ -662,6 +661,13 @@ export class SoftVcpu implements Vcpu {
   kick(): void {
     this.kicked = true;
     this.access.set(S.BUDGET, S.ATTENTION);
+  }
+
+  private get nmiBlocked(): boolean {
+    return this.access.get(S.NMI_BLOCKED) !== 0;
+  }
+  private set nmiBlocked(on: boolean) {
+    this.access.set(S.NMI_BLOCKED, on ? 1 : 0);
   }
 
   /** Whether the last instruction was a MOV SS or POP SS. */

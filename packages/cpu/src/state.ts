@@ -324,6 +324,9 @@ export const IGNNE = 2216;
 /** FAULT only, not a vector: an x87 error to report by FERR#. */
 export const EXC_FERR = 0x100;
 
+/** 32 bit: an NMI is being handled; IRET ends that. */
+export const NMI_BLOCKED = 2144;
+
 /** 32 bit: the run loop waits for interrupts to become deliverable. */
 export const IRQ_WINDOW = 2140;
 

@@ -1,14 +1,16 @@
 // The common cases of instructions that change privilege or what the guest may touch: SYSCALL and SYSRET in 64-bit mode,
-// SWAPGS, STAC, CLAC. Everything else about them, and every fault, is in system/. Intel SDM volume 2.
+// IRET from CPL 0, SWAPGS, STAC, CLAC. Everything else about them, and every fault, is in system/. Intel SDM volume 2.
 import { OP } from '@hyve/x86';
 import { isCanonical } from '../addresses.ts';
 import type { Semantic, SemCtx } from '../ctx.ts';
+import { CODE64_BITS, CODE64_MASK, DATA_BITS, DATA_MASK } from '../deliver.ts';
 import * as S from '../state.ts';
-import { ATTR_CODE64, ATTR_DATA32, ATTR_DPL3 } from '../system/bits.ts';
-import { c32, c64, i32, i64, ld, type Node, select } from '../wasm/builder.ts';
+import { ATTR_CODE64, ATTR_DATA32, ATTR_DPL3, DESC_DPL_SHIFT } from '../system/bits.ts';
+import { c32, c64, call, i32, i64, ld, type Node, select } from '../wasm/builder.ts';
 import { attention, sys } from './integer.ts';
 
 const CX = 1;
+const SP = 4;
 const R11 = 11;
 const CR4_SMAP = 1 << 21;
 const EFER_SCE = 1;
@@ -82,6 +84,96 @@ const sysret: Semantic = (c) => {
   sys(c);
 };
 
+const FLAGS_IRET =
+  0x8d5 |
+  S.FLAG_DF |
+  S.FLAG_NT |
+  S.FLAG_AC |
+  S.FLAG_ID |
+  S.FLAG_IF |
+  (3 << S.FLAG_IOPL_SHIFT) |
+  S.FLAG_VIF |
+  S.FLAG_VIP;
+
+/** To flat 64-bit code at CPL 3 or 0, with its five words in one page. */
+const iret: Semantic = (c) => {
+  const f = c.f;
+  if (c.mode.bits === 64 && c.size === 8) {
+    const seg = (n: number): number => S.SEG + n * S.SEG_STRIDE;
+    const allowed = isZero(
+      i32.or(i32.or(field(c, S.CPL), field(c, S.NMI_BLOCKED)), i32.and(field(c, S.EFL), c32(S.FLAG_NT))),
+    );
+    f.if(i32.and(undisturbed(c), allowed), () => {
+      const frame = f.tmp(call(c.env.mem.tryPtr, c.base, c.getGpr64(SP), c32(40), c32(0)));
+      f.if(frame, () => {
+        const target = f.tmp(ld.i64(frame));
+        const cs = f.tmp(ld.i32_16u(frame, 8));
+        const flags = f.tmp(ld.i32(frame, 16));
+        const newSp = f.tmp(ld.i64(frame, 24));
+        const ss = f.tmp(ld.i32_16u(frame, 32));
+        const ring = f.tmp(i32.and(cs, c32(3)));
+        const user = f.tmp(i32.eq(ring, c32(3)));
+        const dpl = f.tmp(i32.shl(ring, c32(DESC_DPL_SHIFT)));
+        const code = f.tmp(call(c.env.fn('flatSegment'), c.base, cs));
+        const stack = f.tmp(call(c.env.fn('flatSegment'), c.base, ss));
+        // No selector at all will do at CPL 0.
+        const noStack = f.tmp(isZero(i32.or(ss, ring)));
+        const stackFits = i32.and(
+          i32.eq(i32.and(stack, c32(DATA_MASK)), i32.or(c32(DATA_BITS), dpl)),
+          i32.eq(i32.and(ss, c32(3)), ring),
+        );
+        const fits = i32.and(
+          i32.and(i32.or(user, isZero(ring)), isCanonical(target)),
+          i32.and(i32.eq(i32.and(code, c32(CODE64_MASK)), i32.or(c32(CODE64_BITS), dpl)), i32.or(noStack, stackFits)),
+        );
+        // At CPL 3 alignment checks and what is left of inner segments are for others to look at.
+        let quiet: Node = isZero(i32.and(flags, c32(S.FLAG_AC)));
+        for (const n of [S.ES, S.DS, S.FS, S.GS]) {
+          const attr = f.tmp(field(c, seg(n) + S.SEG_ATTR));
+          quiet = i32.and(
+            quiet,
+            i32.or(
+              i32.ne(i32.and(attr, c32(S.ATTR_UNUSABLE)), c32(0)),
+              i32.eq(i32.and(attr, c32(ATTR_DPL3)), c32(ATTR_DPL3)),
+            ),
+          );
+        }
+        const calm = i32.and(isZero(i32.and(flags, c32(S.FLAG_TF))), i32.or(isZero(user), quiet));
+        f.if(i32.and(fits, calm), () => {
+          const attrOf = (d: Node): Node => i32.and(i32.shr_u(d, c32(8)), c32(0xf0ff));
+          const load = (n: number, selector: Node, limit: Node, attr: Node): void => {
+            f.st64(c.base, c64(0), seg(n) + S.SEG_BASE);
+            f.st32(c.base, limit, seg(n) + S.SEG_LIMIT);
+            f.st32(c.base, attr, seg(n) + S.SEG_ATTR);
+            f.st32(c.base, selector, seg(n) + S.SEG_SEL);
+          };
+          load(S.CS, cs, c32(-1), attrOf(code));
+          load(S.SS, ss, select(noStack, c32(0), c32(-1)), select(noStack, c32(S.ATTR_UNUSABLE), attrOf(stack)));
+          const before = f.tmp(field(c, S.EFL));
+          const opened = f.tmp(i32.and(i32.and(flags, i32.xor(before, c32(-1))), c32(S.FLAG_IF)));
+          c.setFlags(i32.or(i32.and(before, c32(~FLAGS_IRET)), i32.and(flags, c32(FLAGS_IRET))));
+          f.st32(c.base, ring, S.CPL);
+          c.setGpr64(SP, newSp);
+          f.if(
+            user,
+            () => {
+              f.st32(c.base, i32.add(field(c, S.TLB_SYS), c32(S.TLB_BANK)), S.TLB_DATA);
+              f.st32(c.base, i32.add(field(c, S.TLB_SYS), c32((S.TLB_DATA_SETS + 1) * S.TLB_BANK)), S.TLB_CODE);
+            },
+            () => {
+              supervisorTlb(c);
+              f.st32(c.base, i32.add(field(c, S.TLB_SYS), c32(S.TLB_DATA_SETS * S.TLB_BANK)), S.TLB_CODE);
+            },
+          );
+          f.if(opened, () => attention(c));
+          c.jumpIndirect(target);
+        });
+      });
+    });
+  }
+  sys(c);
+};
+
 const swapgs: Semantic = (c) => {
   const f = c.f;
   if (c.mode.bits !== 64) {
@@ -113,6 +205,7 @@ const alignCheck =
 export const TRANSITIONS: ReadonlyMap<number, Semantic> = new Map([
   [OP.SYSCALL, syscall],
   [OP.SYSRET, sysret],
+  [OP.IRET, iret],
   [OP.SWAPGS, swapgs],
   [OP.STAC, alignCheck(true)],
   [OP.CLAC, alignCheck(false)],
