@@ -10,6 +10,7 @@ import { type CharBackend, type Hypervisor, isHyveError, type Logger } from '@hy
 import type { KernelCompression } from '@hyve/loaders';
 import type { BoardSupport, CharRequest, MachineSpec, PcHost, StopReason } from '@hyve/pc';
 import { codeCache } from './code-cache.ts';
+import { DiskReads } from './disk-reads.ts';
 import { errorLine, exitStatusOf, runError } from './errors.ts';
 import { KernelCache } from './kernel-cache.ts';
 import { startProfile, TraceFile, watchRates } from './observe.ts';
@@ -269,7 +270,14 @@ function endProcess(): void {
 export async function runMachine(spec: MachineSpec, options: RunOptions): Promise<number> {
   const { io } = options;
   const policy = new SignalPolicy();
-  const run: { pid: PidFile | null; pc: RunnablePc | null; console: CharBackend | null; stop: boolean } = {
+  const run: {
+    pid: PidFile | null;
+    pc: RunnablePc | null;
+    console: CharBackend | null;
+    reads: DiskReads | null;
+    stop: boolean;
+  } = {
+    reads: null,
     pid: null,
     pc: null,
     console: null,
@@ -368,16 +376,20 @@ export async function runMachine(spec: MachineSpec, options: RunOptions): Promis
     const placement = translations === null ? null : guestWords(translations);
     const code = codeCache();
     const kernels = choice.spec.kernelCache === false ? null : new KernelCache(userCache('kernels'));
+    const reads = cores > 1 ? new DiskReads() : null;
+    run.reads = reads;
     const pc = await options.board.createPc(choice.spec, {
       engines: choice.engines,
       threads: nodeThreads(cores, translations),
+      ...(reads === null ? {} : { work: reads }),
       ...(placement === null ? {} : { placement }),
       ...(code === null ? {} : { code }),
       openChar,
       openDisk: async ({ conf, extras }) => {
         const { openBlock, parseBlockSpec } = await import('@hyve/block-backends');
         const parsed = parseBlockSpec(conf, { extras });
-        return { backend: await openBlock(parsed, { logger: logger(io) }), extras: parsed.extras };
+        const helper = reads === null ? {} : { helper: await reads.forDisk() };
+        return { backend: await openBlock(parsed, { logger: logger(io), ...helper }), extras: parsed.extras };
       },
       readFile: async (path) => {
         try {
@@ -421,6 +433,7 @@ export async function runMachine(spec: MachineSpec, options: RunOptions): Promis
       }
     }
     await (run.pc?.close() ?? run.console?.close())?.catch((e: unknown) => io.note(errorLine(e)));
+    await run.reads?.close();
     putBack();
     for (const [s, h] of handlers) process.off(s, h);
     process.off('exit', putBack);

@@ -1,6 +1,7 @@
-// Node's worker threads for vCPUs and for the translator.
+// Node's worker threads for vCPUs, for the translator and for large reads of disks.
 import { setFlagsFromString } from 'node:v8';
 import { Worker, type WorkerOptions } from 'node:worker_threads';
+import type { ReadHelperThread } from '@hyve/block-backends';
 import type { ThreadHost, VcpuWorker } from '@hyve/pc';
 import type { TranslatorThread } from '@hyve/pc/translator-worker';
 import { hasTranslations, type TranslationPlace } from './translations.ts';
@@ -25,6 +26,15 @@ export function nodeThreads(cores: number, translations: TranslationPlace | null
       return connect(worker);
     },
   };
+}
+
+/** A thread that takes part in large reads of disks. */
+export function readThread(): ReadHelperThread {
+  const worker = start('read-worker', { name: 'reads' });
+  worker.unref();
+  // Without it reads are no less right.
+  worker.on('error', () => {});
+  return { post: (m) => worker.postMessage(m), close: async () => void (await worker.terminate()) };
 }
 
 /** Starts a program of this package; built ones lie beside this file as this one does. */

@@ -14,6 +14,7 @@ const bundle = await rolldown({
     main: 'src/main.ts',
     'vcpu-worker': 'src/vcpu-worker.ts',
     'translator-worker': 'src/translator-worker.ts',
+    'read-worker': 'src/read-worker.ts',
   },
   platform: 'node',
   // Packages of others, and the one that looks for its native library beside itself.

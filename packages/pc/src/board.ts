@@ -53,6 +53,7 @@ import {
   cpuVendor,
   EngineLoop,
   type HostScheduler,
+  type HostWork,
   MsrPolicy,
   physBitsOf,
   type RunClock,
@@ -142,6 +143,8 @@ export interface PcHost {
   };
   /** The host's event loop; default setTimeout and MessageChannel, as browsers and Node have them. */
   readonly scheduler?: HostScheduler;
+  /** What this host does beside the guest, such as large reads of disks; engines with threads of their own do not need it. */
+  readonly work?: HostWork;
   /** Threads for vCPUs; absent: all take turns on this one. */
   readonly threads?: ThreadHost;
   /** Engines to choose from, by name; default the software CPU alone. */
@@ -876,6 +879,7 @@ async function assemble(spec: MachineSpec, host: PcHost, undo: (() => unknown)[]
           clock,
           ...(ownPic === null ? {} : { pic: ownPic }),
           host: switchboard === null ? scheduler : withBell(scheduler, switchboard, wake),
+          ...(host.work === undefined ? {} : { work: host.work }),
           log: host.log,
           ...(switchboard === null
             ? {}

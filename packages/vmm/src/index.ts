@@ -15,6 +15,7 @@ export { MsrPolicy, type MsrPolicyOptions, type MsrPolicyStateV1 } from './msr.t
 export {
   type ExtIntSource,
   type HostScheduler,
+  type HostWork,
   type Outcome,
   type OutcomeKind,
   type RunClock,

@@ -60,6 +60,18 @@ export interface HostScheduler {
   sleep(ns: number, signal: WakeSignal): Promise<void>;
 }
 
+/** What the host does for a machine beside its guest, such as copies on another thread: whoever began it waits to be told. */
+export interface HostWork {
+  /** How much is under way; 0 costs nothing. */
+  readonly pending: number;
+  /** Told once, before the first {@link HostWork.poll}. */
+  attach(): void;
+  /** Ends what is over. True if there was any: its promises want a turn of the event loop. */
+  poll(): boolean;
+  /** The guest waits: does some of it, or blocks until some is done, for not much longer than `ns`. */
+  help(ns: number): void;
+}
+
 /** Options of {@link RunLoop}. */
 export interface RunLoopOptions {
   /** The VM's vCPUs. */
@@ -72,6 +84,8 @@ export interface RunLoopOptions {
   readonly peersStuck?: () => boolean;
   /** A vCPU spins (PAUSE); the slice is over. */
   readonly onPause?: () => void;
+  /** Looked after by {@link RunLoop.run}. Without effect in virtual time. */
+  readonly work?: HostWork;
   /** Guest time. */
   readonly clock: RunClock;
   /** The 8259 pair, if there is one. */
@@ -108,6 +122,10 @@ const URGENT_SLICE_NS = 50_000;
 const URGENT_IN_A_ROW = 8;
 /** The guest gets at least this much between timers that are always overdue. ns */
 const OVERDUE_SLICE_NS = 10_000;
+/** Longest slice while the host has work under way that nobody else would look at. ns */
+const WORK_SLICE_NS = 50_000;
+/** Longest time that a waiting guest's thread gives to that work before the event loop gets a turn. ns */
+const WORK_HELP_NS = 500_000;
 const SHORTEST_SLICE_NS = 1000;
 
 /**
@@ -127,6 +145,7 @@ export class RunLoop {
   /** Index of the first vCPU here among all of the VM. */
   private readonly firstIndex: number;
   private readonly poll: (() => void) | null;
+  private readonly work: HostWork | null;
   private readonly peersStuck: (() => boolean) | null;
   private readonly onPause: (() => void) | null;
   private readonly clock: RunClock;
@@ -177,6 +196,8 @@ export class RunLoop {
     this.vcpus = o.vcpus;
     this.firstIndex = (this.lapics[0] as LocalApic).index;
     this.poll = o.poll ?? null;
+    this.work = o.clock.skipTo === undefined ? (o.work ?? null) : null;
+    this.work?.attach();
     this.peersStuck = o.peersStuck ?? null;
     this.onPause = o.onPause ?? null;
     this.clock = o.clock;
@@ -359,6 +380,7 @@ export class RunLoop {
     const untilTimer = clock.nextDeadline() - clock.now();
     let budget = this.runnable > 1 ? this.sharedSliceNs : this.sliceNs;
     if (this.urgentPick && this.runnable > 1 && budget > URGENT_SLICE_NS) budget = URGENT_SLICE_NS;
+    if (this.work !== null && this.work.pending > 0 && budget > WORK_SLICE_NS) budget = WORK_SLICE_NS;
     if (untilTimer <= 0) budget = OVERDUE_SLICE_NS;
     else if (untilTimer < budget) budget = this.virtual ? untilTimer : Math.max(untilTimer, SHORTEST_SLICE_NS);
     try {
@@ -555,7 +577,11 @@ export class RunLoop {
         this.signal.woken = false;
         const start = this.clock.now();
         let r = this.runSlice();
-        for (let n = 1; r.kind === 'busy' && n < SLICES_PER_YIELD && this.clock.now() - start < this.sliceNs; n++)
+        for (
+          let n = 1;
+          r.kind === 'busy' && n < SLICES_PER_YIELD && this.clock.now() - start < this.sliceNs && !this.workEnded();
+          n++
+        )
           r = this.runSlice();
         switch (r.kind) {
           case 'ended':
@@ -565,16 +591,30 @@ export class RunLoop {
             await host.yieldToHost();
             break;
           case 'paused':
-            await this.sleep(host, Number.POSITIVE_INFINITY);
+            await this.wait(host, Number.POSITIVE_INFINITY);
             break;
           case 'idle':
-            await this.sleep(host, r.idleUntilNs);
+            await this.wait(host, r.idleUntilNs);
             break;
         }
       }
     } finally {
       this.inRun = false;
     }
+  }
+
+  private workEnded(): boolean {
+    return this.work !== null && this.work.pending > 0 && this.work.poll();
+  }
+
+  /** Until a timer or somebody wakes the guest; the host's work first, for that is what it most likely waits for. */
+  private wait(host: HostScheduler, until: number): Promise<void> {
+    const work = this.work;
+    if (work === null || work.pending === 0) return this.sleep(host, until);
+    const end = Math.min(until, this.clock.now() + WORK_HELP_NS);
+    for (let left = end - this.clock.now(); left > 0 && !work.poll(); left = end - this.clock.now()) work.help(left);
+    this.nHostYields++;
+    return host.yieldToHost();
   }
 
   private async sleep(host: HostScheduler, until: number): Promise<void> {

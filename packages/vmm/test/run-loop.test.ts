@@ -551,6 +551,98 @@ describe('run()', () => {
   });
 });
 
+describe('work of the host', () => {
+  /** Work that is over once it was helped with `n` times. */
+  const work = (s: () => { time(ns: number): void }, log: string[]) => {
+    const w = {
+      left: 0,
+      pending: 0,
+      attach: () => log.push('attach'),
+      poll: () => {
+        if (w.pending === 0 || w.left > 0) return false;
+        w.pending = 0;
+        log.push('ended');
+        return true;
+      },
+      help: (ns: number) => {
+        log.push(ns <= 500_000 ? 'help' : `help for ${ns}`);
+        w.left--;
+        s().time(10_000);
+      },
+    };
+    return w;
+  };
+
+  it('shortens slices while there is some, and nothing without', () => {
+    const log: string[] = [];
+    const w = work(() => s, log);
+    const s = setup([[]], { loop: { work: w } });
+    expect(log).toEqual(['attach']);
+    s.loop.runSlice();
+    w.pending = 1;
+    s.loop.runSlice();
+    w.pending = 0;
+    s.loop.runSlice();
+    expect(s.cpu(0).budgets).toEqual([1e6, 50_000, 1e6]);
+  });
+
+  it('gives the event loop a turn when some ended, before the slices are used up', async () => {
+    const log: string[] = [];
+    const w = work(() => s, log);
+    const s = setup([[]], { loop: { work: w } });
+    w.pending = 1;
+    s.host.work.push(() => log.push('turn'));
+    s.host.work.push(() => s.loop.stop());
+    await s.loop.run();
+    expect(log).toEqual(['attach', 'ended', 'turn']);
+    expect(s.cpu(0).budgets[0]).toBe(50_000);
+  });
+
+  it('is what a waiting guest waits for, then the event loop, then sleep', async () => {
+    const log: string[] = [];
+    const w = work(() => s, log);
+    const s = setup([[sti, hlt]], { loop: { work: w } });
+    w.pending = 1;
+    w.left = 3;
+    s.host.work.push(
+      () => log.push('turn'),
+      () => s.loop.stop(),
+    );
+    const run = s.loop.run();
+    await run;
+    expect(log).toEqual(['attach', 'help', 'help', 'help', 'ended', 'turn']);
+    expect(s.host.sleeps).toEqual([Number.POSITIVE_INFINITY]);
+  });
+
+  it('ends while the machine is paused too', async () => {
+    const log: string[] = [];
+    const w = work(() => s, log);
+    const s = setup([[]], { loop: { work: w } });
+    w.pending = 1;
+    w.left = 60;
+    s.loop.pause();
+    s.host.work.push(
+      () => log.push('turn'),
+      () => log.push('turn'),
+      () => s.loop.stop(),
+    );
+    await s.loop.run();
+    // 500 µs at a time.
+    expect(log.filter((l) => l === 'help').length).toBe(60);
+    expect(log.indexOf('turn')).toBe(51);
+    expect(log.at(-2)).toBe('ended');
+  });
+
+  it('is left alone in virtual time', async () => {
+    const log: string[] = [];
+    const w = work(() => s, log);
+    const s = setup([[]], { virtual: true, loop: { work: w } });
+    w.pending = 1;
+    s.settle(3);
+    expect(log).toEqual([]);
+  });
+});
+
 describe('virtual time', () => {
   const ticker: Step[] = [
     store(APIC + 0x3e0, 0xb),

@@ -9,6 +9,8 @@ import { slice, totalLength, zeroFill } from './buffers.ts';
 import { BlockFault, errorCode } from './fault.ts';
 import { type HostCalls, loadHostCalls } from './libc.ts';
 import { type FileLock, lockImage } from './lock.ts';
+import type { ReadHelper } from './read-helper.ts';
+import { readWhole } from './read-words.ts';
 
 /** @internal Bytes under an image format. Failures reject with the system's error. */
 export interface HostFile {
@@ -86,6 +88,8 @@ export interface OpenFileOptions {
   readonly lock: boolean;
   /** Open for writing or not at all. */
   readonly mustWrite: boolean;
+  /** Takes part in large reads. */
+  readonly helper?: ReadHelper | null;
   readonly logger: Logger;
 }
 
@@ -180,6 +184,7 @@ export async function openHostFile(path: string, o: OpenFileOptions): Promise<No
       lock,
       inMemory: sizes === null && isInMemory(path),
       cachedWrites: sizes === null && !o.sync,
+      helper: o.helper ?? null,
     });
   } catch (e) {
     fs.closeSync(fd);
@@ -274,6 +279,7 @@ export class NodeFile implements HostFile {
   private misses = 0;
   private readonly inMemory: boolean;
   private readonly cachedWrites: boolean;
+  private readonly helper: ReadHelper | null;
   /** Until then, ms, writes go to the thread pool. */
   private slowUntil = 0;
   private syncError: unknown = null;
@@ -296,6 +302,7 @@ export class NodeFile implements HostFile {
     inMemory: boolean;
     /** Whether a write may end in the host's cache. */
     cachedWrites: boolean;
+    helper: ReadHelper | null;
   }) {
     this.path = o.path;
     this.identity = o.identity;
@@ -309,6 +316,7 @@ export class NodeFile implements HostFile {
     this.lock = o.lock;
     this.inMemory = o.inMemory;
     this.cachedWrites = o.cachedWrites && o.writable && o.directFd < 0;
+    this.helper = o.helper;
     this.canPunch = o.writable && o.calls?.linux === true;
     this.syncs = new Gate(() => this.syncNow());
   }
@@ -370,7 +378,9 @@ export class NodeFile implements HostFile {
 
   read(offset: number, buffers: readonly Uint8Array[]): Promise<void> {
     const length = totalLength(buffers);
-    return this.readNow(offset, buffers, length) ? DONE : this.readLater(offset, buffers, length);
+    const beside = this.readBeside(offset, buffers, length);
+    if (beside !== null) return beside.then((ok) => (ok ? undefined : this.readLater(offset, buffers, length)));
+    return this.readAtOnce(offset, buffers, length) ? DONE : this.readLater(offset, buffers, length);
   }
 
   /**
@@ -378,12 +388,19 @@ export class NodeFile implements HostFile {
    * not all of it is there.
    */
   readNow(offset: number, buffers: readonly Uint8Array[], length: number): boolean {
+    return !this.mayReadBeside(length) && this.readAtOnce(offset, buffers, length);
+  }
+
+  private readAtOnce(offset: number, buffers: readonly Uint8Array[], length: number): boolean {
     const c = this.calls;
     if (length > MAX_CACHED || length === 0 || this.directFd >= 0 || this.closed) return false;
-    if (this.inMemory) return this.moveNow(false, offset, buffers, length);
+    if (this.inMemory)
+      return this.readTogether(false, offset, buffers, length) ?? this.moveNow(false, offset, buffers, length);
     if (c === null) return false;
     if (this.misses >= CACHE_MISSES && this.misses++ % CACHE_MISSES !== 0) return false;
-    if (c.readCached(this.fd, offset, buffers) !== length) {
+    // With help only where the last read found everything.
+    const together = this.misses === 0 ? this.readTogether(true, offset, buffers, length) : null;
+    if (!(together ?? c.readCached(this.fd, offset, buffers) === length)) {
       this.misses++;
       return false;
     }
@@ -408,23 +425,49 @@ export class NodeFile implements HostFile {
     return all;
   }
 
+  /** On two threads, when it is over. Null: not possible, nothing was done. */
+  private readTogether(
+    cached: boolean,
+    offset: number,
+    buffers: readonly Uint8Array[],
+    length: number,
+  ): boolean | null {
+    return this.helper?.now(this.fd, cached, offset, buffers, length) ?? null;
+  }
+
+  /** On two threads, beside the guest; resolves to false when another way has to be tried. Null: nothing was done. */
+  private readBeside(offset: number, buffers: readonly Uint8Array[], length: number): Promise<boolean> | null {
+    if (this.helper === null || !this.mayReadBeside(length)) return null;
+    const p = this.helper.later(this.fd, !this.inMemory, offset, buffers, length);
+    if (p === null) return null;
+    this.busy++;
+    return p.then((ok) => {
+      this.misses = ok ? 0 : this.misses + 1;
+      this.leave();
+      return ok;
+    });
+  }
+
+  private mayReadBeside(length: number): boolean {
+    return (
+      this.helper?.takes(length) === true &&
+      this.directFd < 0 &&
+      !this.closed &&
+      (this.inMemory || (this.calls !== null && this.misses === 0))
+    );
+  }
+
   /** A system call on this thread. False: not all of it was done; the way through the thread pool tells why. */
   private moveNow(write: boolean, offset: number, buffers: readonly Uint8Array[], length: number): boolean {
+    if (buffers.length > MAX_VECTORS) return false;
+    if (!write) return readWhole(this.fd, offset, buffers, length);
     try {
       const one = buffers.length === 1 ? (buffers[0] as Uint8Array) : null;
-      if (one === null && buffers.length > MAX_VECTORS) return false;
-      if (write)
-        return (
-          length ===
-          (one !== null
-            ? fs.writeSync(this.fd, one, 0, length, offset)
-            : fs.writevSync(this.fd, buffers as Uint8Array[], offset))
-        );
       return (
         length ===
         (one !== null
-          ? fs.readSync(this.fd, one, 0, length, offset)
-          : fs.readvSync(this.fd, buffers as Uint8Array[], offset))
+          ? fs.writeSync(this.fd, one, 0, length, offset)
+          : fs.writevSync(this.fd, buffers as Uint8Array[], offset))
       );
     } catch {
       return false;

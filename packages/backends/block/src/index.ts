@@ -3,6 +3,7 @@ export type { BlockCounters, DiskImage, Extent } from './image.ts';
 export { type OpenBlockOptions, openBlock } from './open.ts';
 export { OverlayDisk, type OverlayOptions } from './overlay.ts';
 export { RamDisk, type RamDiskOptions } from './ram.ts';
+export { ReadHelper, type ReadHelperMessage, type ReadHelperOptions, type ReadHelperThread } from './read-helper.ts';
 export {
   type BlockFormat,
   type BlockSpec,

@@ -13,6 +13,7 @@ import { type Header, INCOMPAT_CORRUPT, INCOMPAT_DIRTY, looksLikeQcow2, parseHea
 import { Qcow2Image } from './qcow2/image.ts';
 import { RamDisk } from './ram.ts';
 import { RawImage } from './raw.ts';
+import type { ReadHelper } from './read-helper.ts';
 import { type ImageKind, imageKind } from './signature.ts';
 import { type BlockFormat, type BlockSpec, parseBlockSpec, parseSize } from './spec.ts';
 import { ThrottledDisk } from './throttle.ts';
@@ -33,6 +34,8 @@ export interface OpenBlockOptions {
   readonly clock?: Clock;
   /** With a disk string: option names that belong to the device. */
   readonly extras?: readonly string[];
+  /** Takes part in large reads of files; the caller closes it, after the disks. */
+  readonly helper?: ReadHelper;
 }
 
 /** @internal How to open one image file. */
@@ -50,6 +53,7 @@ export interface ImageOptions {
   readonly physicalSectorSize?: number | null;
   /** Leave the backing file alone. */
   readonly noBacking?: boolean;
+  readonly helper?: ReadHelper | null;
   readonly logger: Logger;
 }
 
@@ -67,7 +71,7 @@ export interface ImageOptions {
 export async function openBlock(spec: string | BlockSpec, o: OpenBlockOptions = {}): Promise<DiskImage> {
   const s = typeof spec === 'string' ? parseBlockSpec(spec, o.extras === undefined ? {} : { extras: o.extras }) : spec;
   const logger = o.logger ?? silentLogger;
-  let disk = await openBase(s, logger);
+  let disk = await openBase(s, logger, o.helper ?? null);
   try {
     if (s.snapshot !== 'off') disk = new OverlayDisk({ base: disk, store: s.snapshot, logger });
     if (Object.values(s.limits).some((n) => n > 0))
@@ -79,7 +83,7 @@ export async function openBlock(spec: string | BlockSpec, o: OpenBlockOptions = 
   }
 }
 
-async function openBase(s: BlockSpec, logger: Logger): Promise<DiskImage> {
+async function openBase(s: BlockSpec, logger: Logger, helper: ReadHelper | null): Promise<DiskImage> {
   const readOnly = s.readOnly || s.snapshot !== 'off';
   if (s.path.startsWith('ram:'))
     return new RamDisk({
@@ -110,6 +114,7 @@ async function openBase(s: BlockSpec, logger: Logger): Promise<DiskImage> {
     lock: s.lock,
     sectorSize: s.sectorSize,
     physicalSectorSize: s.physicalSectorSize,
+    helper,
     logger,
   });
 }
@@ -151,6 +156,7 @@ async function openInChain(
       noCache: o.noCache ?? false,
       lock: o.lock ?? true,
       mustWrite: o.mustWrite ?? false,
+      helper: o.helper ?? null,
       logger: o.logger,
     });
   } catch (e) {
@@ -323,6 +329,7 @@ async function openBacking(
       physicalSectorSize: null,
       lock: o.lock ?? true,
       noCache: o.noCache ?? false,
+      helper: o.helper ?? null,
       logger: o.logger,
     },
     chain,

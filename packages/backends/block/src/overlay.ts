@@ -88,6 +88,7 @@ function unnamedFile(): NodeFile {
       facts: { logicalSector: 512, blockSize: BLOCK, isDevice: false, allocated: 0 },
       inMemory: false,
       cachedWrites: true,
+      helper: null,
       calls: loadHostCalls(),
       lock: null,
     });

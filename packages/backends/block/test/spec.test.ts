@@ -137,6 +137,7 @@ describe('exports', () => {
     expect(Object.keys(api).sort()).toEqual([
       'OverlayDisk',
       'RamDisk',
+      'ReadHelper',
       'ThrottledDisk',
       'blockSpec',
       'openBlock',
