@@ -145,16 +145,79 @@ function geW(a: Wide, b: Wide): Node {
   return i32.or(i64.gt_u(a.hi.get, b.hi.get), i32.and(i64.eq(a.hi.get, b.hi.get), i64.ge_u(a.lo.get, b.lo.get)));
 }
 
-/** acc = c0 ± z·(c1 ± z·(c2 …)) in Q1.127, for z in Q0.128. */
-function polynomial(f: Fn, fns: Fns, base: Node, acc: Wide, z: Wide, c: readonly bigint[], subtract: boolean): void {
-  const last = c[c.length - 1] as bigint;
-  setW(f, acc, hiOf(last), loOf(last));
-  for (let k = c.length - 2; k >= 0; k--) {
-    const v = c[k] as bigint;
-    mulW(f, fns, base, acc, acc.hi.get, acc.lo.get, z.hi.get, z.lo.get);
-    if (subtract) subFrom(f, acc, hiOf(v), loOf(v));
-    else addW(f, acc, hiOf(v), loOf(v));
-  }
+/** Both halves of a factor, 32 bits each, for {@link above}. */
+type Halves = readonly [high: Node, low: Node];
+function halves(f: Fn, v: Node): Halves {
+  return [f.tmp(i64.shr_u(v, c64(32))), f.tmp(i64.and(v, c64(0xffffffff)))];
+}
+/** Upper 64 bits of a product, or up to two below them: for what is added to lower halves only. 0 if a factor is. */
+function above(a: Halves, b: Halves): Node {
+  const high = (v: Node): Node => i64.shr_u(v, c64(32));
+  return i64.add(i64.mul(a[0], b[0]), i64.add(high(i64.mul(a[0], b[1])), high(i64.mul(a[1], b[0]))));
+}
+/** dst = a · b / 2^128, at most 7 units of the last place too small; exact in the upper halves' product. */
+function product128(f: Fn, dst: Wide, ah: Node, al: Node, bh: Node, bl: Node, b?: readonly [Halves, Halves]): void {
+  const m = f.mark();
+  const p = { hi: f.temp(I64), lo: f.temp(I64) };
+  mul128(f, ah, bh, p);
+  const [xh, xl] = [halves(f, ah), halves(f, al)];
+  const [yh, yl] = b ?? [halves(f, bh), halves(f, bl)];
+  const q = f.tmp(above(xh, yl));
+  const r = f.tmp(above(xl, yh));
+  const sum = f.tmp(i64.add(p.lo.get, q));
+  f.set(dst.lo, i64.add(sum, r));
+  f.set(dst.hi, i64.add(p.hi.get, i64.add(i64.extend_u(i64.lt_u(sum, q)), i64.extend_u(i64.lt_u(dst.lo.get, r)))));
+  f.release(m);
+}
+
+/** One of the polynomials that are computed together: c0 ± z·(c1 ± z·(c2 …)) in Q1.127. */
+interface Polynomial {
+  readonly acc: Wide;
+  readonly c: readonly bigint[];
+}
+/**
+ * Computes polynomials of the same z (Q0.128, at most 2^-`zBits`) to about 117 bits. What the last terms add is small, so that
+ * 64 bits of it are enough.
+ */
+function polynomials(f: Fn, z: Wide, zBits: number, subtract: boolean, ...all: readonly Polynomial[]): void {
+  const before = f.mark();
+  const zh = f.tmp(z.hi.get);
+  const split = [halves(f, z.hi.get), halves(f, z.lo.get)] as const;
+  const state = all.map(({ acc, c }) => {
+    /** How many bits a coefficient is below ½: with that many more, the tail from it on is a number in Q1.63. */
+    const below = (k: number): number => 127 - (c[k] as bigint).toString(2).length;
+    let from = 0;
+    while (from < c.length - 1 && (below(from) < 1 || below(from) + from * zBits < 55)) from++;
+    const shift = BigInt(below(from));
+    const t = f.temp(I64);
+    const scaled = (k: number): Node => {
+      const v = (c[k] as bigint) >> (64n - shift);
+      return c64hl(word(v, 1n), word(v, 0n));
+    };
+    f.set(t, scaled(c.length - 1));
+    return { acc, c, from, shift, t, scaled, k: c.length - 2 };
+  });
+  while (state.some((p) => p.k >= 0))
+    for (const p of state) {
+      const k = p.k--;
+      if (k < 0) continue;
+      const m = f.mark();
+      const { acc, t } = p;
+      if (k >= p.from) {
+        const w = { hi: f.temp(I64), lo: f.temp(I64) };
+        mul128(f, t.get, zh, w);
+        f.set(t, subtract ? i64.sub(p.scaled(k), w.hi.get) : i64.add(p.scaled(k), w.hi.get));
+      } else {
+        const v = p.c[k] as bigint;
+        if (k === p.from - 1)
+          setW(f, acc, i64.shr_u(t.get, c64(Number(p.shift))), i64.shl(t.get, c64(64 - Number(p.shift))));
+        product128(f, acc, acc.hi.get, acc.lo.get, z.hi.get, z.lo.get, split);
+        if (subtract) subFrom(f, acc, hiOf(v), loOf(v));
+        else addW(f, acc, hiOf(v), loOf(v));
+      }
+      f.release(m);
+    }
+  f.release(before);
 }
 
 /** z = square in Q0.128 of a number below 1, given its significand and exponent. */
@@ -171,14 +234,7 @@ function emitMul(m: Module): FnRef {
   const f = m.fn([I32, I64, I64, I64, I64], I64);
   const [base, ah, al, bh, bl] = [0, 1, 2, 3, 4].map((n) => param(f, n)) as [Node, Node, Node, Node, Node];
   const p = wide(f);
-  const q = wide(f);
-  const r = wide(f);
-  mul128(f, ah, bh, p);
-  mul128(f, ah, bl, q);
-  mul128(f, al, bh, r);
-  // The lowest partial product is left out: the error is below 3 units of the last place.
-  addW(f, p, c64(0), q.hi.get);
-  addW(f, p, c64(0), r.hi.get);
+  product128(f, p, ah, al, bh, bl);
   f.st64(base, p.lo.get, LOW);
   f.emit(p.hi.get);
   return f.ref;
@@ -303,7 +359,8 @@ function emitTrig(m: Module, fns: Fns): FnRef {
   const ae = f.local(I32);
   square(f, fns, base, z, r, re.get);
   const tiny = f.tmp(i64.eqz(i64.or(z.hi.get, i64.shr_u(z.lo.get, c64(1)))));
-  // sin r = r·(1 - z/3! + …)
+  // sin r = r·(1 - z/3! + …), cos r = 1 - z/2! + …
+  const cos = wide(f);
   f.if(
     tiny,
     () => {
@@ -311,46 +368,27 @@ function emitTrig(m: Module, fns: Fns): FnRef {
       setW(f, acc, i64.sub(r.hi.get, i64.extend_u(i64.eqz(r.lo.get))), i64.sub(r.lo.get, c64(1)));
       f.set(ae, re.get);
       normalizeWide(f, acc, ae);
+      setW(f, cos, c64hl(0x7fffffff, -1), c64(-1));
     },
     () => {
-      polynomial(
-        f,
-        fns,
-        base,
-        acc,
-        z,
-        table(14, (k) => factorial(2 * k + 1)),
-        true,
-      );
+      // z is at most (π/4)².
+      const odd = table(14, (k) => factorial(2 * k + 1));
+      const even = table(14, (k) => factorial(2 * k));
+      polynomials(f, z, 0.69, true, { acc, c: odd }, { acc: cos, c: even });
       mulW(f, fns, base, acc, acc.hi.get, acc.lo.get, r.hi.get, r.lo.get);
       f.set(ae, i32.add(re.get, c32(1)));
       normalizeWide(f, acc, ae);
     },
   );
-  const put = (at: number): void => {
-    f.st64(base, acc.hi.get, at);
-    f.st64(base, acc.lo.get, at + 8);
+  const put = (at: number, w: Wide): void => {
+    f.st64(base, w.hi.get, at);
+    f.st64(base, w.lo.get, at + 8);
     f.st32(base, ae.get, at + 16);
   };
-  put(SIN);
-  // cos r = 1 - z/2! + …
-  f.if(
-    tiny,
-    () => setW(f, acc, c64hl(0x7fffffff, -1), c64(-1)),
-    () =>
-      polynomial(
-        f,
-        fns,
-        base,
-        acc,
-        z,
-        table(14, (k) => factorial(2 * k)),
-        true,
-      ),
-  );
+  put(SIN, acc);
   f.set(ae, c32(BIAS));
-  normalizeWide(f, acc, ae);
-  put(COS);
+  normalizeWide(f, cos, ae);
+  put(COS, cos);
   f.emit(i32.or(i32.and(q.get, c32(3)), neg.get));
   return f.ref;
 }
@@ -611,15 +649,7 @@ function emitAtan(m: Module, fns: Fns): FnRef {
         normalizeWide(f, u, ue);
       },
       () => {
-        polynomial(
-          f,
-          fns,
-          base,
-          acc,
-          z,
-          table(14, (i) => BigInt(2 * i + 1)),
-          true,
-        );
+        polynomials(f, z, 8, true, { acc, c: table(14, (i) => BigInt(2 * i + 1)) });
         mulW(f, fns, base, u, acc.hi.get, acc.lo.get, u.hi.get, u.lo.get);
         f.set(ue, i32.add(ue.get, c32(1)));
         normalizeWide(f, u, ue);
@@ -686,8 +716,8 @@ function emitExp(m: Module, fns: Fns): FnRef {
   const c = table(26, (k) => factorial(k + 1));
   f.if(
     a.s.get,
-    () => polynomial(f, fns, base, acc, z, c, true),
-    () => polynomial(f, fns, base, acc, z, c, false),
+    () => polynomials(f, z, 0.52, true, { acc, c }),
+    () => polynomials(f, z, 0.52, false, { acc, c }),
   );
   mulW(f, fns, base, acc, acc.hi.get, acc.lo.get, y.hi.get, y.lo.get);
   f.set(ye, i32.add(ye.get, c32(1)));
@@ -706,15 +736,7 @@ function emitAtanh(m: Module, fns: Fns): FnRef {
   const z = wide(f);
   const acc = wide(f);
   square(f, fns, base, z, s, e.get);
-  polynomial(
-    f,
-    fns,
-    base,
-    acc,
-    z,
-    table(24, (k) => BigInt(2 * k + 1)),
-    false,
-  );
+  polynomials(f, z, 4.9, false, { acc, c: table(24, (k) => BigInt(2 * k + 1)) });
   mulW(f, fns, base, acc, acc.hi.get, acc.lo.get, s.hi.get, s.lo.get);
   f.set(e, i32.add(e.get, c32(1)));
   normalizeWide(f, acc, e);
