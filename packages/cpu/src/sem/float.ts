@@ -28,5 +28,12 @@ export function emitFloat(m: Module): Record<string, FnRef> {
   const soft = emitSoftFloat(m);
   const basic = emitF80(m, soft);
   const f80 = { ...basic, named: { ...basic.named, ...emitTranscendental(m, basic) } };
-  return { ...soft.named, ...f80.named, ...emitX87(m, f80), ...emitSse(m, soft), ...emitCrypto(m), ...emitBmi(m) };
+  return {
+    ...soft.named,
+    ...f80.named,
+    ...emitX87(m, f80, soft.div128),
+    ...emitSse(m, soft),
+    ...emitCrypto(m),
+    ...emitBmi(m),
+  };
 }

@@ -371,18 +371,19 @@ export function emitDiv128(m: Module): FnRef {
   const d0 = f.tmp(i64.and(d, c64hl(0, -1)));
   const q = f.local(I64);
   const r = f.local(I64);
+  const over = (): Node => i64.gt_u(i64.mul(q.get, d0), r.get);
   const digit = (num: Node, next: Node): void => {
     f.set(q, i64.div_u(num, d1));
+    f.unlikely(i64.gt_u(q.get, c64(0xffffffff)), () => f.set(q, c64(0xffffffff)));
     f.set(r, i64.sub(num, i64.mul(q.get, d1)));
-    f.block((done) => {
-      f.loop((again) => {
-        const fits = i64.lt_u(q.get, c64(0x100000000));
-        const small = i64.le_u(i64.mul(q.get, d0), i64.or(i64.shl(r.get, c64(32)), next));
-        f.brIf(done, i32.and(fits, small));
-        f.set(q, i64.sub(q.get, c64(1)));
-        f.set(r, i64.add(r.get, d1));
-        f.brIf(again, i64.lt_u(r.get, c64(0x100000000)));
-      });
+    f.likely(i64.lt_u(r.get, c64(0x100000000)), () => {
+      f.set(r, i64.or(i64.shl(r.get, c64(32)), next));
+      // One digit too many, in one case of three or so, and nobody can tell in which: no branch. Twice is rare.
+      const one = f.tmp(over());
+      f.set(q, i64.sub(q.get, i64.extend_u(one)));
+      const sum = f.tmp(i64.add(r.get, i64.shl(d1, c64(32))));
+      const twice = i64.gt_u(i64.mul(q.get, d0), sum);
+      f.unlikely(i32.and(one, i32.and(i64.ge_u(sum, r.get), twice)), () => f.set(q, i64.sub(q.get, c64(1))));
     });
   };
   const top = f.tmp(i64.shr_u(lo, c64(32)));

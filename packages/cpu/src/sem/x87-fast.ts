@@ -19,7 +19,7 @@ import {
   select,
 } from '../wasm/builder.ts';
 import { T0 } from './f80.ts';
-import { addUpper, BIAS, C1, coreMul, largerFirst, newU, PE, param, TOP, type U } from './softfloat.ts';
+import { addUpper, BIAS, C1, coreDiv, coreMul, largerFirst, newU, PE, param, TOP, type U } from './softfloat.ts';
 
 /** How much larger exponents are than in a double. */
 const REBIAS = BIAS - 1023;
@@ -30,10 +30,10 @@ function finiteNormal(e: Node): Node {
 }
 
 /**
- * Emits `op_add`, `op_sub`, `op_subr`, `op_mul`: (base, dst, source address, source in use, dn, pops), which go on in
+ * Emits `op_add`, `op_sub`, `op_subr`, `op_mul`, `op_div`, `op_divr`: (base, dst, source address, source in use, dn, pops), which go on in
  * `core.op`; and `ld32`, `ld64`, `ldInt`: (base, bits), which push a value from memory.
  */
-export function emitX87Fast(m: Module, fn: (name: string) => FnRef): Record<string, FnRef> {
+export function emitX87Fast(m: Module, fn: (name: string) => FnRef, div128: FnRef): Record<string, FnRef> {
   const out: Record<string, FnRef> = {};
   const arith = (name: string, number: number, compute: (f: Fn, a: U, b: U, slow: Label) => Rounding): void => {
     const f = m.fn([I32, I32, I32, I32, I32, I32], 0);
@@ -96,6 +96,18 @@ export function emitX87Fast(m: Module, fn: (name: string) => FnRef): Record<stri
     coreMul(f, a, b, a.e, w);
     return { s: a.s, e: a.e, hi: w.hi, lo: w.lo };
   });
+  for (const [name, number] of [
+    ['op_div', 6],
+    ['op_divr', 7],
+  ] as const)
+    arith(name, number, (f, a, b) => {
+      const w = { hi: f.local(I64), lo: f.local(I64) };
+      const e = f.local(I32);
+      f.set(a.s, i32.xor(a.s.get, b.s.get));
+      if (number === 6) coreDiv(f, div128, a, b, e, w);
+      else coreDiv(f, div128, b, a, e, w);
+      return { s: a.s, e, hi: w.hi, lo: w.lo };
+    });
   for (const [name, number, negate] of [
     ['op_add', 0, null],
     ['op_sub', 4, 'b'],
@@ -191,4 +203,58 @@ interface Rounding {
   readonly e: Local;
   readonly hi: Local;
   readonly lo: Local;
+}
+
+/**
+ * In a function that compares: the condition codes of two slots if both are zeros or normal numbers, not both zeros, given to
+ * `done`; goes on otherwise.
+ */
+export function compareNormal(f: Fn, x: Node, y: Node, done: (cc: Node) => void): void {
+  const [a, b] = [x, y].map((slot) => {
+    const se = f.tmp(ld.i32_16u(slot, 8));
+    const sig = f.tmp(ld.i64(slot));
+    const e = f.tmp(i32.and(se, c32(0x7fff)));
+    const normal = i32.and(finiteNormal(e), i64.lt_s(sig, c64(0)));
+    return { se, sig, e, ok: f.tmp(i32.or(normal, i64.eqz(i64.or(sig, i64.extend_u(e))))) };
+  }) as [Side, Side];
+  f.if(i32.and(i32.and(a.ok, b.ok), i64.ne(i64.or(a.sig, b.sig), c64(0))), () => {
+    const same = f.tmp(i32.and(i32.eq(a.se, b.se), i64.eq(a.sig, b.sig)));
+    const smaller = i32.or(i32.lt_u(a.e, b.e), i32.and(i32.eq(a.e, b.e), i64.lt_u(a.sig, b.sig)));
+    const negative = f.tmp(i32.shr_u(a.se, c32(15)));
+    const less = select(i32.and(i32.xor(a.se, b.se), c32(0x8000)), negative, i32.xor(smaller, negative));
+    done(f.tmp(select(same, c32(0x4000), i32.shl(less, c32(8)))));
+  });
+}
+interface Side {
+  readonly se: Node;
+  readonly sig: Node;
+  readonly e: Node;
+  readonly ok: Node;
+}
+
+/**
+ * In a function (base, bits, rounding bits): returns the integer nearest to the normal number at `x`, or with the bits 0xc00
+ * the one towards zero, with PE and C1 in the flags; goes on if another rounding is asked for, or it does not fit.
+ */
+export function integerNormal(f: Fn, x: Node, ctl: Node, flags: number): void {
+  const [base, bits] = [param(f, 0), param(f, 1)] as const;
+  const se = f.tmp(ld.i32_16u(x, 8));
+  const sig = f.tmp(ld.i64(x));
+  const sh = f.tmp(i32.sub(c32(BIAS + 63), i32.and(se, c32(0x7fff))));
+  const rc = f.tmp(i32.and(ctl, c32(0xc00)));
+  const known = i32.or(i32.eqz(rc), i32.eq(rc, c32(0xc00)));
+  f.if(i32.and(i32.and(i32.lt_u(i32.sub(sh, c32(1)), c32(63)), i64.lt_s(sig, c64(0))), known), () => {
+    const keep = f.local(I64);
+    f.set(keep, i64.shr_u(sig, i64.extend_u(sh)));
+    const rest = f.tmp(i64.shl(sig, i64.sub(c64(64), i64.extend_u(sh))));
+    const over = i32.or(i64.ne(i64.shl(rest, c64(1)), c64(0)), i32.and(i32.wrap(keep.get), c32(1)));
+    const up = f.tmp(i32.and(i32.and(i64.lt_s(rest, c64(0)), over), i32.eqz(rc)));
+    f.set(keep, i64.add(keep.get, i64.extend_u(up)));
+    const negative = f.tmp(i64.extend_u(i32.shr_u(se, c32(15))));
+    const limit = i64.shl(c64(1), i64.extend_u(i32.sub(bits, c32(1))));
+    f.if(i64.lt_u(keep.get, i64.add(limit, negative)), () => {
+      f.st32(base, select(i64.eqz(rest), c32(0), i32.or(c32(PE), i32.shl(up, c32(9)))), flags);
+      f.ret(i64.sub(i64.xor(keep.get, i64.sub(c64(0), negative)), i64.sub(c64(0), negative)));
+    });
+  });
 }

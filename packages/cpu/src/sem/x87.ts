@@ -23,10 +23,10 @@ import {
 } from '../wasm/builder.ts';
 import { CC_UNORDERED, type F80Fns, putIndefinite, putSlot, R, R2, T0 } from './f80.ts';
 import { probeWrite, setZpc } from './simd-int.ts';
-import { C1, DE, FL, IE, param, SF } from './softfloat.ts';
+import { C1, DE, FL, IE, PE, param, SF } from './softfloat.ts';
 import { checkPending } from './vec.ts';
 import { x87ControlSemantics } from './x87-control.ts';
-import { emitX87Fast } from './x87-fast.ts';
+import { compareNormal, emitX87Fast, integerNormal } from './x87-fast.ts';
 
 /** Address of ST(i) (i32 node). */
 function st(base: Node, i: Node): Node {
@@ -90,8 +90,12 @@ function emitCore(m: Module): Record<string, FnRef> {
   {
     const f = pushRaw;
     const b = param(f, 0);
-    f.st32(b, i32.and(i32.sub(ld.i32(b, S.FTOP), c32(1)), c32(7)), S.FTOP);
-    f.do(call(put.ref, b, c32(0), param(f, 1), param(f, 2)));
+    const top = f.tmp(i32.and(i32.sub(ld.i32(b, S.FTOP), c32(1)), c32(7)));
+    const at = f.tmp(i32.add(b, i32.shl(top, c32(4))));
+    f.st64(at, param(f, 1), S.FPR);
+    f.st16(at, param(f, 2), S.FPR + 8);
+    f.st32(b, top, S.FTOP);
+    f.st32(b, i32.or(ld.i32(b, S.FTW), i32.shl(c32(1), top)), S.FTW);
   }
   const indefinite = [c64hl(0xc0000000, 0), c32(0xffff)] as const;
   const full = (b: Node): Node => used(b, c32(-1));
@@ -117,7 +121,13 @@ function emitCore(m: Module): Record<string, FnRef> {
     const f = loadSt;
     const [b, i] = [param(f, 0), param(f, 1)] as const;
     f.if(used(b, i), () => {
-      f.do(call(load.ref, b, i32.add(st(b, i), c32(S.FPR)), c32(0)));
+      const from = f.tmp(st(b, i));
+      f.likely(i32.eqz(full(b)), () => {
+        f.st32(b, i32.and(ld.i32(b, S.FSW), c32(~C1)), S.FSW);
+        f.do(call(pushRaw.ref, b, ld.i64(from, S.FPR), ld.i32_16u(from, S.FPR + 8)));
+        f.ret();
+      });
+      f.do(call(load.ref, b, i32.add(from, c32(S.FPR)), c32(0)));
       f.ret();
     });
     f.if(i32.eqz(call(signal.ref, b, c32(IE | SF))), () => f.do(call(pushRaw.ref, b, ...indefinite)));
@@ -168,7 +178,7 @@ function emitCore(m: Module): Record<string, FnRef> {
     const [b, i] = [param(f, 0), param(f, 1)] as const;
     f.if(
       i32.and(used(b, c32(0)), used(b, i)),
-      () => f.do(call(signal.ref, b, c32(0))),
+      () => f.st32(b, i32.and(ld.i32(b, S.FSW), c32(~C1)), S.FSW),
       () => {
         f.if(call(signal.ref, b, c32(IE | SF)), () => f.ret());
         for (const k of [c32(0), i]) f.if(i32.eqz(used(b, k)), () => f.do(call(put.ref, b, k, ...indefinite)));
@@ -216,6 +226,12 @@ function emitCore(m: Module): Record<string, FnRef> {
     const f = stored;
     const b = param(f, 0);
     const fl = f.params[1] as Local;
+    // The usual case: exact, or inexact and masked.
+    f.likely(i32.eqz(i32.and(fl.get, i32.xor(i32.and(ld.i32(b, S.FCW), c32(PE)), c32(~C1)))), () => {
+      f.st32(b, i32.or(i32.and(ld.i32(b, S.FSW), c32(~C1)), fl.get), S.FSW);
+      f.if(param(f, 2), () => f.do(call(pop.ref, b)));
+      f.ret();
+    });
     // Nothing was rounded if unmasked overflow or underflow prevented the store.
     f.if(i32.and(i32.and(fl.get, i32.xor(ld.i32(b, S.FCW), c32(-1))), c32(0x18)), () =>
       f.set(fl, i32.and(fl.get, c32(0x1f))),
@@ -305,6 +321,14 @@ function emitOps(m: Module, core: Record<string, FnRef>, f80: F80Fns): Record<st
       Node,
     ];
     const fl = f.local(I32);
+    f.if(i32.and(i32.and(used(b, c32(0)), ok), i32.eqz(dn)), () =>
+      compareNormal(f, f.tmp(i32.add(st(b, c32(0)), c32(S.FPR))), src, (cc) => {
+        f.if(i32.eqz(eflags), () => f.st32(b, i32.or(i32.and(ld.i32(b, S.FSW), c32(~CC_ALL)), cc), S.FSW));
+        f.if(pops, () => f.do(call(fn('pop'), b)));
+        f.if(i32.gt_u(pops, c32(1)), () => f.do(call(fn('pop'), b)));
+        f.ret(cc);
+      }),
+    );
     f.if(
       i32.and(used(b, c32(0)), ok),
       () => f.set(fl, call(fn('compare80'), b, strict, i32.add(st(b, c32(0)), c32(S.FPR)), src, dn)),
@@ -454,10 +478,14 @@ function emitOps(m: Module, core: Record<string, FnRef>, f80: F80Fns): Record<st
       f.st32(b, c32(IE | SF), FL);
       f.ret(indefinite(f, b));
     });
-    const a = i32.add(st(b, c32(0)), c32(S.FPR));
+    const a = f.tmp(i32.add(st(b, c32(0)), c32(S.FPR)));
     // Integers: (base, bits, rounding bits to set in the control word).
     if (extra === 0) f.emit(call(target, b, control(b), a));
-    else f.emit(call(target, b, i32.or(control(b), param(f, 2)), a, param(f, 1)));
+    else {
+      const ctl = f.tmp(i32.or(control(b), param(f, 2)));
+      integerNormal(f, a, ctl, FL);
+      f.emit(call(target, b, ctl, a, param(f, 1)));
+    }
     out[name] = f.ref;
   };
   value('get32', I32, 0, () => c32(0xffc00000), fn('store32'));
@@ -534,10 +562,10 @@ const CONSTANTS: readonly (readonly [
 ];
 
 /** Emits the x87's helper functions; their names start with `x87_`. */
-export function emitX87(m: Module, f80: F80Fns): Record<string, FnRef> {
+export function emitX87(m: Module, f80: F80Fns, div128: FnRef): Record<string, FnRef> {
   const core = emitCore(m);
   const ops = emitOps(m, core, f80);
-  const fast = emitX87Fast(m, (n) => (n === 'op' ? ops['op'] : (core[n] ?? f80.named[n])) as FnRef);
+  const fast = emitX87Fast(m, (n) => (n === 'op' ? ops['op'] : (core[n] ?? f80.named[n])) as FnRef, div128);
   const all = { ...core, ...ops, ...fast };
   return Object.fromEntries(Object.entries(all).map(([k, r]) => [`x87_${k}`, r]));
 }
@@ -589,6 +617,8 @@ const FAST: Readonly<Record<number, string>> = {
   [ARITH.mul]: 'op_mul',
   [ARITH.sub]: 'op_sub',
   [ARITH.subr]: 'op_subr',
+  [ARITH.div]: 'op_div',
+  [ARITH.divr]: 'op_divr',
 };
 
 const arith =
