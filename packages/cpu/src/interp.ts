@@ -163,7 +163,7 @@ class RecCtx extends SemCtx {
 const MODE_OPS: ReadonlySet<number> = new Set([
   OP.PUSH, OP.POP, OP.PUSHA, OP.POPA, OP.PUSHF, OP.POPF, OP.CALL, OP.JMP, OP.RET, OP.JCC, OP.LOOP, OP.LOOPE, OP.LOOPNE,
   OP.JCXZ, OP.LEAVE, OP.MOVS, OP.STOS, OP.LODS, OP.SCAS, OP.CMPS, OP.XLAT, OP.BT, OP.BTS, OP.BTR, OP.BTC, OP.SYSCALL,
-  OP.SYSRET,
+  OP.SYSRET, OP.IRET, OP.INVLPG, OP.RDFSBASE, OP.RDGSBASE, OP.WRFSBASE, OP.WRGSBASE,
 ]); // biome-ignore format: a list
 /** Operations whose code depends on address size and segment. */
 const STRING_OPS: ReadonlySet<number> = new Set([
@@ -177,7 +177,9 @@ const KEY_LOCK = 16;
 
 /** The handler key of an instruction: all that its code depends on. `mode` is the low four bits of the mode key. */
 export function handlerKey(n: Insn, mode: number): string {
-  const m = (MODE_OPS.has(n.op) || STRING_OPS.has(n.op) ? mode & 15 : MODE64) | (n.lock === 0 ? 0 : KEY_LOCK);
+  const m =
+    (MODE_OPS.has(n.op) || STRING_OPS.has(n.op) || hasSystemOperand(n) ? mode & 15 : MODE64) |
+    (n.lock === 0 ? 0 : KEY_LOCK);
   const str = STRING_OPS.has(n.op);
   return `${n.op},${n.opSize},${str ? n.addrSize : 0},${n.cc},${n.rep},${str ? n.seg : 0},${n.operandCount},${n.kind0},${n.size0},${n.kind1},${n.size1},${n.kind2},${n.size2},${n.kind3},${n.size3},${n.vex ? 1 + n.vexL : 0},${m}`;
 }
@@ -215,9 +217,13 @@ function insnOfKey(key: string): { insn: Insn; mode: CodeMode } {
   };
 }
 
-/** Segment, control and debug registers: whatever the operation, TypeScript does it. */
-export function inTypeScript(n: Insn): boolean {
+/** Segment, control and debug registers: most of what is done with them TypeScript does. */
+function hasSystemOperand(n: Insn): boolean {
   return isSystem(n.kind0) || isSystem(n.kind1);
+}
+/** Whether translated code leaves the instruction to the interpreter, whatever its operation: all but reads of the former two. */
+export function inTypeScript(n: Insn): boolean {
+  return hasSystemOperand(n) && !(n.op === OP.MOV && (n.kind1 === Kind.Seg || n.kind1 === Kind.Cr));
 }
 function isSystem(kind: number): boolean {
   return kind === Kind.Seg || kind === Kind.Cr || kind === Kind.Dr;
@@ -597,7 +603,7 @@ export class Interpreter {
 
   /** Whether the instruction's handler may want the decoded instruction in TypeScript. */
   mayUseSys(n: Insn): boolean {
-    return n.op === OP.POPF || TRANSITIONS.has(n.op) || inTypeScript(n) || !this.semantics.has(n.op);
+    return n.op === OP.POPF || TRANSITIONS.has(n.op) || hasSystemOperand(n) || !this.semantics.has(n.op);
   }
 
   /** Whether the next block might not find room for its handlers: forget all blocks, then {@link Interpreter.resetHandlers}. */
@@ -692,7 +698,7 @@ export class Interpreter {
   private emitSemantic(key: string, f: Fn, env: Env, base: Node, rec: Node, ea: Node, leave: Leave): void {
     const { insn, mode } = insnOfKey(key);
     const c = new RecCtx(f, env, base, rec, ea, insn, mode, leave);
-    const s = inTypeScript(insn) ? sys : (this.semantics.get(insn.op) ?? sys);
+    const s = insn.op !== OP.MOV && hasSystemOperand(insn) ? sys : (this.semantics.get(insn.op) ?? sys);
     s(c);
   }
 

@@ -69,7 +69,7 @@ const OPENERS: ReadonlySet<number> = new Set([OP.STI, OP.POPF, OP.SYSRET, OP.IRE
 const REPEATED: ReadonlySet<number> = new Set([OP.MOVS, OP.STOS, OP.LODS, OP.SCAS, OP.CMPS]);
 const JUMPS: ReadonlySet<number> = new Set([
   OP.CALL, OP.JMP, OP.RET, OP.JCC, OP.LOOP, OP.LOOPE, OP.LOOPNE, OP.JCXZ, OP.SYSCALL, OP.SYSRET,
-  OP.IRET,
+  OP.IRET, OP.INVLPG,
 ]); // biome-ignore format: a list
 const CONDITIONAL: ReadonlySet<number> = new Set([OP.JCC, OP.LOOP, OP.LOOPE, OP.LOOPNE, OP.JCXZ]);
 
@@ -717,7 +717,7 @@ export class RegionTranslator {
               if (b.sites.length > 0 || b.fan) f.set(dest, node as Node);
               for (const site of b.sites) compared(b, site, c.kind0);
               if (b.fan) edge(b, DISPATCH, c.kind0);
-              else exitIndirect(node as Node, n.op === OP.RET || n.opSize === 2 ? NOWHERE : off);
+              else exitIndirect(node as Node, (n.op === OP.CALL || n.op === OP.JMP) && n.opSize !== 2 ? off : NOWHERE);
               return;
             case 'relative':
               if (b.taken !== NOWHERE) goTo(b, b.taken, c.kind0);

@@ -54,6 +54,10 @@ export interface MemFns {
   readonly probe: FnRef;
   /** (base, la, size, write) -> host address if the whole range lies in one page of plain memory, else 0 (no fault raised). */
   readonly tryPtr: FnRef;
+  /** (base, all): drops all translations of the address space in use, or of all. */
+  readonly flushTlb: FnRef;
+  /** (base, la): drops translations of one page in every address space. */
+  readonly dropPage: FnRef;
 }
 
 /** Imports that memory code needs. */
@@ -81,6 +85,7 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
   const pageFault = m.fn([I32, I64, I32, I32], I32);
   const fill = m.fn([I32, I64, I32, I32], I32);
   const flushTlb = m.fn([I32, I32], 0, 'flushTlb');
+  const dropPage = m.fn([I32, I64], 0);
   const logEntry = m.fn([I32, I32], 0);
   const displace = m.fn([I32, I32, I32, I64], 0);
   const readAt = m.fn([I32, I64, I32, I32, I32], I64);
@@ -1112,13 +1117,16 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
   }
   {
     const f = m.fn([I32, F64], 0, 'flushPage');
+    f.do(call(dropPage.ref, p(f, 0), i64.trunc_sat_f64_s(p(f, 1))));
+  }
+  {
+    const f = dropPage;
     const base = p(f, 0);
-    const la = f.local(I64);
+    const la = f.params[1] as Local;
     const e = f.local(I32);
     const v = f.local(I32);
     const end = f.local(I32);
     const slot = f.local(I32);
-    f.set(la, i64.trunc_sat_f64_s(p(f, 1)));
     f.set(slot, i32.add(base, select(i64.lt_s(la.get, c64(0)), c32(S.LARGE_HIGH), c32(S.LARGE_LOW))));
     f.if(
       i32.and(
@@ -1199,6 +1207,8 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
     raise: raise.ref,
     probe: probe.ref,
     tryPtr: tryPtr.ref,
+    flushTlb: flushTlb.ref,
+    dropPage: dropPage.ref,
   };
 }
 

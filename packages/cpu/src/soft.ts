@@ -401,7 +401,7 @@ export class SoftVcpu implements Vcpu {
   private shutdown = false;
   /** Instructions per nanosecond of the clock, measured. */
   private rate = 0.02;
-  private readonly pcids = new Int32Array(S.TLB_SPACES).fill(-1);
+  private readonly pcids: Int32Array;
   private nextSpace = 0;
   private noFill = false;
 
@@ -425,6 +425,7 @@ export class SoftVcpu implements Vcpu {
     const vendor = this.cpuidRows.find((r) => r.leaf === 0)?.ebx;
     this.amd = vendor === VENDOR_AMD || vendor === VENDOR_HYGON;
     this.access = new CpuAccess(vm.wasmMemory.buffer, this.base);
+    this.pcids = new Int32Array(vm.wasmMemory.buffer, this.base + S.PCIDS, S.TLB_SPACES).fill(-1);
     const x = vm.interp.exports;
     const port: MemoryPort = {
       sysRead: x.sysRead,

@@ -327,6 +327,9 @@ export const EXC_FERR = 0x100;
 /** 32 bit: an NMI is being handled; IRET ends that. */
 export const NMI_BLOCKED = 2144;
 
+/** 32 bit each, {@link TLB_SPACES}: the PCID whose translations a part of the TLB holds, or -1. */
+export const PCIDS = 2272;
+
 /** 32 bit: the run loop waits for interrupts to become deliverable. */
 export const IRQ_WINDOW = 2140;
 

@@ -20,6 +20,9 @@ describe('handler keys', () => {
     ['SYSCALL', OP.SYSCALL, [0x0f, 0x05]],
     ['SYSRET', OP.SYSRET, [0x0f, 0x07]],
     ['SWAPGS', OP.SWAPGS, [0x0f, 0x01, 0xf8]],
+    ['INVLPG', OP.INVLPG, [0x0f, 0x01, 0x38]],
+    ['WRFSBASE', OP.WRFSBASE, [0xf3, 0x0f, 0xae, 0xd0]],
+    ['MOV to CR3', OP.MOV, [0x0f, 0x22, 0xd8]],
   ] as const)
     it(`${name} has another handler in compatibility mode than in 64-bit mode, or none`, () => {
       const wide = decoded(bytes, 64);

@@ -8,7 +8,7 @@ import { emitFloat, floatSemantics } from './float.ts';
 import { integerSemantics } from './integer.ts';
 import { emitPcmpstr, pcmpstrSemantics } from './pcmpstr.ts';
 import { emitString, stringSemantics } from './string.ts';
-import { TRANSITIONS } from './transitions.ts';
+import { systemMove, TRANSITIONS } from './transitions.ts';
 
 /** Every operation with a WebAssembly semantic; all others run in TypeScript. */
 export function allSemantics(): Map<number, Semantic> {
@@ -19,6 +19,8 @@ export function allSemantics(): Map<number, Semantic> {
     ...pcmpstrSemantics(),
     ...TRANSITIONS,
   ]);
+  const mov = m.get(OP.MOV) as Semantic;
+  m.set(OP.MOV, (c) => (systemMove(c.insn) ?? mov)(c));
   if (!m.has(OP.LDMXCSR)) {
     m.set(OP.LDMXCSR, (c) => c.f.st32(c.base, c.read(0, 4), S.MXCSR));
     m.set(OP.STMXCSR, (c) => c.write(0, ld.i32(c.base, S.MXCSR), 4));

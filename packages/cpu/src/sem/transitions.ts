@@ -1,12 +1,12 @@
 // The common cases of instructions that change privilege or what the guest may touch: SYSCALL and SYSRET in 64-bit mode,
-// IRET from CPL 0, SWAPGS, STAC, CLAC. Everything else about them, and every fault, is in system/. Intel SDM volume 2.
-import { OP } from '@hyve/x86';
+// IRET from CPL 0, SWAPGS, STAC, CLAC, INVLPG, the bases of FS and GS, MOV with control and segment registers. Everything else about them, and every fault, is in system/. Intel SDM volume 2.
+import { type Insn, Kind, OP } from '@hyve/x86';
 import { isCanonical } from '../addresses.ts';
 import type { Semantic, SemCtx } from '../ctx.ts';
 import { CODE64_BITS, CODE64_MASK, DATA_BITS, DATA_MASK } from '../deliver.ts';
 import * as S from '../state.ts';
 import { ATTR_CODE64, ATTR_DATA32, ATTR_DPL3, DESC_DPL_SHIFT } from '../system/bits.ts';
-import { c32, c64, call, i32, i64, ld, type Node, select } from '../wasm/builder.ts';
+import { c32, c64, c64hl, call, I32, i32, i64, ld, type Node, select } from '../wasm/builder.ts';
 import { attention, sys } from './integer.ts';
 
 const CX = 1;
@@ -201,12 +201,119 @@ const alignCheck =
     c.dataTlbChanged();
   };
 
+const CR4_FSGSBASE = 1 << 16;
+const CR4_PCIDE = 1 << 17;
+const EFER_LMA = 1 << 10;
+
+/** RDFSBASE and RDGSBASE, WRFSBASE and WRGSBASE. In 64-bit mode nothing is derived from these bases. */
+const segmentBase =
+  (n: number, write: boolean): Semantic =>
+  (c) => {
+    const f = c.f;
+    if (c.mode.bits !== 64) {
+      sys(c);
+      return;
+    }
+    const at = S.SEG + n * S.SEG_STRIDE + S.SEG_BASE;
+    const size = c.sizeOf(0);
+    f.if(isZero(i32.and(field(c, S.CR4), c32(CR4_FSGSBASE))), () => sys(c));
+    if (!write) {
+      c.write(0, size === 8 ? ld.i64(c.base, at) : ld.i32(c.base, at), size);
+      return;
+    }
+    const v = c.read(0, size);
+    const base = f.tmp(size === 8 ? v : i64.extend_u(v));
+    f.if(isZero(isCanonical(base)), () => sys(c));
+    f.st64(c.base, base, at);
+  };
+
+/** INVLPG ends regions and blocks: the page with the code itself may be elsewhere now. */
+const invlpg: Semantic = (c) => {
+  const f = c.f;
+  if (c.mode.bits === 16) {
+    sys(c);
+    return;
+  }
+  f.if(field(c, S.CPL), () => sys(c));
+  const la = f.tmp(c.mode.bits === 64 ? c.ea() : i64.and(c.ea(), c64(0xffffffff)));
+  f.if(isCanonical(la), () => f.do(call(c.env.mem.dropPage, c.base, la)));
+  c.jumpIndirect(c.nextRip());
+};
+
+/** MOV from a segment register. */
+const readSegment: Semantic = (c) => {
+  const seg = i32.add(c.base, i32.mul(c.regNum(1), c32(S.SEG_STRIDE)));
+  const v = ld.i32_16u(seg, S.SEG + S.SEG_SEL);
+  if (c.isMem(0)) c.write(0, v, 2);
+  else c.write(0, c.size === 8 ? i64.extend_u(v) : v, c.size);
+};
+
+/** MOV from CR0, CR2, CR3, CR4. */
+const readControl: Semantic = (c) => {
+  const f = c.f;
+  const n = f.tmp(c.regNum(1));
+  const fields = i32.or(i32.eqz(n), i32.lt_u(i32.sub(n, c32(2)), c32(3)));
+  f.if(i32.or(field(c, S.CPL), isZero(fields)), () => sys(c));
+  const at = i32.add(c.base, select(n, i32.shl(i32.sub(n, c32(1)), c32(3)), c32(0)));
+  if (c.mode.bits === 64) c.write(0, ld.i64(at, S.CR0), 8);
+  else c.write(0, ld.i32(at, S.CR0), 4);
+};
+
+/**
+ * MOV to CR3 in 64-bit mode, to an address space that has a part of the TLB. All else about control registers is in
+ * system/control.ts, and no region has such an instruction within.
+ */
+const writeControl: Semantic = (c) => {
+  const f = c.f;
+  if (c.mode.bits === 64) {
+    const n = c.regNum(0);
+    f.if(i32.and(i32.eq(n, c32(3)), isZero(i32.or(field(c, S.CPL), field(c, S.NOFILL)))), () => {
+      const v = f.tmp(c.readReg(1, 8));
+      const tagged = f.tmp(i32.ne(i32.and(field(c, S.CR4), c32(CR4_PCIDE)), c32(0)));
+      const keep = f.tmp(i32.and(tagged, i64.lt_s(v, c64(0))));
+      const next = f.tmp(select(keep, i64.and(v, c64hl(0x7fffffff, -1)), v));
+      // Which of the TLB's spaces has the PCID; without PCIDs the first has everything.
+      const pcid = f.tmp(i32.and(i32.wrap(next), c32(0xfff)));
+      const space = f.temp(I32);
+      f.set(space, select(tagged, c32(-1), c32(0)));
+      for (let k = 0; k < S.TLB_SPACES; k++)
+        f.if(i32.and(tagged, i32.eq(field(c, S.PCIDS + 4 * k), pcid)), () => f.set(space, c32(k)));
+      const usual = i32.and(i32.ge_s(space.get, c32(0)), i64.eqz(i64.shr_u(next, c64(S.PHYS_BITS))));
+      f.if(i32.and(usual, i32.ne(i32.and(field(c, S.EFER), c32(EFER_LMA)), c32(0))), () => {
+        f.st64(c.base, next, S.CR3);
+        const bank = f.tmp(i32.add(i32.add(c.base, c32(S.STATE_SIZE)), i32.mul(space.get, c32(S.TLB_SPACE))));
+        f.st32(c.base, bank, S.TLB_SYS);
+        f.st32(c.base, i32.add(bank, c32(S.TLB_DATA_SETS * S.TLB_BANK)), S.TLB_CODE);
+        const log = i32.mul(space.get, c32(S.TLB_LOG_BYTES));
+        f.st32(c.base, i32.add(i32.add(c.base, c32(S.STATE_SIZE + S.TLB_BANKS)), log), S.TLB_LOG);
+        supervisorTlb(c);
+        f.if(isZero(keep), () => f.do(call(c.env.mem.flushTlb, c.base, c32(0))));
+        c.jumpIndirect(c.nextRip());
+      });
+    });
+  }
+  sys(c);
+};
+
+/** MOV between general, segment, control and debug registers; null: it has none of the latter. */
+export function systemMove(insn: Insn): Semantic | null {
+  if (insn.kind1 === Kind.Seg) return readSegment;
+  if (insn.kind1 === Kind.Cr) return readControl;
+  if (insn.kind0 === Kind.Cr) return writeControl;
+  return insn.kind0 === Kind.Seg || insn.kind0 === Kind.Dr || insn.kind1 === Kind.Dr ? sys : null;
+}
+
 /** Operations here: each may end up in TypeScript too. */
 export const TRANSITIONS: ReadonlyMap<number, Semantic> = new Map([
   [OP.SYSCALL, syscall],
   [OP.SYSRET, sysret],
   [OP.IRET, iret],
   [OP.SWAPGS, swapgs],
+  [OP.INVLPG, invlpg],
+  [OP.RDFSBASE, segmentBase(S.FS, false)],
+  [OP.RDGSBASE, segmentBase(S.GS, false)],
+  [OP.WRFSBASE, segmentBase(S.FS, true)],
+  [OP.WRGSBASE, segmentBase(S.GS, true)],
   [OP.STAC, alignCheck(true)],
   [OP.CLAC, alignCheck(false)],
 ]);

@@ -135,6 +135,8 @@ export class SysCtx {
   readonly tss: Int32Array = new Int32Array(20);
   readonly msr: MsrValue = { lo: 0, hi: 0 };
   readonly leaf: CpuidResult = { eax: 0, ebx: 0, ecx: 0, edx: 0 };
+  /** Host address of the image that a state-saving instruction is working on, or 0: each word goes the long way. */
+  image = 0;
   /** IA32_TSC_ADJUST. */
   adjustLo = 0;
   adjustHi = 0;

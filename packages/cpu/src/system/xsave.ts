@@ -51,12 +51,28 @@ export function inUse(cpu: CpuAccess): number {
   return v;
 }
 
-function wr(c: SysCtx, at: number, size: 1 | 2 | 4, v: number): void {
-  c.cpu.write(operandAddr(c, at), size, v, S.ACC_WRITE);
+/** Bytes of legacy region and header. */
+const HEAD_BYTES = 576;
+
+/** Looks for legacy region and header, 16-byte aligned, in memory: what follows need not ask the TLB for every word. */
+function locate(c: SysCtx, bytes: number, access: number): void {
+  c.image = c.cpu.pointer(operandAddr(c, 0), bytes, access);
 }
 
+function wr(c: SysCtx, at: number, size: 1 | 2 | 4, v: number): void {
+  const h = c.image + at;
+  if (c.image === 0 || at + size > HEAD_BYTES) c.cpu.write(operandAddr(c, at), size, v, S.ACC_WRITE);
+  else if (size === 4) c.cpu.i32[h >> 2] = v;
+  else {
+    c.cpu.u8[h] = v;
+    if (size === 2) c.cpu.u8[h + 1] = v >>> 8;
+  }
+}
 function rd(c: SysCtx, at: number, size: 1 | 2 | 4): number {
-  return c.cpu.read(operandAddr(c, at), size);
+  if (c.image === 0 || at + size > HEAD_BYTES) return c.cpu.read(operandAddr(c, at), size);
+  const h = c.image + at;
+  const word = (c.cpu.i32[h >> 2] as number) >>> ((h & 3) * 8);
+  return size === 4 ? word : word & (size === 2 ? 0xffff : 0xff);
 }
 
 function saveX87(c: SysCtx, wide: boolean): void {
@@ -148,6 +164,7 @@ function checkFx(c: SysCtx): void {
 export function fxsave(c: SysCtx, i: Insn): number {
   checkFx(c);
   c.cpu.probe(operandAddr(c, 0), 512, S.ACC_WRITE);
+  locate(c, 512, S.ACC_WRITE);
   saveX87(c, i.opSize === 8);
   saveMxcsr(c);
   if (c.cpu.get(S.CR4) & B.CR4_OSFXSR) saveVectors(c, 160, S.XMM);
@@ -158,6 +175,7 @@ export function fxsave(c: SysCtx, i: Insn): number {
 export function fxrstor(c: SysCtx, i: Insn): number {
   checkFx(c);
   c.cpu.probe(operandAddr(c, 0), 512, 0);
+  locate(c, 512, 0);
   const sse = (c.cpu.get(S.CR4) & B.CR4_OSFXSR) !== 0;
   const mxcsr = rd(c, 24, 4);
   if (sse && mxcsr & ~B.MXCSR_MASK) c.cpu.gp(0);
@@ -187,6 +205,7 @@ export function xsave(c: SysCtx, i: Insn, optimize: boolean, compact: boolean): 
   const cpu = c.cpu;
   const rfbm = checkX(c);
   cpu.probe(operandAddr(c, 0), rfbm & B.XF_AVX ? B.XSAVE_SIZE : B.XSAVE_AVX, S.ACC_WRITE);
+  locate(c, HEAD_BYTES, S.ACC_WRITE);
   let used = inUse(cpu);
   // For the forms that leave out initial state, MXCSR counts as part of the SSE component.
   if (compact && cpu.get(S.MXCSR) !== B.MXCSR_RESET) used |= B.XF_SSE;
@@ -213,6 +232,7 @@ export function xrstor(c: SysCtx, i: Insn): number {
   c.features();
   const xcr0 = cpu.get(S.XCR0);
   cpu.probe(operandAddr(c, 0), B.XSAVE_AVX, 0);
+  locate(c, HEAD_BYTES, 0);
   const bv = rd(c, 512, 4);
   const comp = rd(c, 520, 4);
   const compHi = rd(c, 524, 4);
