@@ -3,7 +3,7 @@ _xhyve() {
   local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
   COMPREPLY=()
   case $prev in
-    -F|-k|-r|--trace|--profile|--symbols) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -f -- "$cur")); return ;;
+    -F|-k|-r|--control|--trace|--profile|--symbols) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -f -- "$cur")); return ;;
     -f) compopt -o nospace 2>/dev/null; COMPREPLY=($(compgen -W 'kexec, multiboot, fbsd, bootrom,' -- "$cur")); return ;;
     -l) compopt -o nospace 2>/dev/null; COMPREPLY=($(compgen -W 'help bootrom, com1, com2, com3, com4, fwcfg, tpm, pc-testdev,' -- "$cur")); return ;;
     -s) local slot=${cur%%,*}
@@ -14,9 +14,9 @@ _xhyve() {
     -m|-c|-U|-g|-G|-p|-n|-K|-o) return ;;
   esac
   if [[ $cur == -* ]]; then
-    COMPREPLY=($(compgen -W '-f -l -s -m -c -A -Y -U -u -x -a -w -e -b -g -G -H -P -W -C -S -D -p -n -K -r -F -k -o -M -h -v --engine --dry-run --json --stats --trace --profile --symbols --help --version' -- "$cur"))
+    COMPREPLY=($(compgen -W '-f -l -s -m -c -A -Y -U -u -x -a -w -e -b -g -G -H -P -W -C -S -D -p -n -K -r -F -k -o -M -h -v --engine --dry-run --json --stats --trace --profile --symbols --control --help --version' -- "$cur"))
   elif [[ $COMP_CWORD -eq 1 ]]; then
-    COMPREPLY=($(compgen -W 'pull images disk' -- "$cur"))
+    COMPREPLY=($(compgen -W 'pull images disk ctl' -- "$cur"))
   fi
 }
 complete -F _xhyve xhyve

@@ -3,6 +3,7 @@ complete -c xhyve -f
 complete -c xhyve -n __fish_is_first_arg -a pull
 complete -c xhyve -n __fish_is_first_arg -a images
 complete -c xhyve -n __fish_is_first_arg -a disk
+complete -c xhyve -n __fish_is_first_arg -a ctl
 complete -c xhyve -s f -x -a 'kexec, multiboot, fbsd, bootrom,' -d 'boot Linux; commas in CMDLINE are kept'
 complete -c xhyve -s l -x -a 'help bootrom, com1, com2, com3, com4, fwcfg, tpm, pc-testdev,' -d 'serial port; BACKEND stdio, null, autopty=FILE, tcp=PORT or a path'
 complete -c xhyve -s s -x -d 'put a device in a PCI slot'
@@ -42,5 +43,6 @@ complete -c xhyve -l stats -d 'counters on stderr at the end, and a line of rate
 complete -c xhyve -l trace -r -F -d 'write the instructions of guest blocks as the software CPU meets them'
 complete -c xhyve -l profile -r -F -d 'write where the guest spends its time'
 complete -c xhyve -l symbols -r -F -d 'names for --profile System.map (with nokaslr) or /proc/kallsyms'
+complete -c xhyve -l control -r -F -d 'a socket for xhyve ctl change media, resize disks, pause'
 complete -c xhyve -l help -d 'this text'
 complete -c xhyve -l version -d 'the version'

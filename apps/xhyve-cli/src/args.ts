@@ -27,6 +27,8 @@ export interface RunInvocation {
   readonly profile: string | null;
   /** `--symbols`: a System.map or kallsyms, or null. */
   readonly symbols: string | null;
+  /** `--control`: path of a socket for `xhyve ctl`, or null. */
+  readonly control: string | null;
   /** Remarks for stderr that stop nothing. */
   readonly notes: readonly string[];
 }
@@ -101,6 +103,7 @@ class LineParser {
   private trace: string | null = null;
   private profile: string | null = null;
   private symbols: string | null = null;
+  private control: string | null = null;
   private fwcfgItems = 0;
   /** Set by options that end parsing. */
   private early: Invocation | null = null;
@@ -148,6 +151,7 @@ class LineParser {
       trace: this.trace,
       profile: this.profile,
       symbols: this.symbols,
+      control: this.control,
       notes: this.notes,
     };
   }
@@ -186,12 +190,14 @@ class LineParser {
         if (!(this.stats >= 0 && this.stats <= 86_400) || attached === '')
           throw usageError(`--stats=${attached}: a number of seconds expected`);
         return 0;
+      case '--control':
       case '--trace':
       case '--profile':
       case '--symbols': {
         const file = attached ?? next;
         if (file === undefined || file === '') throw usageError(`${name} needs a file name`);
-        if (name === '--trace') this.trace = file;
+        if (name === '--control') this.control = file;
+        else if (name === '--trace') this.trace = file;
         else if (name === '--profile') this.profile = file;
         else this.symbols = file;
         return attached === null ? 1 : 0;

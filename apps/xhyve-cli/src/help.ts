@@ -63,6 +63,7 @@ export const OPTIONS: readonly OptionHelp[] = [
   row('--trace', 'FILE', 'write the instructions of guest blocks as the software CPU meets them'),
   row('--profile', 'FILE', 'write where the guest spends its time'),
   row('--symbols', 'FILE', 'names for --profile: System.map (with nokaslr) or /proc/kallsyms'),
+  row('--control', 'PATH', "a socket for 'xhyve ctl': change media, resize disks, pause"),
   row('--help', '', 'this text'),
   row('--version', '', 'the version'),
 ];
@@ -71,6 +72,7 @@ const MAIN_INTRO = `Usage: xhyve [options] [NAME]
        xhyve pull IMAGE [--json] [--force]
        xhyve images [--json]
        xhyve disk create|info|check|convert|resize|map ...
+       xhyve ctl PATH info|eject|change|resize|pause|resume|reset|powerdown|quit ...
 
 Runs a PC guest. A Linux kernel on this terminal:
   xhyve -A -m 1G -s 0:0,hostbridge -s 31,lpc -l com1,stdio \\

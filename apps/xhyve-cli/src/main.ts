@@ -50,6 +50,7 @@ export function version(): string {
 export async function main(argv: readonly string[], host: MainHost = processHost()): Promise<number> {
   try {
     if (argv[0] === 'disk') return (await import('./disk.ts')).disk(argv.slice(1), host);
+    if (argv[0] === 'ctl') return await (await import('./ctl.ts')).ctl(argv.slice(1), host);
     const invocation = parseArgs(argv, host);
     return await carryOut(invocation, host);
   } catch (e) {
@@ -120,5 +121,6 @@ async function run(invocation: RunInvocation, host: MainHost): Promise<number> {
     trace: invocation.trace,
     profile: invocation.profile,
     symbols: invocation.symbols,
+    control: invocation.control,
   });
 }

@@ -66,6 +66,11 @@ export function manualPage(date: string): string {
     '.Cm disk',
     '.Cm create | info | check | convert | resize | map',
     '.Ar ...',
+    '.Nm',
+    '.Cm ctl',
+    '.Ar path',
+    '.Cm info | eject | change | resize | pause | resume | reset | powerdown | quit',
+    '.Ar ...',
     '.Sh DESCRIPTION',
     '.Nm',
     'runs one virtual machine in the foreground.',
@@ -143,8 +148,8 @@ function words(): Word[] {
 }
 
 /** Options whose value is a file. */
-const FILES = ['-F', '-k', '-r', '--trace', '--profile', '--symbols'];
-const COMMANDS = ['pull', 'images', 'disk'];
+const FILES = ['-F', '-k', '-r', '--control', '--trace', '--profile', '--symbols'];
+const COMMANDS = ['pull', 'images', 'disk', 'ctl'];
 const BOOT = ['kexec,', 'multiboot,', 'fbsd,', 'bootrom,'];
 const ENGINES = ['auto', 'soft', 'kvm'];
 const lpcWords = (): string[] => ['help', ...LPC_EMULATIONS.map((e) => `${e.name},`)];

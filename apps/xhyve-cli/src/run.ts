@@ -8,8 +8,9 @@ import { gunzipSync, zstdDecompressSync } from 'node:zlib';
 import { openCharBackend } from '@hyve/char-backends';
 import { type CharBackend, type Hypervisor, isHyveError, type Logger } from '@hyve/core';
 import type { KernelCompression } from '@hyve/loaders';
-import type { BoardSupport, CharRequest, MachineSpec, PcHost, StopReason } from '@hyve/pc';
+import type { BoardSupport, CharRequest, Drives, MachineSpec, PcHost, StopReason } from '@hyve/pc';
 import { codeCache } from './code-cache.ts';
+import { ControlServer } from './control.ts';
 import { DiskReads } from './disk-reads.ts';
 import { errorLine, exitStatusOf, runError } from './errors.ts';
 import { KernelCache } from './kernel-cache.ts';
@@ -36,6 +37,14 @@ export interface RunnablePc {
   positions?(): readonly (bigint | null)[];
   /** What went wrong after `error` or `triple-fault`. */
   readonly detail?: string;
+  /** Stops processors, time and devices; for --control, as the rest. */
+  pause?(): Promise<void>;
+  /** Goes on. */
+  resume?(): void;
+  /** The reset button. */
+  reset?(): Promise<void>;
+  /** Disks and CD drives. */
+  readonly drives?: Pick<Drives, 'list' | 'eject' | 'change' | 'resize'>;
 }
 
 /** What this program uses of the `@hyve/pc` module. */
@@ -238,6 +247,8 @@ export interface RunOptions {
   readonly profile?: string | null;
   /** File with names for the profile. */
   readonly symbols?: string | null;
+  /** Path of a socket that takes commands while the machine runs. */
+  readonly control?: string | null;
   /** Opens character devices in place of the usual ones; null falls through to those. */
   readonly openChar?: (request: CharRequest) => CharBackend | null;
   /** Says the way out when the terminal goes raw; default a line on stderr, null for none. */
@@ -356,6 +367,7 @@ export async function runMachine(spec: MachineSpec, options: RunOptions): Promis
   process.on('unhandledRejection', onUncaught);
   let status = 4;
   const observers: { stop(): void }[] = [];
+  let control: ControlServer | null = null;
   try {
     checkHostMemory(spec, options.hostBytes ?? hostMemoryBytes());
     if (spec.pidfile !== null) run.pid = PidFile.create(spec.pidfile, process.pid);
@@ -389,7 +401,8 @@ export async function runMachine(spec: MachineSpec, options: RunOptions): Promis
         const { openBlock, parseBlockSpec } = await import('@hyve/block-backends');
         const parsed = parseBlockSpec(conf, { extras });
         const helper = reads === null ? {} : { helper: await reads.forDisk() };
-        return { backend: await openBlock(parsed, { logger: logger(io), ...helper }), extras: parsed.extras };
+        const backend = await openBlock(parsed, { logger: logger(io), ...helper });
+        return { backend, extras: parsed.extras, grow: (bytes) => backend.resize(bytes) };
       },
       readFile: async (path) => {
         try {
@@ -407,6 +420,7 @@ export async function runMachine(spec: MachineSpec, options: RunOptions): Promis
     run.pc = pc;
     options.onPc?.(pc);
     if (run.stop) pc.forceOff(); // a signal came while the machine was being built
+    if (options.control != null) control = await ControlServer.listen(options.control, pc);
     if (options.stats != null) observers.push(watchRates(pc, options.stats, (line) => io.note(line)));
     if (options.profile != null) observers.push(startProfile(pc, options.profile, options.symbols ?? null));
     const reason = await Promise.race([pc.run(), fatal]);
@@ -425,6 +439,7 @@ export async function runMachine(spec: MachineSpec, options: RunOptions): Promis
     status = isHyveError(e) ? exitStatusOf(e) : 4;
   } finally {
     clearTimeout(grace);
+    await control?.close();
     for (const o of observers) {
       try {
         o.stop();

@@ -70,6 +70,7 @@ import { claimPmTimer, PmTimer } from '@hyve/vmm/pmtimer';
 import { claimRtc, Rtc } from '@hyve/vmm/rtc';
 import { Switchboard } from '@hyve/vmm/threads';
 import { placeBiosVectors, startBiosInterrupts } from './bios.ts';
+import { Drives, type OpenImage } from './drives.ts';
 import { EngineChips } from './engine-chips.ts';
 import { hostScheduler } from './scheduler.ts';
 import type { BoardSupport, MachineSpec, PciSlotSpec } from './spec.ts';
@@ -110,6 +111,8 @@ export interface OpenedDisk {
   readonly backend: BlockBackend;
   /** The device's own options, by name. */
   readonly extras: ReadonlyMap<string, string>;
+  /** Makes the image larger while it is in use; absent: it cannot be. */
+  readonly grow?: (bytes: number) => Promise<void>;
 }
 
 /** What the board asks of the program it runs in. */
@@ -203,6 +206,8 @@ export class Pc {
   readonly keyboard: Ps2Keyboard;
   /** The PS/2 mouse. */
   readonly mouse: Ps2Mouse;
+  /** Disks and CD drives, whose media may change while the machine runs. */
+  readonly drives: Drives;
   private readonly pm: AcpiPm;
   private readonly chars: readonly CharBackend[];
   private readonly owned: readonly BlockBackend[];
@@ -224,6 +229,7 @@ export class Pc {
     pm: AcpiPm;
     chars: readonly CharBackend[];
     owned: readonly BlockBackend[];
+    drives: Drives;
     parts: MachineParts;
     scheduler: HostScheduler;
     powerOn: () => Promise<void>;
@@ -238,6 +244,7 @@ export class Pc {
     this.pm = o.pm;
     this.chars = o.chars;
     this.owned = o.owned;
+    this.drives = o.drives;
     this.devices = o.parts.devices;
     this.parts = o.parts;
     this.scheduler = o.scheduler;
@@ -679,11 +686,31 @@ async function assemble(spec: MachineSpec, host: PcHost, undo: (() => unknown)[]
     // Virtual time stands still while the host works, so that equal runs stay equal.
     return virtual === null ? opened : { ...opened, backend: heldDisk(opened.backend, () => loop) };
   };
-  const ahciPort = async (name: string, kind: 'hd' | 'cd', conf: string): Promise<AhciPortSpec> => {
+  const drives = new Drives({
+    openMedium: (name, image) => {
+      if (host.openDisk === undefined) throw new HyveError('PC_UNSUPPORTED', `${name}: this host opens no disks`);
+      return host.openDisk({ name, conf: `${image},ro`, extras: AHCI_OPTIONS });
+    },
+    onMedium: (backend, came) => {
+      for (const list of [owned, disks]) {
+        const at = list.indexOf(backend);
+        if (at >= 0) list.splice(at, 1);
+        if (came) list.push(backend);
+      }
+    },
+    frozen: virtual === null ? null : 'in virtual time a run depends on nothing from outside',
+  });
+  const ahciPort = async (
+    name: string,
+    kind: 'hd' | 'cd',
+    conf: string,
+    opened: (image: OpenImage) => void,
+  ): Promise<AhciPortSpec> => {
     if (conf === '') return { kind, backend: null };
     // Discs are not written; bhyve opens them read-only too.
     const disk = await openDisk(name, kind === 'cd' ? `${conf},ro` : conf, AHCI_OPTIONS);
     owned.push(disk.backend);
+    opened(disk);
     const text = (key: string): string | undefined => disk.extras.get(key);
     const nmrr = text('nmrr');
     return {
@@ -720,7 +747,8 @@ async function assemble(spec: MachineSpec, host: PcHost, undo: (() => unknown)[]
   let lpcSlot = -1;
   for (const s of spec.pci) {
     const at = { bus: s.bus, slot: s.slot, func: s.func };
-    const label = `${s.bus}:${s.slot}:${s.func} ${s.device}`;
+    const address = `${s.bus}:${s.slot}:${s.func}`;
+    const label = `${address} ${s.device}`;
     switch (s.device) {
       case 'hostbridge':
       case 'amd_hostbridge':
@@ -756,15 +784,34 @@ async function assemble(spec: MachineSpec, host: PcHost, undo: (() => unknown)[]
         const queues = Number(disk.extras.get('queues') ?? 1);
         const device = new VirtioBlock({ backend: disk.backend, name: label, serial, queues });
         attachVirtio(device, at, disk.extras);
+        drives.add(address, s.device, confOf(s), disk, { resized: () => device.resized() });
         break;
       }
       case 'ahci':
       case 'ahci-hd':
       case 'ahci-cd': {
         const ports: AhciPortSpec[] = [];
-        for (const [kind, conf] of ahciPorts(s))
-          ports.push(await ahciPort(`${label} port ${ports.length}`, kind, conf));
+        const images: (OpenImage | null)[] = [];
+        for (const [kind, conf] of ahciPorts(s)) {
+          const port = ports.length;
+          images.push(null);
+          ports.push(
+            await ahciPort(`${label} port ${port}`, kind, conf, (image) => {
+              images[port] = image;
+            }),
+          );
+        }
         const controller = new AhciController({ name: label, ports });
+        ahciPorts(s).forEach(([kind, conf], port) => {
+          const image = images[port] ?? null;
+          const name = `${address}.${port}`;
+          if (kind === 'hd') drives.add(name, 'ahci-hd', conf, image, {});
+          else
+            drives.add(name, 'ahci-cd', conf === '' ? null : conf, image, {
+              eject: (force) => controller.eject(port, { force }),
+              insert: (medium) => controller.insert(port, medium),
+            });
+        });
         pci.attach(controller, at);
         functions.push(controller);
         break;
@@ -802,6 +849,7 @@ async function assemble(spec: MachineSpec, host: PcHost, undo: (() => unknown)[]
         });
         pci.attach(controller, at);
         functions.push(controller);
+        drives.add(address, 'nvme', conf, disk, { resized: () => controller.resized() });
         break;
       }
       case 'virtio-rnd':
@@ -949,6 +997,7 @@ async function assemble(spec: MachineSpec, host: PcHost, undo: (() => unknown)[]
     pm,
     chars,
     owned,
+    drives,
     parts: {
       memory: vm.memory,
       memoryBytes: spec.memoryBytes,

@@ -11,6 +11,7 @@ export {
   type PcHost,
   type StopReason,
 } from './board.ts';
+export type { DriveInfo, DrivePorts, Drives, DrivesOptions, OpenImage } from './drives.ts';
 export { hostScheduler } from './scheduler.ts';
 export {
   type BoardSupport,
