@@ -110,14 +110,18 @@ describe('moves of 64-bit systems', () => {
       // The code moves its own page to a copy that counts in steps of two, and comes back to it.
       const at = SHARED + 0x20;
       const pte = SPACES + 0x3000 + (SHARED >> 12) * 8;
-      // inc rbx (or add by 2); xchg [pte], rdx; invlpg [SHARED]; dec ecx; jnz at; hlt
+      // inc rbx (or add by 2); xchg [pte], rdx; invlpg [rsi]; dec ecx; jnz at; hlt
       const body = (first: number[]): Uint8Array =>
         Uint8Array.from([
-          ...first, 0x48, 0x87, 0x14, 0x25, ...word(pte), 0x0f, 0x01, 0x3c, 0x25, ...word(SHARED), 0xff, 0xc9, 0x75, 0xe8, 0xf4,
+          ...first, 0x48, 0x87, 0x14, 0x25, ...word(pte), 0x0f, 0x01, 0x3e, 0xff, 0xc9, 0x75, 0xed, 0xf4,
         ]); // biome-ignore format: code
       vm.memory.load(FRAMES + 0x20, body([0x48, 0x83, 0xc3, 0x01]));
       vm.memory.load(FRAMES + 0x1020, body([0x48, 0x83, 0xc3, 0x02]));
-      const { gpr } = run([0x48, 0xc7, 0xc0, ...word(at), 0xff, 0xe0], { 1: 40, 2: (FRAMES + 0x1000) | 0x23 });
+      const { gpr } = run([0x48, 0xc7, 0xc0, ...word(at), 0xff, 0xe0], {
+        1: 40,
+        2: (FRAMES + 0x1000) | 0x23,
+        6: SHARED,
+      });
       expect(gpr[3]).toBe(60n);
     });
   }

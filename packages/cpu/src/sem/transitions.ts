@@ -234,8 +234,10 @@ const invlpg: Semantic = (c) => {
     sys(c);
     return;
   }
+  // Worked out before anything is conditional: it is so once only.
+  const at = c.ea();
   f.if(field(c, S.CPL), () => sys(c));
-  const la = f.tmp(c.mode.bits === 64 ? c.ea() : i64.and(c.ea(), c64(0xffffffff)));
+  const la = f.tmp(c.mode.bits === 64 ? at : i64.and(at, c64(0xffffffff)));
   f.if(isCanonical(la), () => f.do(call(c.env.mem.dropPage, c.base, la)));
   c.jumpIndirect(c.nextRip());
 };
