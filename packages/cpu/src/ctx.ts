@@ -154,7 +154,7 @@ export abstract class SemCtx {
   /** Upper lane of a 32-byte memory operand, once its lower one has been read. */
   upperLane: Node | null = null;
   /** Host address of the read-modify-write operand, between rmwRead and rmwWrite. */
-  private rmwPtr: Local | null = null;
+  protected rmwPtr: Local | null = null;
 
   constructor(f: Fn, env: Env, base: Node, insn: Insn, mode: CodeMode) {
     this.f = f;
@@ -361,39 +361,39 @@ export abstract class SemCtx {
   protected tagOf(la: Node, size: number): Node {
     return i64.and(i64.add(la, c64(size - 1)), c64(-4096));
   }
-  /** Loads from a host address. */
-  loadHost(ptr: Node, size: number): Node {
+  /** Loads from a host address and an offset. */
+  loadHost(ptr: Node, size: number, offset = 0): Node {
     switch (size) {
       case 1:
-        return ld.i32_8u(ptr);
+        return ld.i32_8u(ptr, offset);
       case 2:
-        return ld.i32_16u(ptr);
+        return ld.i32_16u(ptr, offset);
       case 4:
-        return ld.i32(ptr);
+        return ld.i32(ptr, offset);
       case 8:
-        return ld.i64(ptr);
+        return ld.i64(ptr, offset);
       default:
-        return ld.v128(ptr);
+        return ld.v128(ptr, offset);
     }
   }
-  /** Stores to a host address. */
-  storeHost(ptr: Node, size: number, v: Node): void {
+  /** Stores to a host address and an offset. */
+  storeHost(ptr: Node, size: number, v: Node, offset = 0): void {
     const f = this.f;
     switch (size) {
       case 1:
-        f.st8(ptr, v);
+        f.st8(ptr, v, offset);
         return;
       case 2:
-        f.st16(ptr, v);
+        f.st16(ptr, v, offset);
         return;
       case 4:
-        f.st32(ptr, v);
+        f.st32(ptr, v, offset);
         return;
       case 8:
-        f.st64(ptr, v);
+        f.st64(ptr, v, offset);
         return;
       default:
-        f.stV(ptr, v);
+        f.stV(ptr, v, offset);
     }
   }
   /** Loads 1, 2, 4, 8 or 16 bytes at a linear address (an i64 temporary, used several times). Leaves on a fault. */
@@ -430,28 +430,23 @@ export abstract class SemCtx {
     f.likely(
       i64.eq(ld.i64(e, 8), this.tagOf(la, size)),
       () => this.storeHost(i32.add(i32.wrap(la), ld.i32(e, 24)), size, value),
-      () => {
-        this.sync();
-        if (size === 16) {
-          f.do(call(this.env.mem.probe, this.base, la, c32(16), c32(S.ACC_WRITE)));
-          this.checkFault();
-          f.do(call(this.env.mem.writeMiss, this.base, la, simdLane(0x1d, 0, [value], I64), c32(8)));
-          f.do(call(this.env.mem.writeMiss, this.base, i64.add(la, c64(8)), simdLane(0x1d, 1, [value], I64), c32(8)));
-        } else {
-          f.do(
-            call(
-              this.env.mem.writeMiss,
-              this.base,
-              la,
-              size === 8 ? value : i64.extend_u((NUM[size] as Num).trunc(value)),
-              c32(size),
-            ),
-          );
-        }
-        this.checkFault();
-        this.afterSlowStore();
-      },
+      () => this.storeCold(null, la, size, value),
     );
+  }
+  /** The slow way of {@link store}, by the helper function named or writeMiss. */
+  protected storeCold(helper: string | null, la: Node, size: number, value: Node): void {
+    const f = this.f;
+    const way = helper === null ? this.env.mem.writeMiss : this.env.fn(helper);
+    this.sync();
+    if (size === 16) {
+      f.do(call(this.env.mem.probe, this.base, la, c32(16), c32(S.ACC_WRITE)));
+      this.checkFault();
+      f.do(call(way, this.base, la, simdLane(0x1d, 0, [value], I64), c32(8)));
+      f.do(call(way, this.base, i64.add(la, c64(8)), simdLane(0x1d, 1, [value], I64), c32(8)));
+    } else
+      f.do(call(way, this.base, la, size === 8 ? value : i64.extend_u((NUM[size] as Num).trunc(value)), c32(size)));
+    this.checkFault();
+    this.afterSlowStore();
   }
   /** Loads 32 bytes at a linear address (an i64 temporary) as two v128. Leaves on a fault. */
   loadPair(la: Node): [Node, Node] {

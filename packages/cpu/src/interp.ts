@@ -33,6 +33,7 @@ import {
   type Node,
   select,
 } from './wasm/builder.ts';
+import { emitWindows } from './windows.ts';
 
 const REG_FIELDS = [R.R_REG0, R.R_REG1, R.R_REG2, R.R_AUX];
 
@@ -554,6 +555,7 @@ export class Interpreter {
       ...helpers(m, mem),
       matFlags,
       matState: emitMatState(m, matFlags),
+      ...emitWindows(m, mem),
       noteJump,
       missed: emitMissed(m, noteJump, imp('again')),
       leaveAfter: imp('leaveAfter'),

@@ -11,8 +11,12 @@ import {
   c64hl,
   call,
   cV128,
+  F32,
+  F64,
   type Fn,
   type FnRef,
+  f32,
+  f64,
   I32,
   I64,
   i32,
@@ -22,8 +26,10 @@ import {
   ld,
   type Node,
   simd,
+  simdLane,
   V128,
 } from './wasm/builder.ts';
+import type { WindowUse } from './windows.ts';
 import { imm2Of, immLoOf } from './x87-fields.ts';
 
 /** Kinds of pending flags; in {@link Pending}'s kind, times 16, plus log2 of the operand size. 0: flags are in memory. */
@@ -91,12 +97,22 @@ export interface RegionState {
   readonly before: Local;
   /** The data TLB. */
   readonly tlb: Local;
+  /** Host addresses of windows, 0 for none; see windows.ts. Made when first used. */
+  readonly windows: Local[];
+  /** Bit per window: some access may still come. */
+  live: number;
   /** Budget when the region was entered, and now, less the whole running block. */
   readonly bud0: Local;
   readonly bud: Local;
 }
 
 const vz = (): Node => cV128(0, 0, 0, 0);
+
+/** Operations that do nothing more once they have stored operand 0. */
+const MOVES: ReadonlySet<number> = new Set([
+  OP.MOV, OP.SETCC, OP.MOVNTI, OP.MOVAPS, OP.MOVAPD, OP.MOVUPS, OP.MOVUPD, OP.MOVDQA, OP.MOVDQU, OP.MOVD, OP.MOVQ, OP.MOVSS,
+  OP.MOVSD, OP.VMOVAPS, OP.VMOVAPD, OP.VMOVUPS, OP.VMOVUPD, OP.VMOVDQA, OP.VMOVDQU, OP.VMOVD, OP.VMOVQ, OP.VMOVSS, OP.VMOVSD,
+]); // biome-ignore format: a list
 
 /** One instruction of a region. */
 export class JitCtx extends SemCtx {
@@ -115,9 +131,13 @@ export class JitCtx extends SemCtx {
     off: number,
     left: number,
     pending: number,
+    use: WindowUse | null,
     onJump: (kind: 'relative' | 'indirect' | 'branch', node: Node | null) => void,
   ) {
     super(s.f, s.env, s.base, insn, s.mode);
+    this.use = use;
+    this.depth = s.f.depth;
+    if (insn.kind0 === Kind.Mem && MOVES.has(insn.op)) this.rest = () => {};
     this.s = s;
     this.off = off;
     this.left = left;
@@ -318,7 +338,11 @@ export class JitCtx extends SemCtx {
       if (this.mode.bits === 64) v = i64.add(v, ld.i64(this.base, S.SEG + n.seg * S.SEG_STRIDE));
       else v = this.checked(this.f.tmp(v));
     }
-    this.eaNode = this.f.tmp(v);
+    // Within a window the address is hardly ever looked at.
+    if (this.use !== null && !this.use.stack) {
+      this.eaNode = v;
+      this.useAt = v;
+    } else this.eaNode = this.f.tmp(v);
     return this.eaNode;
   }
   /** Outside 64-bit mode FS and GS have limits, and what is written must not be in CS. */
@@ -384,6 +408,19 @@ export class JitCtx extends SemCtx {
   }
   /** Whether the instruction stores to memory in a way that may need {@link checkAttention}. */
   stores = false;
+  /** What is left to do after the instruction's store: little enough to be done twice, so that the slow path may leave. */
+  private rest: (() => void) | null = null;
+  override push(size: number, v: Node): void {
+    if (this.insn.op !== OP.PUSH) {
+      super.push(size, v);
+      return;
+    }
+    const value = v.isConst ? v : this.f.tmp(v);
+    const sp = this.f.tmp(this.spCut(i64.sub(this.sp(), c64(size))));
+    this.rest = () => this.setSp(sp);
+    this.store(this.linear(S.SS, sp, size, true), size, value);
+    this.setSp(sp);
+  }
 
   jumpIndirect(target: Node): void {
     this.onJump('indirect', target);
@@ -407,16 +444,151 @@ export class JitCtx extends SemCtx {
   record(): Node {
     return c32(0);
   }
-  sync(): void {}
+  sync(): void {
+    // What the slow path does may change what is mapped, or what may be written.
+    for (let w = 0; w < this.s.windows.length; w++)
+      if (this.s.live & (1 << w)) this.f.set(this.s.windows[w] as Local, c32(0));
+  }
+
+  // --- memory by windows ---------------------------------------------------------------------------------------------
+  /** What the instruction's one access has of a window; null once it has been made. */
+  private use: WindowUse | null;
+  /** The address of that access. */
+  private useAt: Node | null = null;
+  /** Nesting depth at which the instruction begins. */
+  private readonly depth: number;
+
+  override linear(seg: number, off: Node, size: number, write: boolean): Node {
+    const la = super.linear(seg, off, size, write);
+    if (this.use?.stack === true && seg === S.SS) this.useAt = la;
+    return la;
+  }
+  /** The window of the access of `size` bytes at `la`, if it has one. */
+  private take(la: Node, size: number): WindowUse | null {
+    const u = this.use;
+    // What may not run at all cannot open a window for others.
+    if (u === null || la !== this.useAt || size > u.size || (u.first && this.f.depth !== this.depth)) return null;
+    this.use = null;
+    return u;
+  }
+  /** After the instruction: a window that it should have opened is none. */
+  finish(): void {
+    if (this.use?.first === true) this.f.set(this.window(this.use.slot), c32(0));
+  }
+  private window(slot: number): Local {
+    this.s.windows[slot] ??= this.f.local(I32);
+    return this.s.windows[slot];
+  }
+  /** `hot` accesses by the window's host address, `cold` by the linear address. */
+  private within(u: WindowUse, la: Node, hot: (ptr: Node) => void, cold: (la: Node) => void): void {
+    const f = this.f;
+    const p = this.window(u.slot);
+    if (u.first) {
+      const at = f.tmp(la);
+      const start = f.tmp(u.at === 0 ? at : i64.sub(at, c64(u.at)));
+      const e = this.tlbEntry(start);
+      f.likely(
+        i64.eq(ld.i64(e, u.write ? 8 : 0), this.tagOf(start, u.span)),
+        () => {
+          f.set(p, i32.add(i32.wrap(start), ld.i32(e, 24)));
+          hot(p.get);
+        },
+        () => {
+          cold(at);
+          f.set(p, call(this.env.fn('window'), this.base, start, c32(u.span), c32(u.write ? 8 : 0)));
+        },
+      );
+      this.s.live |= 1 << u.slot;
+    } else
+      f.likely(
+        p.get,
+        () => hot(p.get),
+        () => cold(f.tmp(la)),
+      );
+    if (u.last) this.s.live &= ~(1 << u.slot);
+  }
+  /** Loads by the TLB or the slow way, out of line. */
+  private loadAgain(la: Node, size: number): Node {
+    return call(this.env.fn('loadAgain'), this.base, la, c32(size));
+  }
+  override load(la: Node, size: number): Node {
+    const u = this.take(la, size);
+    if (u === null) return super.load(la, size);
+    const f = this.f;
+    const v = f.temp(size === 16 ? V128 : size === 8 ? I64 : I32);
+    this.within(
+      u,
+      la,
+      (p) => f.set(v, this.loadHost(p, size, u.at)),
+      (at) => {
+        this.sync();
+        if (size === 16) {
+          f.set(v, simd(0x12, [this.loadAgain(at, 8)]));
+          this.checkFault();
+          f.set(v, simdLane(0x1e, 1, [v.get, this.loadAgain(i64.add(at, c64(8)), 8)], V128));
+        } else f.set(v, size === 8 ? this.loadAgain(at, 8) : i32.wrap(this.loadAgain(at, size)));
+        this.checkFault();
+      },
+    );
+    return v.settled;
+  }
+  override loadFloat(la: Node, size: number): Node {
+    const u = this.take(la, size);
+    if (u === null) return super.loadFloat(la, size);
+    const f = this.f;
+    const x = f.temp(size === 4 ? F32 : F64);
+    this.within(
+      u,
+      la,
+      (p) => f.set(x, size === 4 ? ld.f32(p, u.at) : ld.f64(p, u.at)),
+      (at) => {
+        this.sync();
+        const r = this.loadAgain(at, size);
+        f.set(x, size === 4 ? f32.reinterpret(i32.wrap(r)) : f64.reinterpret(r));
+        this.checkFault();
+      },
+    );
+    return x.get;
+  }
+  override rmwRead(i: number, size: number = this.sizeOf(i)): Node {
+    const la = this.isMem(i) && !this.locked ? this.ea() : null;
+    const u = la === null ? null : this.take(la, size);
+    if (la === null || u === null) return super.rmwRead(i, size);
+    const f = this.f;
+    const ptr = f.temp(I32);
+    this.within(
+      u,
+      la,
+      (p) => f.set(ptr, i32.add(p, c32(u.at))),
+      (at) => {
+        this.sync();
+        f.set(ptr, call(this.env.fn('rmwAgain'), this.base, at, c32(size)));
+        this.checkFault();
+      },
+    );
+    this.rmwPtr = ptr;
+    return f.tmp(this.loadHost(ptr.get, size));
+  }
 
   // --- memory: stores remember that attention may be wanted -----------------------------------------------------------
   override store(la: Node, size: number, v: Node): void {
-    super.store(la, size, v);
-    this.stores = true;
+    const u = this.take(la, size);
+    if (u === null) super.store(la, size, v);
+    else {
+      const f = this.f;
+      const value = v.isConst ? v : f.tmp(v);
+      this.within(
+        u,
+        la,
+        (p) => this.storeHost(p, size, value, u.at),
+        (at) => this.storeCold('storeAgain', at, size, value),
+      );
+    }
+    this.stores ||= this.rest === null;
   }
   override storePair(la: Node, lo: Node, hi: Node): void {
     super.storePair(la, lo, hi);
-    this.stores = true;
+    this.stores ||= this.rest === null;
   }
   override rmwWrite(i: number, v: Node, size: number = this.sizeOf(i)): void {
     super.rmwWrite(i, v, size);
@@ -424,6 +596,15 @@ export class JitCtx extends SemCtx {
   }
   /** After a slow store, within its cold path. */
   protected override afterSlowStore(): void {
+    this.sync();
+    const { rest } = this;
+    if (rest !== null) {
+      this.f.unlikely(i32.le_s(ld.i32(this.base, S.BUDGET), c32(0)), () => {
+        rest();
+        this.leaveAfter();
+      });
+      return;
+    }
     this.f.if(i32.le_s(ld.i32(this.base, S.BUDGET), c32(0)), () => this.f.set(this.s.attention, c32(1)));
   }
 

@@ -37,6 +37,7 @@ import {
   type Node,
   select,
 } from './wasm/builder.ts';
+import { windowsOf } from './windows.ts';
 
 /** Most return sites that a RET looks for within its region. */
 const MAX_RETURNS = 4;
@@ -579,6 +580,8 @@ export class RegionTranslator {
       out: f.local(I32),
       before: f.local(I32),
       tlb: f.local(I32),
+      windows: [],
+      live: 0,
       bud0,
       bud,
     };
@@ -698,6 +701,8 @@ export class RegionTranslator {
       s.normal4 = 0;
       s.normal8 = 0;
       let off = b.off;
+      s.live = 0;
+      const uses = windowsOf(b.insns, codeMode.bits as 32 | 64, b.off);
       b.insns.forEach((n, i) => {
         const mark = f.mark();
         const left = b.insns.length - i;
@@ -711,17 +716,25 @@ export class RegionTranslator {
             f.br(leaveLabel);
           });
         }
-        const c: JitCtx = new JitCtx(s, n, off, left, pending, (kind, node) => {
+        const c: JitCtx = new JitCtx(s, n, off, left, pending, uses[i] ?? null, (kind, node) => {
           switch (kind) {
             case 'indirect':
-              if (b.sites.length > 0 || b.fan) f.set(dest, node as Node);
+              if (b.sites.length > 0 || b.fan) {
+                f.set(dest, node as Node);
+                if (c.stores) f.unlikely(s.attention.get, () => exitIndirect(dest.get));
+              }
               for (const site of b.sites) compared(b, site, c.kind0);
               if (b.fan) edge(b, DISPATCH, c.kind0);
               else exitIndirect(node as Node, (n.op === OP.CALL || n.op === OP.JMP) && n.opSize !== 2 ? off : NOWHERE);
               return;
             case 'relative':
-              if (b.taken !== NOWHERE) goTo(b, b.taken, c.kind0);
-              else exitTo(after + n.immLo, here, n.opSize);
+              if (b.taken !== NOWHERE) {
+                if (c.stores) {
+                  f.set(s.out, c32(b.taken * 256));
+                  f.brUnlikely(leaveLabel, s.attention.get);
+                }
+                goTo(b, b.taken, c.kind0);
+              } else exitTo(after + n.immLo, here, n.opSize);
               return;
             default:
               f.if(
@@ -740,6 +753,7 @@ export class RegionTranslator {
         c.lea = n.op === OP.LEA;
         if (OPENERS.has(n.op)) c.leaveIfWaiting();
         (this.h.semantics.get(n.op) as Semantic)(c);
+        if (!JUMPS.has(n.op)) c.finish();
         // Whether a repeated comparison compared at all shows only when it runs.
         if (n.rep !== 0) c.kind0 = -1;
         if (c.stores && !JUMPS.has(n.op)) c.checkAttention();

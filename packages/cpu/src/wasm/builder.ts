@@ -426,7 +426,7 @@ export class Fn {
   readonly code: Bytes = new Bytes();
   /** @internal Types of the locals after the parameters. */
   readonly extra: Ty[] = [];
-  private depth = 0;
+  depth = 0;
   private readonly free: Map<Ty, Local[]> = new Map();
   private readonly inUse: Local[] = [];
   /** The last local.set: where it starts and ends, and what it sets. */
