@@ -922,7 +922,7 @@ export class Interpreter {
       f.set(st, callIndirect(jitType, I32, ld.i32(rec.get, R.B_PAGE2_NEXT), base));
       f.if(ld.i32(base, S.PEND_KIND), () => f.do(call(env.fn('matState'), base)));
       f.if(i32.eq(st.get, c32(J_FAULT)), () => except(c32(S.EX_FAULT)));
-      f.if(i32.eq(st.get, c32(J_BUDGET)), () => f.ret(c32(S.EX_BUDGET)));
+      f.if(i32.eq(st.get, c32(J_BUDGET)), () => f.ret(c32(S.EX_CROSSING)));
       f.set(interpret, i32.eq(st.get, c32(J_INTERPRET)));
       toLookup();
     };

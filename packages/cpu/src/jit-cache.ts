@@ -3,8 +3,8 @@ import type { Decoder } from '@hyve/x86';
 import type { BlockCache, RegionIndex } from './blocks.ts';
 import type { Semantic } from './ctx.ts';
 import { type Interpreter, JIT_FIRST_SLOT, TABLE_SLOTS } from './interp.ts';
-import { type Found, J_LOOKUP, JC_ENTRIES, type Region, RegionTranslator, rangesOf } from './jit.ts';
-import { jitHost, LinkCells } from './jit-host.ts';
+import { type Found, J_LOOKUP, JC_ENTRIES, RegionTranslator, rangesOf, type Region as Translated } from './jit.ts';
+import { codePageOf, jitHost, LinkCells } from './jit-host.ts';
 import type { KeptRegion } from './kept.ts';
 import type { Layout } from './layout.ts';
 import * as R from './record.ts';
@@ -23,6 +23,15 @@ import { c32, I32 } from './wasm/builder.ts';
 const BATCH = 128;
 /** Most blocks that wait for the translator's thread. */
 const MAX_WAITING = 32768;
+/**
+ * Slices of time that end at a region's entry: so many are passed over, the first number where the code is new and the host's
+ * compiler yet to optimise it, and then so many are averaged.
+ */
+const SAMPLES_UNUSED_NEW = 256;
+const SAMPLES_UNUSED = 32;
+const SAMPLES = 32;
+/** What a wider region must be faster by to be kept. */
+const WORTH = 1.05;
 /** How often a region is made anew at most. */
 const MAX_ROUNDS = 3;
 /** A shorter queue is compiled once its oldest member has waited this many calls of {@link JitCache.pump}. */
@@ -32,6 +41,36 @@ const PATIENCE = 48;
 interface KeptCode {
   readonly module: WebAssembly.Module;
   exports: WebAssembly.Exports | null;
+}
+
+/** How a region came about: its block was hot, its indirect jumps missed, or time was seen to go by in entering it. */
+type Cause = 'hot' | 'missed' | 'entered';
+
+interface Region extends Translated {
+  readonly cause: Cause;
+  /** How often it has been made anew for indirect jumps. */
+  readonly rounds: number;
+  /** The bytes it was made from, in the order of its ranges. */
+  readonly bytes: Uint8Array;
+  /** Its function. */
+  code: unknown;
+  /** Slices of time that ended at its entry; sum of the guest's speeds in those that count, instructions a nanosecond. */
+  samples: number;
+  speeds: number;
+  /** Whether a wider one is not to be tried again. */
+  settled: boolean;
+  /** What it takes the place of, and how fast that was. */
+  old: { readonly region: Region; readonly speed: number } | null;
+}
+
+function newRegion(
+  head: number,
+  from: { readonly ranges: Region['ranges']; readonly bytes: Uint8Array },
+  cause: Cause,
+  rounds: number,
+): Region {
+  const fresh = { slot: 0, alive: true, code: null, samples: 0, speeds: 0, settled: false, old: null };
+  return { head, ranges: from.ranges, bytes: from.bytes, cause, rounds, ...fresh };
 }
 
 /** The translated code of one VM. */
@@ -51,7 +90,7 @@ export class JitCache implements RegionIndex {
   private nextId = 1;
   /** Blocks that the thread is to be asked for, and all it has not answered for. */
   private asked: HotBlock[] = [];
-  private readonly waiting: Map<number, { head: number; block: HotBlock; rounds: number }> = new Map();
+  private readonly waiting: Map<number, { head: number; block: HotBlock; cause: Cause; rounds: number }> = new Map();
   /** Regions of earlier runs by the host address of their entry. */
   private readonly kept: Map<number, { region: KeptRegion; shared: KeptCode; name: string }[]> = new Map();
   /** Regions of earlier runs that came into use. */
@@ -74,7 +113,7 @@ export class JitCache implements RegionIndex {
   /** Milliseconds that the translator's thread spent. */
   backgroundMs = 0;
   dropped = 0;
-  /** Regions made anew because their indirect jumps left them. */
+  /** Regions made anew. */
   renewed = 0;
   modules = 0;
 
@@ -148,7 +187,7 @@ export class JitCache implements RegionIndex {
     if (this.takeKept(head, host, mode)) return;
     const low = this.i32[(base + S.RIP_BASE) >> 2] as number;
     const high = this.i32[(base + S.RIP_BASE + 4) >> 2] as number;
-    this.ask(base, head, host, high * 0x100000 + (low >>> 12), mode, 0);
+    this.ask(base, head, host, high * 0x100000 + (low >>> 12), mode, 'hot', 0);
   }
 
   /** Has the region that is entered at `host` made anew: its indirect jumps have gone where it does not lead. */
@@ -156,39 +195,90 @@ export class JitCache implements RegionIndex {
     const mode = this.i32[(base + S.MODE) >> 2] as number;
     const region = this.byHead.get(this.blocks.find(host, mode));
     if (region === undefined || region.rounds === MAX_ROUNDS) return;
-    this.ask(base, region.head, host, high * 0x100000 + (low >>> 12), mode, region.rounds + 1);
+    this.ask(base, region.head, host, high * 0x100000 + (low >>> 12), mode, 'missed', region.rounds + 1);
   }
 
-  private ask(base: number, head: number, host: number, page: number, mode: number, rounds: number): void {
+  /**
+   * A slice of time ended as the vCPU at `base` was about to enter a region, in which it ran at `speed` instructions a
+   * nanosecond. Where that is often so, regions are left and entered all the time: this one is made anew with more of what is
+   * hot around it. If that is not faster, what was there before comes back.
+   */
+  sample(base: number, speed: number): void {
+    const low = this.i32[(base + S.RIP) >> 2] as number;
+    const high = this.i32[(base + S.RIP + 4) >> 2] as number;
+    const page = high * 0x100000 + (low >>> 12);
+    const at = codePageOf(this.i32, base, page);
+    if (at === 0) return;
+    const host = (at + (low & 4095)) | 0;
+    const mode = this.i32[(base + S.MODE) >> 2] as number;
+    const region = this.byHead.get(this.blocks.find(host, mode));
+    if (region === undefined || region.settled) return;
+    const unused = region.old === null ? SAMPLES_UNUSED : SAMPLES_UNUSED_NEW;
+    if (++region.samples <= unused) return;
+    region.speeds += speed;
+    if (region.samples < unused + SAMPLES) return;
+    region.settled = true;
+    const { old } = region;
+    if (old === null) this.ask(base, region.head, host, page, mode, 'entered', region.rounds);
+    else {
+      region.old = null;
+      if (region.speeds < old.speed * WORTH) this.bringBack(old.region);
+    }
+  }
+
+  /** Puts a region in the place of the one that took its own. */
+  private bringBack(old: Region): void {
+    const region = newRegion(old.head, old, old.cause, MAX_ROUNDS);
+    region.settled = true;
+    if (this.enlist(region)) this.install(region, old.code);
+  }
+
+  private ask(
+    base: number,
+    head: number,
+    host: number,
+    page: number,
+    mode: number,
+    cause: Cause,
+    rounds: number,
+  ): void {
     if (this.thread === null && this.start === null) {
-      this.find(base, host, page, mode, head, rounds);
+      this.find(base, host, page, mode, head, cause, rounds);
       return;
     }
     if (this.waiting.size >= MAX_WAITING) return;
-    const block = { id: this.nextId++, base, host, page, mode };
+    const block = { id: this.nextId++, base, host, page, mode, wide: cause !== 'hot' };
     this.asked.push(block);
-    this.waiting.set(block.id, { head, block, rounds });
+    this.waiting.set(block.id, { head, block, cause, rounds });
   }
 
   /** Whether the block still is what a region was asked for: not translated yet, or to be translated anew. */
-  private wants(head: number, rounds: number): boolean {
+  private wants(head: number, cause: Cause): boolean {
     const h = this.u16[head >> 1];
-    return h === R.H_HEAD || (rounds > 0 && h === R.H_JIT);
+    return h === R.H_HEAD || (cause !== 'hot' && h === R.H_JIT);
   }
 
   /** Finds the region of a hot block. Other pages are looked up while the address space that ran it is the current one. */
-  private find(base: number, host: number, page: number, mode: number, head: number, rounds: number): void {
+  private find(
+    base: number,
+    host: number,
+    page: number,
+    mode: number,
+    head: number,
+    cause: Cause,
+    rounds: number,
+  ): void {
     const t0 = now();
-    const found = this.translator.discover(base, host, page, mode);
+    const found = this.translator.discover(base, host, page, mode, cause !== 'hot');
     if (found !== null) {
-      const region: Region = { head, ranges: rangesOf(found), slot: 0, alive: true, rounds };
-      if (this.enlist(region, found.code)) this.queue.push({ region, found });
+      const region = newRegion(head, { ranges: rangesOf(found), bytes: found.code }, cause, rounds);
+      if (this.enlist(region)) this.queue.push({ region, found });
     }
     this.ms += now() - t0;
   }
 
-  /** From here on a change of the region's bytes drops it. False if they are not `code` any more. */
-  private enlist(region: Region, code: Uint8Array): boolean {
+  /** From here on a change of the region's bytes drops it. False if it has happened already. */
+  private enlist(region: Region): boolean {
     for (const [from, to] of region.ranges) {
       this.blocks.markCode(from, to - from);
       const page = (from - this.L.ram) >>> 12;
@@ -197,7 +287,7 @@ export class JitCache implements RegionIndex {
       else if (list[list.length - 1] !== region && !list.includes(region)) list.push(region);
     }
     // Another thread may have written to a page before writes to it were heard of.
-    if (this.holds(region.ranges, code)) return true;
+    if (this.holds(region.ranges, region.bytes)) return true;
     this.drop(region);
     return false;
   }
@@ -241,8 +331,8 @@ export class JitCache implements RegionIndex {
       this.kept.delete(host);
       return false;
     }
-    const region: Region = { head, ranges: k.region.ranges, slot: 0, alive: true, rounds: 0 };
-    if (!this.enlist(region, k.region.code)) return false;
+    const region = newRegion(head, { ranges: k.region.ranges, bytes: k.region.code }, 'hot', 0);
+    if (!this.enlist(region)) return false;
     this.install(region, k.shared.exports[k.name]);
     this.reused++;
     return true;
@@ -281,7 +371,7 @@ export class JitCache implements RegionIndex {
     for (const { region, found } of batch) {
       // Its bytes may have changed, or its block gone, since it was queued.
       if (!region.alive) continue;
-      if (!this.wants(region.head, region.rounds)) {
+      if (!this.wants(region.head, region.cause)) {
         this.drop(region);
         continue;
       }
@@ -310,7 +400,9 @@ export class JitCache implements RegionIndex {
       old.alive = false;
       this.unlist(old);
       this.renewed++;
+      if (region.cause === 'entered' && !region.settled) region.old = { region: old, speed: old.speeds };
     }
+    region.code = code;
     const key = (this.i32[(head + R.B_HOST) >> 2] as number) + (this.i32[(head + R.B_MODE) >> 2] as number) * 2 ** 32;
     const slot = this.slots.get(key) ?? this.nextSlot++;
     this.slots.set(key, slot);
@@ -342,16 +434,16 @@ export class JitCache implements RegionIndex {
       const w = this.waiting.get(r.id);
       if (w === undefined) return;
       this.waiting.delete(r.id);
-      const { head, block, rounds } = w;
+      const { head, block, cause, rounds } = w;
       // The block may have gone, and its records be another's.
       if (
-        !this.wants(head, rounds) ||
+        !this.wants(head, cause) ||
         this.i32[(head + R.B_HOST) >> 2] !== block.host ||
         this.i32[(head + R.B_MODE) >> 2] !== block.mode
       )
         return;
-      const region: Region = { head, ranges: r.ranges, slot: 0, alive: true, rounds };
-      if (this.enlist(region, r.code)) this.install(region, exports[`r${i}`]);
+      const region = newRegion(head, { ranges: r.ranges, bytes: r.code }, cause, rounds);
+      if (this.enlist(region)) this.install(region, exports[`r${i}`]);
     });
     this.ms += now() - t0;
   }

@@ -244,8 +244,6 @@ export interface Region {
   /** Table slot. */
   slot: number;
   alive: boolean;
-  /** How often it has been made anew because its indirect jumps left it. */
-  rounds: number;
 }
 
 /** What the translator needs of its surroundings. */
@@ -300,9 +298,9 @@ export class RegionTranslator {
 
   /**
    * Finds the region's blocks; null if there is nothing to translate. `page` is the number of the page of entry in the
-   * running address space of the vCPU at `base`.
+   * running address space of the vCPU at `base`. `wide`: many hot blocks are taken in even if they have regions of their own.
    */
-  discover(base: number, host: number, page: number, mode: number): Found | null {
+  discover(base: number, host: number, page: number, mode: number, wide = false): Found | null {
     const bits = (mode & 3) === 2 ? 64 : 32;
     const pages = new Map<number, number>([[0, host - (host & 4095)]]);
     const hostAt = (off: number): number => {
@@ -342,7 +340,8 @@ export class RegionTranslator {
       const h = hostAt(o);
       if (h === 0) return;
       const runs = this.h.runs(h, mode);
-      if (runs < this.warm || (leaders.size >= FEW_BLOCKS && (runs < this.hot || runs === TRANSLATED))) return;
+      if (runs < this.warm) return;
+      if (leaders.size >= FEW_BLOCKS && (runs < this.hot || (runs === TRANSLATED && !wide))) return;
       leaders.add(o);
       work.push(o);
     };

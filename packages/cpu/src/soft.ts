@@ -866,6 +866,9 @@ export class SoftVcpu implements Vcpu {
       if (this.leaveRec !== 0) this.undoLeave();
       if (code === S.EX_CAREFUL) code = this.stepOne();
       switch (code) {
+        case S.EX_CROSSING:
+          this.vm.jit?.sample(this.base, this.rate);
+          break;
         case S.EX_BUDGET:
         case S.EX_EVENT:
           break;

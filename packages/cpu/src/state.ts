@@ -208,6 +208,8 @@ export const ST_EXIT = 3;
 
 /** EXIT_CODE: budget used up or attention wanted. */
 export const EX_BUDGET = 0;
+/** The same, at the entry of translated code. */
+export const EX_CROSSING = 7;
 /** EXIT_CODE: fault to deliver. */
 export const EX_FAULT = 1;
 /** EXIT_CODE: HLT retired. */

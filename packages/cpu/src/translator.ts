@@ -49,6 +49,8 @@ export interface HotBlock {
   readonly host: number;
   readonly page: number;
   readonly mode: number;
+  /** Whether the region is to hold all that is hot, as far as it has room. */
+  readonly wide: boolean;
 }
 
 /** @internal Blocks to translate. A new generation begins when everything has been forgotten. */
@@ -145,6 +147,8 @@ class Service {
   private readonly cells: LinkCells;
   private generation = 0;
   private readonly queue: Map<number, Waiting> = new Map();
+  /** Blocks asked for that wait no more. */
+  private replaced: number[] = [];
   private scheduled = false;
   private readonly store: TranslationStore | null;
 
@@ -196,16 +200,22 @@ class Service {
     if (m.generation !== this.generation) {
       this.generation = m.generation;
       this.queue.clear();
+      this.replaced = [];
       this.cells.clear();
     }
-    for (const block of m.blocks)
-      this.queue.set(keyOf(block.host, block.mode), {
+    for (const block of m.blocks) {
+      const key = keyOf(block.host, block.mode);
+      const old = this.queue.get(key);
+      // Its code has changed, and is hot again.
+      if (old !== undefined) this.replaced.push(old.block.id);
+      this.queue.set(key, {
         block,
         seen: this.plan.threshold,
         heat: 0,
         covered: false,
         hold: 0,
       });
+    }
     this.schedule(GATHER_MS);
   }
 
@@ -261,16 +271,19 @@ class Service {
     const jitType = m.type([I32], I32);
     const cells = this.cells.mark;
     const regions: TranslateReply['regions'][number][] = [];
-    const without: number[] = [];
+    const without: number[] = this.replaced;
+    this.replaced = [];
     let instructions = 0;
     let full = false;
+    let tried = 0;
     for (const w of waiting) {
-      if (regions.length >= BATCH || without.length >= BATCH) break;
+      if (regions.length >= BATCH || tried >= 2 * BATCH) break;
       // One that was made a moment ago may go over it.
       if (w.hold > 0) continue;
+      tried++;
       const b = w.block;
       this.queue.delete(keyOf(b.host, b.mode));
-      const found = full ? null : this.translator.discover(b.base, b.host, b.page, b.mode);
+      const found = full ? null : this.translator.discover(b.base, b.host, b.page, b.mode, b.wide);
       if (found === null) {
         without.push(b.id);
         continue;

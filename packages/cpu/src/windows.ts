@@ -76,6 +76,10 @@ const KINDS: ReadonlySet<number> = new Set([
   Kind.None, Kind.Gpr, Kind.GprHigh, Kind.Mem, Kind.Imm, Kind.Const, Kind.Rel, Kind.Xmm,
 ]); // biome-ignore format: a list
 
+const STACK: ReadonlySet<number> = new Set([OP.PUSH, OP.POP, OP.CALL, OP.RET, OP.LEAVE]);
+/** No windows. */
+const NONE: (WindowUse | null)[] = [];
+
 const SP = 4;
 const BP = 5;
 
@@ -89,19 +93,22 @@ interface Window {
 }
 
 /**
- * The windows of a block: for each of its instructions what it does with one, or null.
+ * The windows of a block: for each of its instructions what it does with one, or null; past the end of the list none does.
  *
  * @param bits 64, or 32 with flat segments
  * @param off offset of the first instruction, which addresses relative to RIP are relative to in turn
  */
 export function windowsOf(insns: readonly Insn[], bits: 32 | 64, off: number): (WindowUse | null)[] {
+  let accesses = 0;
+  for (const n of insns) if (STACK.has(n.op) || memoryOperand(n) >= 0) accesses++;
+  if (accesses < 2) return NONE;
   const native = bits / 8;
-  const open = new Map<number, Window>();
+  let open: Window[] = [];
   const done: Window[] = [];
   /** What the stack pointer has moved by. */
   let moved = 0;
   const close = (registers: number): void => {
-    for (const [key, w] of open) if (w.registers & registers) open.delete(key);
+    if (open.some((w) => w.registers & registers)) open = open.filter((w) => (w.registers & registers) === 0);
   };
   const access = (
     insn: number,
@@ -112,10 +119,11 @@ export function windowsOf(insns: readonly Insn[], bits: 32 | 64, off: number): (
     write: boolean,
     stack: boolean,
   ): void => {
-    let w = open.get(key);
+    let w = open.find((x) => x.key === key);
     if (w === undefined || Math.max(w.max, disp + size) - Math.min(w.min, disp) > MAX_SPAN) {
+      if (w !== undefined) open.splice(open.indexOf(w), 1);
       w = { key, registers, uses: [], min: disp, max: disp + size, write: false };
-      open.set(key, w);
+      open.push(w);
       done.push(w);
     }
     w.min = Math.min(w.min, disp);
@@ -126,15 +134,16 @@ export function windowsOf(insns: readonly Insn[], bits: 32 | 64, off: number): (
   /** Key of what is addressed by the base register alone. */
   const by = (base: number): number => base + 1;
   let end = off;
-  insns.forEach((n, i) => {
+  for (let i = 0; i < insns.length; i++) {
+    const n = insns[i] as Insn;
     end += n.length;
     if (!KNOWN.has(n.op) || !known(n)) {
-      open.clear();
-      return;
+      open = [];
+      continue;
     }
     const access0 = ROWS[n.row]?.access0 ?? 'rw';
     const m = memoryOperand(n);
-    const stackOp = n.op === OP.PUSH || n.op === OP.POP || n.op === OP.CALL || n.op === OP.RET || n.op === OP.LEAVE;
+    const stackOp = STACK.has(n.op);
     if (m >= 0 && !stackOp && !NO_OPERAND.has(n.op) && n.op !== OP.JMP) {
       const size = m === 0 ? n.size0 : m === 1 ? n.size1 : n.size2;
       const plain =
@@ -162,7 +171,7 @@ export function windowsOf(insns: readonly Insn[], bits: 32 | 64, off: number): (
         access(i, by(BP), 1 << BP, 0, size, false, true);
         close((1 << SP) | (1 << BP));
       } else if (n.op === OP.RET) access(i, by(SP), 1 << SP, moved, size, false, true);
-      else if (m >= 0) open.clear();
+      else if (m >= 0) open = [];
       else {
         access(i, by(SP), 1 << SP, moved, size, false, true);
         moved += size;
@@ -180,7 +189,7 @@ export function windowsOf(insns: readonly Insn[], bits: 32 | 64, off: number): (
       }
     }
     if (written !== 0) close(written);
-  });
+  }
   return assign(done, insns.length);
 }
 
@@ -274,25 +283,27 @@ function known(n: Insn): boolean {
 
 /** Gives windows with two uses and more a local from first to last use, as long as there are some. */
 function assign(windows: readonly Window[], insns: number): (WindowUse | null)[] {
-  const out = new Array<WindowUse | null>(insns).fill(null);
+  let out = NONE;
   const until = new Array<number>(MAX_WINDOWS).fill(-1);
   for (const w of windows) {
+    if (w.uses.length < 2) continue;
+    if (out === NONE) out = new Array<WindowUse | null>(insns).fill(null);
     const first = w.uses[0]?.insn ?? 0;
     const last = w.uses[w.uses.length - 1]?.insn ?? 0;
-    if (w.uses.length < 2) continue;
     const slot = until.findIndex((end) => end < first);
     if (slot < 0) continue;
     until[slot] = last;
-    for (const u of w.uses)
-      out[u.insn] = {
+    const span = w.max - w.min;
+    for (const { insn, disp, size, stack } of w.uses)
+      out[insn] = {
         slot,
-        at: u.disp - w.min,
-        size: u.size,
-        span: w.max - w.min,
+        at: disp - w.min,
+        size,
+        span,
         write: w.write,
-        first: u.insn === first,
-        last: u.insn === last,
-        stack: u.stack,
+        first: insn === first,
+        last: insn === last,
+        stack,
       };
   }
   return out;

@@ -4,6 +4,7 @@ import { describe, expect, it } from 'vitest';
 import { FEATURES } from '../src/features.ts';
 import { RegionTranslator, rangesOf } from '../src/jit.ts';
 import { allSemantics } from '../src/sem/index.ts';
+import * as S from '../src/state.ts';
 import { serveTranslator, type TranslationStore, type TranslatorThread } from '../src/translator.ts';
 import { createMachine, flat32 } from './machine.ts';
 
@@ -278,5 +279,58 @@ describe('translation on another thread', () => {
       second.vcpu.run(1e6);
       expect(second.vm.counters()['regionsReused']).toBe(1);
     });
+  });
+});
+
+describe('time that goes by in entering a region', () => {
+  /** A machine in {@link LOOP}, translated, about to enter its region. */
+  function entered() {
+    const { vm, vcpu } = createMachine({ cpu: { threshold: 100 }, ram: 1 << 16 });
+    vm.memory.load(0x1000, Uint8Array.from(LOOP));
+    vcpu.setState(flat32(vcpu, 0x1000));
+    const renewed = (): number => vm.counters()['regionsRenewed'] as number;
+    for (let i = 0; i < 200 && vm.counters()['regions'] === 0; i++) vcpu.run(1e6);
+    expect(vm.counters()['regions']).toBe(1);
+    const sample = (times: number, speed: number): void => {
+      for (let i = 0; i < times; i++) {
+        vcpu.access.set(S.RIP, 0x1000);
+        vm.jit?.sample(vcpu.base, speed);
+      }
+    };
+    const settle = (): void => {
+      for (let i = 0; i < 100; i++) vcpu.run(1e5);
+    };
+    return { vm, vcpu, renewed, sample, settle };
+  }
+
+  it('makes it anew, once', () => {
+    const m = entered();
+    m.sample(63, 0.1);
+    m.settle();
+    expect(m.renewed()).toBe(0);
+    m.sample(1, 0.1);
+    m.settle();
+    expect(m.renewed()).toBe(1);
+    // Faster: it stays, whatever comes.
+    m.sample(256 + 32, 0.2);
+    m.settle();
+    m.sample(1000, 0.01);
+    m.settle();
+    expect(m.renewed()).toBe(1);
+  });
+
+  it('brings back what was there if that was as fast, for good, and it still goes when its code changes', () => {
+    const m = entered();
+    m.sample(64, 0.1);
+    m.settle();
+    m.sample(256 + 32, 0.1);
+    expect(m.renewed()).toBe(2);
+    m.sample(1000, 0.01);
+    m.settle();
+    expect(m.renewed()).toBe(2);
+    const eax = m.vcpu.getState().gpr[0] as bigint;
+    m.vm.memory.write8(0x1002, 0xe8);
+    m.vcpu.run(2e6);
+    expect(BigInt.asIntN(32, (m.vcpu.getState().gpr[0] as bigint) - eax)).toBeLessThan(0n);
   });
 });

@@ -1,0 +1,161 @@
+// Accesses that share one look into the TLB: which ones do, and that what they do is what each would do alone.
+import { Exit, type ExitReason } from '@hyve/core';
+import { Decoder, Insn, Status } from '@hyve/x86';
+import { describe, expect, it } from 'vitest';
+import { FEATURES } from '../src/features.ts';
+import { windowsOf } from '../src/windows.ts';
+import { createMachine, flat32 } from './machine.ts';
+
+/** The windows of 64-bit code: for each instruction `slot:at/span`, with `w` if something is written, or `-`. */
+function windows(...code: readonly number[]): string {
+  const decoder = new Decoder(new Set(FEATURES));
+  const bytes = Uint8Array.from(code);
+  const insns: Insn[] = [];
+  for (let at = 0; at < bytes.length; ) {
+    const n = new Insn();
+    expect(decoder.decode(n, bytes, at, bytes.length, 64)).toBe(Status.Ok);
+    insns.push(n);
+    at += n.length;
+  }
+  const uses = windowsOf(insns, 64, 0);
+  return insns
+    .map((_, i) => uses[i] ?? null)
+    .map((u) =>
+      u === null ? '-' : `${u.slot}:${u.at}/${u.span}${u.write ? 'w' : ''}${u.first ? '<' : ''}${u.last ? '>' : ''}`,
+    )
+    .join(' ');
+}
+
+describe('windowsOf', () => {
+  it('takes together what one base register leads to', () => {
+    // mov rax, [rdi+8]; mov ecx, [rdi]; mov [rdi+16], rcx
+    expect(windows(0x48, 0x8b, 0x47, 8, 0x8b, 0x0f, 0x48, 0x89, 0x4f, 16)).toBe('0:8/24w< 0:0/24w 0:16/24w>');
+    // mov rax, [rdi]: nothing to share
+    expect(windows(0x48, 0x8b, 0x07, 0x90)).toBe('- -');
+  });
+
+  it('ends a window where its register changes', () => {
+    // mov rax, [rdi]; mov rdi, [rdi+8]; mov rax, [rdi]; mov rax, [rdi+8]
+    expect(windows(0x48, 0x8b, 0x07, 0x48, 0x8b, 0x7f, 8, 0x48, 0x8b, 0x07, 0x48, 0x8b, 0x47, 8)).toBe(
+      '0:0/16< 0:8/16> 0:0/16< 0:8/16>',
+    );
+    // mov rcx, [rax]; div rcx; mov rcx, [rax+8]: RAX is a result
+    expect(windows(0x48, 0x8b, 0x08, 0x48, 0xf7, 0xf1, 0x48, 0x8b, 0x48, 8)).toBe('- - -');
+    // mov rcx, [rax]; mov ah, 1; mov rcx, [rax+8]
+    expect(windows(0x48, 0x8b, 0x08, 0xb4, 1, 0x48, 0x8b, 0x48, 8)).toBe('- - -');
+    // mov rcx, [rdi]; rep movsb; mov rcx, [rdi]
+    expect(windows(0x48, 0x8b, 0x0f, 0xf3, 0xa4, 0x48, 0x8b, 0x0f)).toBe('- - -');
+    // mov rcx, [rdi]; cmpxchg [rsi], rcx; mov rcx, [rdi]
+    expect(windows(0x48, 0x8b, 0x0f, 0x48, 0x0f, 0xb1, 0x0e, 0x48, 0x8b, 0x0f)).toBe('- - -');
+  });
+
+  it('follows the stack pointer', () => {
+    // push rbx; push rbp; sub rsp, 24; mov [rsp+8], rdi; add rsp, 24; pop rbp; pop rbx
+    expect(windows(0x53, 0x55, 0x48, 0x83, 0xec, 24, 0x48, 0x89, 0x7c, 0x24, 8, 0x48, 0x83, 0xc4, 24, 0x5d, 0x5b)).toBe(
+      '0:24/32w< 0:16/32w - 0:0/32w - 0:16/32w 0:24/32w>',
+    );
+    // push rbx; lea rsp, [rsp-8]; pop rax; mov rsp, rbp; pop rbx
+    expect(windows(0x53, 0x48, 0x8d, 0x64, 0x24, 0xf8, 0x58, 0x48, 0x89, 0xec, 0x5b)).toBe('0:8/16w< - 0:0/16w> - -');
+    // leave; ret: by the frame pointer, then by what it was
+    expect(windows(0x48, 0x8b, 0x45, 0xf8, 0xc9, 0xc3)).toBe('0:0/16< 0:8/16> -');
+  });
+
+  it('keeps apart what is far apart, or addressed by another segment, width or index', () => {
+    // mov eax, [rdi]; mov eax, [rdi+0x200]
+    expect(windows(0x8b, 0x07, 0x8b, 0x87, 0, 2, 0, 0)).toBe('- -');
+    // mov eax, [rdi]; mov eax, gs:[rdi]; mov eax, [edi]; mov eax, [rdi+rcx]; lock inc dword [rdi]
+    expect(windows(0x8b, 0x07, 0x65, 0x8b, 0x07, 0x67, 0x8b, 0x07, 0x8b, 0x04, 0x0f, 0xf0, 0xff, 0x07)).toBe(
+      '- - - - -',
+    );
+    // mov eax, [rip+16]; mov ecx, [rip+14]: eight and twelve bytes on
+    expect(windows(0x8b, 0x05, 16, 0, 0, 0, 0x8b, 0x0d, 14, 0, 0, 0)).toBe('0:0/8< 0:4/8>');
+  });
+
+  it('has four windows at a time at most', () => {
+    const one = (reg: number): number[] => [0x8b, 0x40 | reg, 0];
+    const order = [0, 1, 2, 3, 6, 0, 1, 2, 3, 6];
+    // mov eax, [reg] would change RAX: cmp [reg], al it is
+    expect(windows(...order.flatMap((r) => [0x38, ...one(r).slice(1)]))).toBe(
+      '0:0/1< 1:0/1< 2:0/1< 3:0/1< - 0:0/1> 1:0/1> 2:0/1> 3:0/1> -',
+    );
+  });
+});
+
+const CODE = 0x1000;
+const RAM = 1 << 16;
+
+/** Runs 32-bit code until HLT, with EBX at `ebx` and ESP at `esp`: registers, memory and what the bus saw. */
+function run(threshold: number, code: readonly number[], ebx: number, esp: number) {
+  const bus: string[] = [];
+  const { vm, vcpu } = createMachine({
+    cpu: { threshold },
+    ram: RAM,
+    bus: {
+      mmioRead: (a, width) => {
+        bus.push(`r${a.toString(16)}/${width}`);
+        return (a * 0x01010101) & 0x7fffffff;
+      },
+      mmioWrite: (a, width, v) => {
+        bus.push(`w${a.toString(16)}/${width}=${v.toString(16)}`);
+        // A device that writes to memory while the instruction is under way.
+        vm.memory.write8(0x3000, vm.memory.read8(0x3000) + 1);
+      },
+    },
+  });
+  vm.memory.load(CODE, Uint8Array.from(code));
+  for (let a = 0x2000; a < RAM; a += 1) vm.memory.write8(a, (a * 7) & 0xff);
+  const s = flat32(vcpu, CODE);
+  const gpr = s.gpr.slice();
+  gpr[3] = BigInt(ebx);
+  gpr[4] = BigInt(esp);
+  gpr[2] = 0n;
+  gpr[5] = 40n;
+  vcpu.setState({ ...s, gpr });
+  let reason: ExitReason = Exit.Budget;
+  for (let i = 0; i < 10_000 && reason === Exit.Budget; i++) ({ reason } = vcpu.run(1e6));
+  expect(reason).toBe(Exit.Halt);
+  const memory = Array.from({ length: RAM - CODE }, (_, i) => vm.memory.read8(CODE + i));
+  return { gpr: vcpu.getState().gpr.map(String), bus, memory };
+}
+
+/** `body` forty times, by EBP; then HLT. */
+function loop(body: readonly number[]): number[] {
+  return [...body, 0x4d, 0x75, 256 - body.length - 3, 0xf4];
+}
+
+describe('a window', () => {
+  // push eax; push ecx; add [esp], edx; mov edx, [esp+4]; pop ecx; pop eax; add eax, edx; inc ecx
+  const stack = [0x50, 0x51, 0x01, 0x14, 0x24, 0x8b, 0x54, 0x24, 4, 0x59, 0x58, 0x01, 0xd0, 0x41];
+  // mov eax, [ebx]; add [ebx+4], eax; mov [ebx+8], cx; movzx ecx, byte [ebx+11]; inc dword [ebx+12]
+  const record = [0x8b, 0x03, 0x01, 0x43, 4, 0x66, 0x89, 0x4b, 8, 0x0f, 0xb6, 0x4b, 11, 0xff, 0x43, 12];
+  for (const [what, body, ebx, esp] of [
+    ['on the stack', stack, 0x2000, 0x2800],
+    ['on the stack across a page boundary', stack, 0x2000, 0x2004],
+    ['in a page', record, 0x2100, 0x2800],
+    ['across a page boundary', record, 0x2ff6, 0x2800],
+    ['at an unaligned page boundary', record, 0x2ffe, 0x2800],
+    ['at the end of memory, where devices begin', record, RAM - 6, 0x2800],
+    ['of a device', record, RAM + 0x100, 0x2800],
+    ['that wraps around at the end of the address space', record, 0xfffffff8, 0x2800],
+  ] as const)
+    it(`${what} comes to what its accesses come to one by one`, () => {
+      const wanted = run(0, loop(body), ebx, esp);
+      for (const threshold of [1, 20]) expect(run(threshold, loop(body), ebx, esp)).toEqual(wanted);
+    });
+
+  it('over the code that is running: what is written there runs next', () => {
+    // mov byte [ebx+9], cl; mov al, [ebx+10]; inc ecx; add edx, imm8 (at ebx+9); nop
+    const body = [0x88, 0x4b, 9, 0x8a, 0x43, 10, 0x41, 0x83, 0xc2, 0, 0x90];
+    const wanted = run(0, loop(body), CODE, 0x2800);
+    for (const threshold of [1, 20]) expect(run(threshold, loop(body), CODE, 0x2800)).toEqual(wanted);
+    expect(wanted.gpr[2]).toBe(String((39 * 40) / 2));
+  });
+
+  it('that a store to a device comes in between: what the device wrote is seen', () => {
+    // mov al, [ebx]; mov [0x10200], eax; add dl, [ebx]; add dl, [ebx+1]
+    const body = [0x8a, 0x03, 0xa3, 0, 2, 1, 0, 0x02, 0x13, 0x02, 0x53, 1];
+    const wanted = run(0, loop(body), 0x3000, 0x2800);
+    for (const threshold of [1, 20]) expect(run(threshold, loop(body), 0x3000, 0x2800)).toEqual(wanted);
+    expect(wanted.bus.length).toBe(40);
+  });
+});
