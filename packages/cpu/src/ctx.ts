@@ -796,6 +796,27 @@ export abstract class SemCtx {
     return x.get;
   }
 
+  /** Loads 4 or 8 bytes at a linear address as {@link load} does, into a vector whose other bytes are 0. */
+  private loadZero(la: Node, size: 4 | 8): Node {
+    const f = this.f;
+    const x = f.temp(V128);
+    const e = this.tlbEntry(la);
+    f.likely(
+      i64.eq(ld.i64(e), this.tagOf(la, size)),
+      () => {
+        const p = i32.add(i32.wrap(la), ld.i32(e, 24));
+        f.set(x, size === 4 ? ld.v32_zero(p) : ld.v64_zero(p));
+      },
+      () => {
+        this.sync();
+        const r = call(this.env.mem.readMiss, this.base, la, c32(size));
+        f.set(x, simdLane(size === 4 ? 0x1c : 0x1e, 0, [cZeroV(), size === 4 ? i32.wrap(r) : r], V128));
+        this.checkFault();
+      },
+    );
+    return x.settled;
+  }
+
   // What a backend may know of floating-point numbers.
   /** Whether the host's rounding is MXCSR's and inexact results change nothing, as i32. */
   fastFloat(): Node {
@@ -829,8 +850,7 @@ export abstract class SemCtx {
     const f = this.f;
     if (this.kind(i) === Kind.Mem) {
       if (size === 16) return this.load(this.ea(), 16);
-      if (size === 8) return f.tmp(simdLane(0x1e, 0, [cZeroV(), this.load(this.ea(), 8)], V128));
-      if (size === 4) return f.tmp(simdLane(0x1c, 0, [cZeroV(), this.load(this.ea(), 4)], V128));
+      if (size === 8 || size === 4) return this.loadZero(this.ea(), size);
       if (size === 2) return f.tmp(simdLane(0x1a, 0, [cZeroV(), this.load(this.ea(), 2)], V128));
       return f.tmp(simdLane(0x17, 0, [cZeroV(), this.load(this.ea(), 1)], V128));
     }

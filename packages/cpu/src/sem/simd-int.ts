@@ -27,6 +27,7 @@ import {
   v32,
   v64,
   withLane,
+  withLaneF,
   words,
   writeLanes,
   writeMmx,
@@ -473,9 +474,9 @@ const moveScalar =
       return;
     }
     const last = isVex(c) ? 2 : 1;
-    const x = f.tmp(c.getXLow(last, size));
-    if (isVex(c)) writeLanes(c, [withLane(c.getX(1), size, 0, x)]);
-    else c.setXLow(0, size, x);
+    const x = f.tmp(c.getXFloat(last, size));
+    if (isVex(c)) writeLanes(c, [withLaneF(c.getX(1), size, 0, x)]);
+    else c.setXFloat(0, size, x);
   };
 
 /** MOVD, MOVQ between memory, general, MMX and XMM registers; also MOVQ2DQ and MOVDQ2Q. */

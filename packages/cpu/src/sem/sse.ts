@@ -433,7 +433,7 @@ function scalarOut(c: SemCtx, size: Size, bits: Node): void {
 /** Tries a fast result; when `ok` is false, takes the slow one, which may fault. Gives the result. */
 function fastOr(
   c: SemCtx,
-  ty: typeof I32 | typeof I64 | typeof V128,
+  ty: typeof I32 | typeof I64 | typeof F32 | typeof F64 | typeof V128,
   mode: Node | null,
   fast: () => { r: Node; quick?: (r: Node) => Node; ok: (r: Node) => Node },
   slow: () => Node,
@@ -819,7 +819,8 @@ const toInteger =
         // 2^31 - 1 or 2^62: well inside the range, exactly represented.
         const limit = to === 4 ? cF64(0x41dfffff, 0xffc00000) : cF64(0x43d00000, 0);
         return {
-          r: i64.trunc_sat_f64_s(d),
+          // Not of what is rounded towards zero: that would have to be waited for.
+          r: i64.trunc_sat_f64_s(truncate ? (size === 4 ? f64.promote(a.x) : a.x) : d),
           ok: () =>
             i32.and(
               f64.le(f64.abs(size === 4 ? f64.promote(y.get) : y.get), limit),
@@ -842,10 +843,9 @@ const fromInteger =
     const from = c.sizeOf(i);
     const raw = c.read(i);
     const x = f.tmp(from === 8 ? raw : i64.extend_s(raw));
-    const fast = (): Node =>
-      size === 8 ? i64.reinterpret(f64.convert_i64_s(x)) : i32.reinterpret(f32.convert_i64_s(x));
+    const fast = (): Node => (size === 8 ? f64.convert_i64_s(x) : f32.convert_i64_s(x));
     if (size === 8 && from === 4) {
-      scalarOut(c, 8, f.tmp(fast()));
+      floatOut(c, 8, f.tmp(fast()));
       c.setNotDenormal(0, 8);
       return;
     }
@@ -853,15 +853,15 @@ const fromInteger =
     const bound = size === 8 ? 2 ** 53 : 2 ** 24;
     const r = fastOr(
       c,
-      k.ty,
+      k.fty,
       null,
       () => ({
         r: fast(),
         ok: () => i32.or(i64.le_u(i64.add(x, c64(bound)), c64(2 * bound - 1)), c.fastFloat()),
       }),
-      () => call(c.env.fn(`sse_int_s${letter(size)}`), c.base, x),
+      () => k.n.reinterpret(call(c.env.fn(`sse_int_s${letter(size)}`), c.base, x)),
     );
-    scalarOut(c, size, r);
+    floatOut(c, size, r);
     c.setNotDenormal(0, size);
   };
 
@@ -869,27 +869,27 @@ const singleToDouble: Semantic = (c) => {
   const a = scalarIn(c, isVex(c) ? 2 : 1, 4);
   const r = fastOr(
     c,
-    I64,
+    F64,
     null,
-    () => ({ r: i64.reinterpret(f64.promote(a.x)), ok: () => plain(4, a.x) }),
-    () => call(c.env.fn('sse_ss_sd'), c.base, a.bits),
+    () => ({ r: f64.promote(a.x), ok: () => plain(4, a.x) }),
+    () => f64.reinterpret(call(c.env.fn('sse_ss_sd'), c.base, a.bits)),
   );
-  scalarOut(c, 8, r);
+  floatOut(c, 8, r);
   c.setNotDenormal(0, 8);
 };
 const doubleToSingle: Semantic = (c) => {
   const a = scalarIn(c, isVex(c) ? 2 : 1, 8);
   const r = fastOr(
     c,
-    I32,
+    F32,
     c.fastFloat(),
     () => ({
-      r: i32.reinterpret(f32.demote(a.x)),
-      ok: (bits) => i32.or(inRange(4, f32.reinterpret(bits)), f64.eq(a.x, KIT[8].zero())),
+      r: f32.demote(a.x),
+      ok: (r) => i32.or(inRange(4, r), f64.eq(a.x, KIT[8].zero())),
     }),
-    () => call(c.env.fn('sse_sd_ss'), c.base, a.bits),
+    () => f32.reinterpret(call(c.env.fn('sse_sd_ss'), c.base, a.bits)),
   );
-  scalarOut(c, 4, r);
+  floatOut(c, 4, r);
 };
 
 /** Halves of a 256-bit result from two 64-bit halves. */

@@ -52,13 +52,28 @@ export function emitString(m: Module, mem: MemFns): Record<string, FnRef> {
   const min = (f: Fn, a: Node, b: Node): Node => f.tmp(select(i32.lt_u(a, b), a, b));
   /** Bytes of `count` elements that lie in the page of each address, from it upwards or (`down`) downwards. */
   const run = (f: Fn, count: Node, size: Node, down: Node, addrs: readonly Node[]): Node => {
-    let n = f.tmp(i32.mul(select(i64.gt_u(count, c64(4096)), c32(4096), i32.wrap(count)), size));
-    for (const a of addrs) {
-      const at = f.tmp(i32.and(i32.wrap(a), c32(4095)));
-      const below = f.tmp(i32.add(at, size));
-      n = min(f, n, select(down, select(i32.gt_u(below, c32(4096)), c32(0), below), i32.sub(c32(4096), at)));
-    }
-    return f.tmp(i32.and(n, i32.sub(c32(0), size)));
+    const n = f.local(I32);
+    const ats = addrs.map((a) => f.tmp(i32.and(i32.wrap(a), c32(4095))));
+    f.set(n, i32.mul(i32.wrap(count), size));
+    // Most runs are short and go upwards: the host foresees that, and does not wait for what follows.
+    let whole = i32.and(i64.le_u(count, c64(4096)), i32.eqz(down));
+    for (const at of ats) whole = i32.and(whole, i32.le_u(i32.add(at, n.get), c32(4096)));
+    f.likely(
+      whole,
+      () => {},
+      () => {
+        f.set(n, i32.mul(select(i64.gt_u(count, c64(4096)), c32(4096), i32.wrap(count)), size));
+        for (const at of ats) {
+          const below = f.tmp(i32.add(at, size));
+          f.set(
+            n,
+            min(f, n.get, select(down, select(i32.gt_u(below, c32(4096)), c32(0), below), i32.sub(c32(4096), at))),
+          );
+        }
+        f.set(n, i32.and(n.get, i32.sub(c32(0), size)));
+      },
+    );
+    return f.tmp(n.get);
   };
   /** Host address of `n` bytes at `la`, within a page; gives 0 from the function where there is none. */
   const host = (f: Fn, la: Node, n: Node, write: 0 | 1): Node => {

@@ -273,16 +273,24 @@ function emitDiv(m: Module): FnRef {
     f.set(n.hi, i64.sub(n.hi.get, p1));
     f.set(over, i64.sub(over.get, i64.extend_u(i64.lt_u(n.hi.get, borrow))));
     f.set(n.hi, i64.sub(n.hi.get, borrow));
+    /** Takes one from the digit, as the remainder is below 0. */
+    const back = (dh: Node, dl: Node, one: Node): void => {
+      f.set(digit, i64.sub(digit.get, one));
+      f.set(n.lo, i64.add(n.lo.get, dl));
+      const carry = f.tmp(i64.extend_u(i64.lt_u(n.lo.get, dl)));
+      f.set(n.hi, i64.add(n.hi.get, carry));
+      f.set(over, i64.add(over.get, i64.extend_u(i64.lt_u(n.hi.get, carry))));
+      f.set(n.hi, i64.add(n.hi.get, dh));
+      f.set(over, i64.add(over.get, i64.extend_u(i64.lt_u(n.hi.get, dh))));
+    };
+    // Once without a branch, as nobody can tell when; twice is rare.
+    const sign = f.tmp(i64.shr_s(over.get, c64(63)));
+    const [dh, dl] = [f.tmp(i64.and(d.hi.get, sign)), f.tmp(i64.and(d.lo.get, sign))];
+    back(dh, dl, i64.sub(c64(0), sign));
     f.block((right) =>
       f.loop((more) => {
         f.brIf(right, i64.ge_s(over.get, c64(0)));
-        f.set(digit, i64.sub(digit.get, c64(1)));
-        f.set(n.lo, i64.add(n.lo.get, d.lo.get));
-        const carry = f.tmp(i64.extend_u(i64.lt_u(n.lo.get, d.lo.get)));
-        f.set(n.hi, i64.add(n.hi.get, carry));
-        f.set(over, i64.add(over.get, i64.extend_u(i64.lt_u(n.hi.get, carry))));
-        f.set(n.hi, i64.add(n.hi.get, d.hi.get));
-        f.set(over, i64.add(over.get, i64.extend_u(i64.lt_u(n.hi.get, d.hi.get))));
+        back(d.hi.get, d.lo.get, c64(1));
         f.br(more);
       }),
     );
