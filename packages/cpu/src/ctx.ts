@@ -797,7 +797,7 @@ export abstract class SemCtx {
   }
 
   /** Loads 4 or 8 bytes at a linear address as {@link load} does, into a vector whose other bytes are 0. */
-  private loadZero(la: Node, size: 4 | 8): Node {
+  loadZero(la: Node, size: 4 | 8): Node {
     const f = this.f;
     const x = f.temp(V128);
     const e = this.tlbEntry(la);

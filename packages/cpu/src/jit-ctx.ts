@@ -550,6 +550,24 @@ export class JitCtx extends SemCtx {
     );
     return x.get;
   }
+  override loadZero(la: Node, size: 4 | 8): Node {
+    const u = this.take(la, size);
+    if (u === null) return super.loadZero(la, size);
+    const f = this.f;
+    const x = f.temp(V128);
+    this.within(
+      u,
+      la,
+      (p) => f.set(x, size === 4 ? ld.v32_zero(p, u.at) : ld.v64_zero(p, u.at)),
+      (at) => {
+        this.sync();
+        const r = this.loadAgain(at, size);
+        f.set(x, simdLane(size === 4 ? 0x1c : 0x1e, 0, [vz(), size === 4 ? i32.wrap(r) : r], V128));
+        this.checkFault();
+      },
+    );
+    return x.settled;
+  }
   override rmwRead(i: number, size: number = this.sizeOf(i)): Node {
     const la = this.isMem(i) && !this.locked ? this.ea() : null;
     const u = la === null ? null : this.take(la, size);
