@@ -247,7 +247,7 @@ export class JitCache implements RegionIndex {
       return;
     }
     if (this.waiting.size >= MAX_WAITING) return;
-    const block = { id: this.nextId++, base, host, page, mode, wide: cause !== 'hot' };
+    const block = { id: this.nextId++, base, host, page, mode, wide: cause !== 'hot', trial: cause === 'entered' };
     this.asked.push(block);
     this.waiting.set(block.id, { head, block, cause, rounds });
   }

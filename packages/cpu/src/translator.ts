@@ -51,6 +51,8 @@ export interface HotBlock {
   readonly mode: number;
   /** Whether the region is to hold all that is hot, as far as it has room. */
   readonly wide: boolean;
+  /** Whether it is yet to be seen if the region is worth it: it is not kept. */
+  readonly trial: boolean;
 }
 
 /** @internal Blocks to translate. A new generation begins when everything has been forgotten. */
@@ -247,7 +249,8 @@ class Service {
       w.heat = (w.heat >> 1) + more;
       if (!w.covered || w.heat >= COVERED_RUNS) ready.push(w);
     }
-    return ready.sort((a, b) => b.heat - a.heat);
+    // Those on trial come last, so that the functions that are kept have the first numbers of the module.
+    return ready.sort((a, b) => Number(a.block.trial) - Number(b.block.trial) || b.heat - a.heat);
   }
 
   /** A region goes over these blocks too. */
@@ -275,6 +278,8 @@ class Service {
     this.replaced = [];
     let instructions = 0;
     let full = false;
+    /** Regions that are not on trial. */
+    let proven = 0;
     let tried = 0;
     for (const w of waiting) {
       if (regions.length >= BATCH || tried >= 2 * BATCH) break;
@@ -295,6 +300,7 @@ class Service {
       this.cover(found, b.mode);
       m.name(m.lastRef, `region_${b.host.toString(16)}`);
       for (const x of found.blocks) instructions += x.insns.length;
+      if (!b.trial) proven++;
       regions.push({ id: b.id, host: b.host, mode: b.mode, ranges: rangesOf(found), code: found.code });
     }
     let module: WebAssembly.Module | null = null;
@@ -304,7 +310,8 @@ class Service {
       bytes = wasm.length;
       module = new WebAssembly.Module(wasm);
       // Once everything has been forgotten, link cells are handed out a second time.
-      if (this.generation === 0) this.store?.append(packKept({ cells: [cells, this.cells.mark], wasm, regions }));
+      if (this.generation === 0 && proven > 0)
+        this.store?.append(packKept({ cells: [cells, this.cells.mark], wasm, regions: regions.slice(0, proven) }));
     }
     const reply: TranslateReply = {
       kind: 'translated',

@@ -319,6 +319,27 @@ describe('time that goes by in entering a region', () => {
     expect(m.renewed()).toBe(1);
   });
 
+  it('is on trial: what another run finds is the region as it was', async () => {
+    const kept: Uint8Array[] = [];
+    const store: TranslationStore = { load: () => kept, append: (r) => void kept.push(r.slice()) };
+    const thread = new SameThread(store);
+    const m = translated(LOOP, thread);
+    for (let i = 0; i < 5; i++) m.vcpu.run(2e6);
+    await thread.ready();
+    thread.deliver();
+    expect(m.regions()).toBe(1);
+    m.vcpu.run(1e6);
+    for (let i = 0; i < 64; i++) {
+      m.vcpu.access.set(S.RIP, 0x1000);
+      m.vm.jit?.sample(m.vcpu.base, 0.1);
+    }
+    m.vcpu.run(1e6);
+    await thread.ready();
+    thread.deliver();
+    expect(m.vm.counters()['regionsRenewed']).toBe(1);
+    expect(kept.length).toBe(1);
+  });
+
   it('brings back what was there if that was as fast, for good, and it still goes when its code changes', () => {
     const m = entered();
     m.sample(64, 0.1);
