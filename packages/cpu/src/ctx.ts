@@ -461,20 +461,23 @@ export abstract class SemCtx {
         f.set(lo, ld.v128(p));
         f.set(hi, ld.v128(p, 16));
       },
-      () => {
-        this.sync();
-        for (const [v, at] of [
-          [lo, 0],
-          [hi, 16],
-        ] as const)
-          for (const half of [0, 1]) {
-            const x = call(this.env.mem.readMiss, this.base, i64.add(la, c64(at + 8 * half)), c32(8));
-            f.set(v, half === 0 ? simd(0x12, [x]) : simdLane(0x1e, 1, [v.get, x], V128));
-            this.checkFault();
-          }
-      },
+      () => this.loadPairCold(this.env.mem.readMiss, la, lo, hi),
     );
     return [lo.settled, hi.settled];
+  }
+  /** The slow way of {@link loadPair}, eight bytes at a time. */
+  protected loadPairCold(way: FnRef, la: Node, lo: Local, hi: Local): void {
+    const f = this.f;
+    this.sync();
+    for (const [v, at] of [
+      [lo, 0],
+      [hi, 16],
+    ] as const)
+      for (const half of [0, 1]) {
+        const x = call(way, this.base, i64.add(la, c64(at + 8 * half)), c32(8));
+        f.set(v, half === 0 ? simd(0x12, [x]) : simdLane(0x1e, 1, [v.get, x], V128));
+        this.checkFault();
+      }
   }
   /** Stores 32 bytes likewise; both values must be temporaries. Nothing is stored if any of it faults. */
   storePair(la: Node, lo: Node, hi: Node): void {
@@ -487,28 +490,23 @@ export abstract class SemCtx {
         f.stV(p, lo);
         f.stV(p, hi, 16);
       },
-      () => {
-        this.sync();
-        f.do(call(this.env.mem.probe, this.base, la, c32(32), c32(S.ACC_WRITE)));
-        this.checkFault();
-        for (const [v, at] of [
-          [lo, 0],
-          [hi, 16],
-        ] as const)
-          for (const half of [0, 1])
-            f.do(
-              call(
-                this.env.mem.writeMiss,
-                this.base,
-                i64.add(la, c64(at + 8 * half)),
-                simdLane(0x1d, half, [v], I64),
-                c32(8),
-              ),
-            );
-        this.checkFault();
-        this.afterSlowStore();
-      },
+      () => this.storePairCold(this.env.mem.writeMiss, la, lo, hi),
     );
+  }
+  /** The slow way of {@link storePair}. */
+  protected storePairCold(way: FnRef, la: Node, lo: Node, hi: Node): void {
+    const f = this.f;
+    this.sync();
+    f.do(call(this.env.mem.probe, this.base, la, c32(32), c32(S.ACC_WRITE)));
+    this.checkFault();
+    for (const [v, at] of [
+      [lo, 0],
+      [hi, 16],
+    ] as const)
+      for (const half of [0, 1])
+        f.do(call(way, this.base, i64.add(la, c64(at + 8 * half)), simdLane(0x1d, half, [v], I64), c32(8)));
+    this.checkFault();
+    this.afterSlowStore();
   }
   /** Code for the cold path of a store, after it: a backend may look whether somebody wants attention. */
   protected afterSlowStore(): void {}

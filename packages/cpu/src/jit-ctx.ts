@@ -550,6 +550,23 @@ export class JitCtx extends SemCtx {
     );
     return x.get;
   }
+  override loadPair(la: Node): [Node, Node] {
+    const u = this.take(la, 32);
+    if (u === null) return super.loadPair(la);
+    const f = this.f;
+    const lo = f.temp(V128);
+    const hi = f.temp(V128);
+    this.within(
+      u,
+      la,
+      (p) => {
+        f.set(lo, ld.v128(p, u.at));
+        f.set(hi, ld.v128(p, u.at + 16));
+      },
+      (at) => this.loadPairCold(this.env.fn('loadAgain'), at, lo, hi),
+    );
+    return [lo.settled, hi.settled];
+  }
   override loadZero(la: Node, size: 4 | 8): Node {
     const u = this.take(la, size);
     if (u === null) return super.loadZero(la, size);
@@ -605,7 +622,18 @@ export class JitCtx extends SemCtx {
     this.stores ||= this.rest === null;
   }
   override storePair(la: Node, lo: Node, hi: Node): void {
-    super.storePair(la, lo, hi);
+    const u = this.take(la, 32);
+    if (u === null) super.storePair(la, lo, hi);
+    else
+      this.within(
+        u,
+        la,
+        (p) => {
+          this.f.stV(p, lo, u.at);
+          this.f.stV(p, hi, u.at + 16);
+        },
+        (at) => this.storePairCold(this.env.fn('storeAgain'), at, lo, hi),
+      );
     this.stores ||= this.rest === null;
   }
   override rmwWrite(i: number, v: Node, size: number = this.sizeOf(i)): void {

@@ -61,6 +61,8 @@ const KNOWN: ReadonlySet<number> = codes(`
   CVTSI2SS CVTSI2SD CVTTSS2SI CVTTSD2SI CVTSS2SD CVTSD2SS ANDPS ANDPD ORPS ORPD XORPS XORPD PAND PANDN POR PXOR
   PADDB PADDW PADDD PADDQ PSUBB PSUBW PSUBD PSUBQ PSHUFD UNPCKLPS UNPCKLPD UNPCKHPD SHUFPS SHUFPD PUNPCKLBW PUNPCKLWD
   PUNPCKLDQ PUNPCKLQDQ PCMPEQB PCMPEQW PCMPEQD PMOVMSKB PMINUB
+  VMOVAPS VMOVAPD VMOVUPS VMOVUPD VMOVDQA VMOVDQU VMOVD VMOVQ VPAND VPANDN VPOR VPXOR VPCMPEQB VPCMPEQW VPCMPEQD VPMINUB
+  VPMOVMSKB VPTEST VPSUBB VPBROADCASTB VZEROUPPER ANDN BLSR BLSMSK BLSI BZHI BEXTR SHLX SARX SHRX RORX
 `);
 /** Registers that change besides operand 0, one bit each. */
 const IMPLICIT: ReadonlyMap<number, number> = new Map([
@@ -73,7 +75,7 @@ const IMPLICIT: ReadonlyMap<number, number> = new Map([
 /** Of {@link KNOWN}: those whose memory operand is not read or written as it stands, and such as have none. */
 const NO_OPERAND: ReadonlySet<number> = new Set([OP.LEA, OP.NOP]);
 const KINDS: ReadonlySet<number> = new Set([
-  Kind.None, Kind.Gpr, Kind.GprHigh, Kind.Mem, Kind.Imm, Kind.Const, Kind.Rel, Kind.Xmm,
+  Kind.None, Kind.Gpr, Kind.GprHigh, Kind.Mem, Kind.Imm, Kind.Const, Kind.Rel, Kind.Xmm, Kind.Ymm,
 ]); // biome-ignore format: a list
 
 const STACK: ReadonlySet<number> = new Set([OP.PUSH, OP.POP, OP.CALL, OP.RET, OP.LEAVE]);
@@ -152,7 +154,7 @@ export function windowsOf(insns: readonly Insn[], bits: 32 | 64, off: number): (
         (n.seg !== 1 || bits === 64) &&
         n.dispHi === n.dispLo >> 31 &&
         n.lock === 0;
-      if (plain && size > 0 && size <= 16) {
+      if (plain && size > 0 && size <= 32) {
         let disp = n.dispLo + (n.ripRelative !== 0 ? end : 0);
         if (n.base === SP) disp += moved;
         const key = by(n.base) | ((n.index + 1) << 5) | (n.scale << 10) | (n.ripRelative << 12);
@@ -277,7 +279,7 @@ function memoryOperand(n: Insn): number {
 /** Whether all there is of the operands is of a known kind. */
 function known(n: Insn): boolean {
   return (
-    n.vex === 0 && n.rep === 0 && KINDS.has(n.kind0) && KINDS.has(n.kind1) && KINDS.has(n.kind2) && KINDS.has(n.kind3)
+    n.vsib === 0 && n.rep === 0 && KINDS.has(n.kind0) && KINDS.has(n.kind1) && KINDS.has(n.kind2) && KINDS.has(n.kind3)
   );
 }
 

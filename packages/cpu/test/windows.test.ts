@@ -60,6 +60,13 @@ describe('windowsOf', () => {
     expect(windows(0x48, 0x8b, 0x45, 0xf8, 0xc9, 0xc3)).toBe('0:0/16< 0:8/16> -');
   });
 
+  it('takes in vectors of 32 bytes', () => {
+    // vmovdqu ymm0, [rsi]; vmovdqu ymm1, [rsi+32]; vmovdqu [rdi], ymm0; vmovdqu [rdi+32], ymm1
+    const load = [0xc5, 0xfe, 0x6f, 0x06, 0xc5, 0xfe, 0x6f, 0x4e, 32];
+    const store = [0xc5, 0xfe, 0x7f, 0x07, 0xc5, 0xfe, 0x7f, 0x4f, 32];
+    expect(windows(...load, ...store)).toBe('0:0/64< 0:32/64> 0:0/64w< 0:32/64w>');
+  });
+
   it('keeps apart what is far apart, or addressed by another segment, width or index', () => {
     // mov eax, [rdi]; mov eax, [rdi+0x200]
     expect(windows(0x8b, 0x07, 0x8b, 0x87, 0, 2, 0, 0)).toBe('- -');
@@ -110,7 +117,7 @@ function run(threshold: number, code: readonly number[], ebx: number, esp: numbe
   gpr[4] = BigInt(esp);
   gpr[2] = 0n;
   gpr[5] = 40n;
-  vcpu.setState({ ...s, gpr });
+  vcpu.setState({ ...s, gpr, cr4: 0x40600n, xcr0: 7n });
   let reason: ExitReason = Exit.Budget;
   for (let i = 0; i < 10_000 && reason === Exit.Budget; i++) ({ reason } = vcpu.run(1e6));
   expect(reason).toBe(Exit.Halt);
@@ -128,9 +135,16 @@ describe('a window', () => {
   const stack = [0x50, 0x51, 0x01, 0x14, 0x24, 0x8b, 0x54, 0x24, 4, 0x59, 0x58, 0x01, 0xd0, 0x41];
   // mov eax, [ebx]; add [ebx+4], eax; mov [ebx+8], cx; movzx ecx, byte [ebx+11]; inc dword [ebx+12]
   const record = [0x8b, 0x03, 0x01, 0x43, 4, 0x66, 0x89, 0x4b, 8, 0x0f, 0xb6, 0x4b, 11, 0xff, 0x43, 12];
+  // vmovdqu ymm0, [ebx]; vmovdqu ymm1, [ebx+32]; vpaddb ymm0, ymm0, ymm1; vmovdqu [ebx+32], ymm0; vmovdqu [ebx], ymm1
+  const vectors = [
+    0xc5, 0xfe, 0x6f, 0x03, 0xc5, 0xfe, 0x6f, 0x4b, 32, 0xc5, 0xfd, 0xfc, 0xc1, 0xc5, 0xfe, 0x7f, 0x43, 32, 0xc5, 0xfe, 0x7f,
+    0x0b,
+  ]; // biome-ignore format: a list
   for (const [what, body, ebx, esp] of [
     ['on the stack', stack, 0x2000, 0x2800],
     ['on the stack across a page boundary', stack, 0x2000, 0x2004],
+    ['of vectors', vectors, 0x2100, 0x2800],
+    ['of vectors across a page boundary', vectors, 0x2fe4, 0x2800],
     ['in a page', record, 0x2100, 0x2800],
     ['across a page boundary', record, 0x2ff6, 0x2800],
     ['at an unaligned page boundary', record, 0x2ffe, 0x2800],
