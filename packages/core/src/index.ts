@@ -58,3 +58,4 @@ export type { PciBarSpec, PciCapabilitySpec, PciContext, PciDevice, PciSpec } fr
 export { StateReader } from './saved-state.ts';
 export { Segments } from './segments.ts';
 export { allOnes, hi32, join64, lo32, type PhysAddr, type Width } from './types.ts';
+export { Views } from './views.ts';

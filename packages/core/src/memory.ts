@@ -1,6 +1,7 @@
 // Guest memory as devices, loaders and engines see it (bhyve: mem.c, vm_map_gpa in libvmmapi).
 import { HyveError } from './errors.ts';
 import type { PhysAddr } from './types.ts';
+import { Views } from './views.ts';
 
 /**
  * What a device sees of guest memory. Nothing here throws on a guest-given address: reads of unmapped memory give all
@@ -78,6 +79,7 @@ export class RegionMemory implements GuestMemory {
   private readonly view: DataView;
   private readonly watch: PageWatch | null;
   private readonly firstPage: number[];
+  private readonly views: Views;
   private last: BackedRegion;
   private lastIndex = 0;
 
@@ -91,6 +93,7 @@ export class RegionMemory implements GuestMemory {
     this.regions = [...regions].sort((x, y) => x.base - y.base);
     this.bytes = new Uint8Array(buffer);
     this.view = new DataView(buffer);
+    this.views = new Views(this.bytes);
     this.watch = watch;
     this.firstPage = [];
     let end = -1;
@@ -208,13 +211,13 @@ export class RegionMemory implements GuestMemory {
   readView(a: PhysAddr, n: number): Uint8Array | null {
     if (!(n >= 0)) return null;
     const o = this.find(a, n);
-    return o < 0 ? null : this.bytes.subarray(o, o + n);
+    return o < 0 ? null : this.views.of(o, n);
   }
 
   writeView(a: PhysAddr, n: number): Uint8Array | null {
     if (!(n >= 0)) return null;
     const o = n === 0 ? this.find(a, 0) : this.findWritable(a, n);
-    return o < 0 || this.last.kind !== 'ram' ? null : this.bytes.subarray(o, o + n);
+    return o < 0 || this.last.kind !== 'ram' ? null : this.views.of(o, n);
   }
 
   markDirty(a: PhysAddr, n: number): void {

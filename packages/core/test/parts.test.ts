@@ -122,6 +122,7 @@ describe('exports', () => {
         'SharedPin',
         'StateReader',
         'TimerQueue',
+        'Views',
         'allOnes',
         'hi32',
         'isHyveError',

@@ -2,6 +2,7 @@
 // what to read. Both sides map the same memory. What a read is made of is written before its ticket is given out, and read
 // after a part was taken from that ticket; all else goes through Atomics.
 import { readSync, readvSync } from 'node:fs';
+import { Views } from '@hyve/core';
 
 /** Bytes of one part: some 15 µs of copying, so that neither side waits long for the other's last. @internal */
 export const PART: number = 128 << 10;
@@ -70,6 +71,7 @@ export class ReadWords {
   private readonly words: Int32Array;
   private readonly lengths: Uint32Array;
   private readonly starts: Float64Array;
+  private readonly views: Map<SharedArrayBuffer, Views> = new Map();
 
   constructor(shared: SharedArrayBuffer = new SharedArrayBuffer(BYTES)) {
     this.shared = shared;
@@ -115,10 +117,15 @@ export class ReadWords {
 
   private vectors(read: number, s: number, part: number, memory: SharedArrayBuffer): Uint8Array[] {
     const list: Uint8Array[] = [];
+    let views = this.views.get(memory);
+    if (views === undefined) {
+      views = new Views(new Uint8Array(memory));
+      this.views.set(memory, views);
+    }
     const base = (read & (SLOTS - 1)) * MAX_VECTORS;
     const end = base + (this.words[s + FIRST + part + 1] as number);
     for (let i = base + (this.words[s + FIRST + part] as number); i < end; i++)
-      list.push(new Uint8Array(memory, this.starts[i], this.lengths[i]));
+      list.push(views.of(this.starts[i] as number, this.lengths[i] as number));
     return list;
   }
 
