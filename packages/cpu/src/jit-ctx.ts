@@ -137,7 +137,8 @@ export class JitCtx extends SemCtx {
     super(s.f, s.env, s.base, insn, s.mode);
     this.use = use;
     this.depth = s.f.depth;
-    if (insn.kind0 === Kind.Mem && MOVES.has(insn.op)) this.rest = () => {};
+    // MMX moves set the state of the x87 after the store.
+    if (insn.kind0 === Kind.Mem && insn.kind1 !== Kind.Mmx && MOVES.has(insn.op)) this.rest = () => {};
     this.s = s;
     this.off = off;
     this.left = left;

@@ -78,4 +78,26 @@ describe('a kick from within an instruction', () => {
     }
     expect(vm.counters()['regions']).toBeGreaterThan(0);
   });
+
+  it('leaves nothing of a store undone, whatever kind of store', () => {
+    const at = [0x05, 0x00, 0x00, 0x80, 0x00];
+    // fninit; fld1; inc ebx; then MOVQ and (after FNINIT, FLD1 again) MOVD of MM0, SETZ, MOVSS, MOVAPS, MOVNTI, PUSH
+    const x87 = [0xdb, 0xe3, 0xd9, 0xe8];
+    const code = [
+      ...x87, 0x43, 0x0f, 0x7f, ...at, ...x87, 0x0f, 0x7e, ...at, 0x0f, 0x94, ...at, 0xf3, 0x0f, 0x11, ...at,
+      0x0f, 0x29, ...at, 0x0f, 0xc3, ...at, 0xbc, 0x10, 0x00, 0x80, 0x00, 0x50,
+    ]; // biome-ignore format: a list
+    code.push(0xeb, 256 - code.length - 2);
+    const [wanted, got] = [0, 5].map((threshold) => {
+      const { vcpu } = kicking(code, threshold);
+      vcpu.setState({ ...vcpu.getState(), cr4: 0x600n });
+      return Array.from({ length: 300 }, () => {
+        expect(vcpu.run(1e9).reason).toBe(Exit.Kicked);
+        const { gpr, rip, rflags, xsave } = vcpu.getState();
+        return { gpr, rip, rflags, xsave };
+      });
+    });
+    expect(wanted?.length).toBe(300);
+    for (let n = 0; n < 300; n++) expect([n, got?.[n]]).toEqual([n, wanted?.[n]]);
+  });
 });
