@@ -17,6 +17,7 @@ export interface DriveInfo {
 
 /** An image that the host has opened. */
 export interface OpenImage {
+  /** The open image. */
   readonly backend: BlockBackend;
   /** Makes it larger; absent: it cannot be. */
   readonly grow?: (bytes: number) => Promise<void>;
