@@ -243,12 +243,12 @@ export interface HostImports {
   go(base: number): void;
   /** A block became hot. */
   hot(base: number, head: number): void;
-  /** Attention is wanted once the instruction of record `rec` is done. */
   /**
    * The region entered at a host address leaves by indirect jumps whose targets it might have: it is to be made anew. `low`,
    * `high`: linear address of the page of entry.
    */
   again(base: number, host: number, low: number, high: number): void;
+  /** Attention is wanted once the instruction of record `rec` is done. */
   leaveAfter(base: number, rec: number): void;
 }
 

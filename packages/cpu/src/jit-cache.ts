@@ -3,7 +3,7 @@ import type { Decoder } from '@hyve/x86';
 import type { BlockCache, RegionIndex } from './blocks.ts';
 import type { Semantic } from './ctx.ts';
 import { type Interpreter, JIT_FIRST_SLOT, TABLE_SLOTS } from './interp.ts';
-import { type Found, J_LOOKUP, JC_ENTRIES, RegionTranslator, rangesOf, type Region as Translated } from './jit.ts';
+import { type Found, J_LOOKUP, JC_ENTRIES, RegionTranslator, rangesOf } from './jit.ts';
 import { codePageOf, jitHost, LinkCells } from './jit-host.ts';
 import type { KeptRegion } from './kept.ts';
 import type { Layout } from './layout.ts';
@@ -46,7 +46,15 @@ interface KeptCode {
 /** How a region came about: its block was hot, its indirect jumps missed, or time was seen to go by in entering it. */
 type Cause = 'hot' | 'missed' | 'entered';
 
-interface Region extends Translated {
+/** A translated region. */
+interface Region {
+  /** Head record in the block cache. */
+  readonly head: number;
+  /** Its code: host addresses [from, to), each within one page. */
+  readonly ranges: readonly (readonly [number, number])[];
+  /** Table slot. */
+  slot: number;
+  alive: boolean;
   readonly cause: Cause;
   /** How often it has been made anew for indirect jumps. */
   readonly rounds: number;
@@ -187,7 +195,7 @@ export class JitCache implements RegionIndex {
     if (this.takeKept(head, host, mode)) return;
     const low = this.i32[(base + S.RIP_BASE) >> 2] as number;
     const high = this.i32[(base + S.RIP_BASE + 4) >> 2] as number;
-    this.ask(base, head, host, high * 0x100000 + (low >>> 12), mode, 'hot', 0);
+    this.ask(base, head, host, pageOf(low, high), mode, 'hot', 0);
   }
 
   /** Has the region that is entered at `host` made anew: its indirect jumps have gone where it does not lead. */
@@ -195,7 +203,7 @@ export class JitCache implements RegionIndex {
     const mode = this.i32[(base + S.MODE) >> 2] as number;
     const region = this.byHead.get(this.blocks.find(host, mode));
     if (region === undefined || region.rounds === MAX_ROUNDS) return;
-    this.ask(base, region.head, host, high * 0x100000 + (low >>> 12), mode, 'missed', region.rounds + 1);
+    this.ask(base, region.head, host, pageOf(low, high), mode, 'missed', region.rounds + 1);
   }
 
   /**
@@ -206,7 +214,7 @@ export class JitCache implements RegionIndex {
   sample(base: number, speed: number): void {
     const low = this.i32[(base + S.RIP) >> 2] as number;
     const high = this.i32[(base + S.RIP + 4) >> 2] as number;
-    const page = high * 0x100000 + (low >>> 12);
+    const page = pageOf(low, high);
     const at = codePageOf(this.i32, base, page);
     if (at === 0) return;
     const host = (at + (low & 4095)) | 0;
@@ -530,6 +538,11 @@ export class JitCache implements RegionIndex {
     this.i32.fill(0, this.L.jumpCache >> 2, (this.L.jumpCache >> 2) + JC_ENTRIES * 4);
     this.attention();
   }
+}
+
+/** Number of the page of a linear address, signed, from its halves. */
+function pageOf(low: number, high: number): number {
+  return high * 0x100000 + (low >>> 12);
 }
 
 const clock = (globalThis as unknown as { performance: { now(): number } }).performance;

@@ -235,17 +235,6 @@ export interface Found {
   readonly code: Uint8Array;
 }
 
-/** A translated region. */
-export interface Region {
-  /** Head record in the block cache. */
-  readonly head: number;
-  /** Its code: host addresses [from, to), each within one page. */
-  readonly ranges: readonly (readonly [number, number])[];
-  /** Table slot. */
-  slot: number;
-  alive: boolean;
-}
-
 /** What the translator needs of its surroundings. */
 export interface JitHost {
   readonly u8: Uint8Array;

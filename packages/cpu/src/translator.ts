@@ -256,6 +256,8 @@ class Service {
   /** A region goes over these blocks too. */
   private cover(found: Found, mode: number): void {
     for (const b of found.blocks) {
+      // What only leads to others has no code, and no place.
+      if (b.insns.length === 0) continue;
       const host = (found.pages.get(b.off >> 12) as number) + (b.off & 4095);
       const w = this.queue.get(keyOf(host, mode));
       if (w === undefined) continue;
