@@ -43,6 +43,16 @@ export interface CodeMode {
   readonly flat: boolean;
 }
 
+/** Functions for accesses that the TLB does not answer. */
+export interface SlowWays {
+  /** (base, la, size) → value as i64. */
+  readonly read: FnRef;
+  /** (base, la, value, size) */
+  readonly write: FnRef;
+  /** (base, la, size) → host address of what is to be modified. */
+  readonly rmw: FnRef;
+}
+
 /** Functions outside the instruction that its code may call. */
 export interface Env {
   readonly mem: MemFns;
@@ -154,7 +164,7 @@ export abstract class SemCtx {
   /** Upper lane of a 32-byte memory operand, once its lower one has been read. */
   upperLane: Node | null = null;
   /** Host address of the read-modify-write operand, between rmwRead and rmwWrite. */
-  protected rmwPtr: Local | null = null;
+  private rmwPtr: Local | null = null;
 
   constructor(f: Fn, env: Env, base: Node, insn: Insn, mode: CodeMode) {
     this.f = f;
@@ -309,15 +319,14 @@ export abstract class SemCtx {
     if (this.kind(i) !== Kind.Mem) return this.read(i, size);
     if (this.locked) return this.lockedRead(size);
     const f = this.f;
-    const ea = this.ea();
     const ptr = f.temp(I32);
-    const e = this.tlbEntry(ea);
-    f.likely(
-      i64.eq(ld.i64(e, 8), this.tagOf(ea, size)),
-      () => f.set(ptr, i32.add(i32.wrap(ea), ld.i32(e, 24))),
-      () => {
-        this.sync();
-        f.set(ptr, call(this.env.mem.rmwMiss, this.base, ea, c32(size)));
+    this.access(
+      this.ea(),
+      size,
+      true,
+      (p, offset) => f.set(ptr, offset === 0 ? p : i32.add(p, c32(offset))),
+      (la, ways) => {
+        f.set(ptr, call(ways.rmw, this.base, la, c32(size)));
         this.checkFault();
       },
     );
@@ -396,117 +405,128 @@ export abstract class SemCtx {
         f.stV(ptr, v, offset);
     }
   }
+  /**
+   * Accesses `size` bytes at a linear address: `hot` by a host address and an offset from it, or `cold` by the functions for
+   * what the TLB does not say, given the address as an i64 temporary.
+   */
+  protected access(
+    la: Node,
+    size: number,
+    write: boolean,
+    hot: (ptr: Node, offset: number) => void,
+    cold: (la: Node, ways: SlowWays) => void,
+  ): void {
+    const { mem } = this.env;
+    const e = this.tlbEntry(la);
+    this.f.likely(
+      i64.eq(ld.i64(e, write ? 8 : 0), this.tagOf(la, size)),
+      () => hot(i32.add(i32.wrap(la), ld.i32(e, 24)), 0),
+      () => {
+        this.sync();
+        cold(la, { read: mem.readMiss, write: mem.writeMiss, rmw: mem.rmwMiss });
+      },
+    );
+  }
   /** Loads 1, 2, 4, 8 or 16 bytes at a linear address (an i64 temporary, used several times). Leaves on a fault. */
   load(la: Node, size: number): Node {
     const f = this.f;
     const v = f.temp(size === 16 ? V128 : size === 8 ? I64 : I32);
-    const e = this.tlbEntry(la);
-    f.likely(
-      i64.eq(ld.i64(e), this.tagOf(la, size)),
-      () => f.set(v, this.loadHost(i32.add(i32.wrap(la), ld.i32(e, 24)), size)),
-      () => {
-        this.sync();
-        if (size === 16) {
-          f.set(v, simd(0x12, [call(this.env.mem.readMiss, this.base, la, c32(8))]));
-          this.checkFault();
-          f.set(
-            v,
-            simdLane(0x1e, 1, [v.get, call(this.env.mem.readMiss, this.base, i64.add(la, c64(8)), c32(8))], V128),
-          );
-        } else {
-          const r = call(this.env.mem.readMiss, this.base, la, c32(size));
+    this.access(
+      la,
+      size,
+      false,
+      (p, offset) => f.set(v, this.loadHost(p, size, offset)),
+      (at, ways) => {
+        if (size === 16) this.loadVectorCold(ways, at, v);
+        else {
+          const r = call(ways.read, this.base, at, c32(size));
           f.set(v, size === 8 ? r : i32.wrap(r));
+          this.checkFault();
         }
-        this.checkFault();
       },
     );
     return v.settled;
   }
+  /** Loads 16 bytes the slow way, eight at a time. */
+  private loadVectorCold(ways: SlowWays, la: Node, v: Local): void {
+    for (const half of [0, 1]) {
+      const x = call(ways.read, this.base, half === 0 ? la : i64.add(la, c64(8)), c32(8));
+      this.f.set(v, half === 0 ? simd(0x12, [x]) : simdLane(0x1e, 1, [v.get, x], V128));
+      this.checkFault();
+    }
+  }
   /** Stores likewise. `v` is evaluated once. */
   store(la: Node, size: number, v: Node): void {
     const f = this.f;
-    const e = this.tlbEntry(la);
     const value = v.isConst ? v : f.tmp(v);
-    f.likely(
-      i64.eq(ld.i64(e, 8), this.tagOf(la, size)),
-      () => this.storeHost(i32.add(i32.wrap(la), ld.i32(e, 24)), size, value),
-      () => this.storeCold(null, la, size, value),
+    this.access(
+      la,
+      size,
+      true,
+      (p, offset) => this.storeHost(p, size, value, offset),
+      (at, ways) => {
+        if (size === 16) this.storeVectorsCold(ways, at, [value]);
+        else {
+          const x = size === 8 ? value : i64.extend_u((NUM[size] as Num).trunc(value));
+          f.do(call(ways.write, this.base, at, x, c32(size)));
+          this.checkFault();
+          this.afterSlowStore();
+        }
+      },
     );
   }
-  /** The slow way of {@link store}, by the helper function named or writeMiss. */
-  protected storeCold(helper: string | null, la: Node, size: number, value: Node): void {
+  /** Stores vectors side by side the slow way: nothing of them if any byte faults. */
+  private storeVectorsCold(ways: SlowWays, la: Node, vectors: readonly Node[]): void {
     const f = this.f;
-    const way = helper === null ? this.env.mem.writeMiss : this.env.fn(helper);
-    this.sync();
-    if (size === 16) {
-      f.do(call(this.env.mem.probe, this.base, la, c32(16), c32(S.ACC_WRITE)));
-      this.checkFault();
-      f.do(call(way, this.base, la, simdLane(0x1d, 0, [value], I64), c32(8)));
-      f.do(call(way, this.base, i64.add(la, c64(8)), simdLane(0x1d, 1, [value], I64), c32(8)));
-    } else
-      f.do(call(way, this.base, la, size === 8 ? value : i64.extend_u((NUM[size] as Num).trunc(value)), c32(size)));
+    f.do(call(this.env.mem.probe, this.base, la, c32(16 * vectors.length), c32(S.ACC_WRITE)));
+    this.checkFault();
+    vectors.forEach((v, n) => {
+      for (const half of [0, 1])
+        f.do(call(ways.write, this.base, i64.add(la, c64(16 * n + 8 * half)), simdLane(0x1d, half, [v], I64), c32(8)));
+    });
     this.checkFault();
     this.afterSlowStore();
+  }
+  /** Stores, and then does what is left of the instruction. */
+  protected storeThen(la: Node, size: number, v: Node, then: () => void): void {
+    this.store(la, size, v);
+    then();
   }
   /** Loads 32 bytes at a linear address (an i64 temporary) as two v128. Leaves on a fault. */
   loadPair(la: Node): [Node, Node] {
     const f = this.f;
     const lo = f.temp(V128);
     const hi = f.temp(V128);
-    const e = this.tlbEntry(la);
-    f.likely(
-      i64.eq(ld.i64(e), this.tagOf(la, 32)),
-      () => {
-        const p = f.tmp(i32.add(i32.wrap(la), ld.i32(e, 24)));
-        f.set(lo, ld.v128(p));
-        f.set(hi, ld.v128(p, 16));
+    this.access(
+      la,
+      32,
+      false,
+      (ptr, offset) => {
+        const p = f.tmp(ptr);
+        f.set(lo, ld.v128(p, offset));
+        f.set(hi, ld.v128(p, offset + 16));
       },
-      () => this.loadPairCold(this.env.mem.readMiss, la, lo, hi),
+      (at, ways) => {
+        this.loadVectorCold(ways, at, lo);
+        this.loadVectorCold(ways, i64.add(at, c64(16)), hi);
+      },
     );
     return [lo.settled, hi.settled];
-  }
-  /** The slow way of {@link loadPair}, eight bytes at a time. */
-  protected loadPairCold(way: FnRef, la: Node, lo: Local, hi: Local): void {
-    const f = this.f;
-    this.sync();
-    for (const [v, at] of [
-      [lo, 0],
-      [hi, 16],
-    ] as const)
-      for (const half of [0, 1]) {
-        const x = call(way, this.base, i64.add(la, c64(at + 8 * half)), c32(8));
-        f.set(v, half === 0 ? simd(0x12, [x]) : simdLane(0x1e, 1, [v.get, x], V128));
-        this.checkFault();
-      }
   }
   /** Stores 32 bytes likewise; both values must be temporaries. Nothing is stored if any of it faults. */
   storePair(la: Node, lo: Node, hi: Node): void {
     const f = this.f;
-    const e = this.tlbEntry(la);
-    f.likely(
-      i64.eq(ld.i64(e, 8), this.tagOf(la, 32)),
-      () => {
-        const p = f.tmp(i32.add(i32.wrap(la), ld.i32(e, 24)));
-        f.stV(p, lo);
-        f.stV(p, hi, 16);
+    this.access(
+      la,
+      32,
+      true,
+      (ptr, offset) => {
+        const p = f.tmp(ptr);
+        f.stV(p, lo, offset);
+        f.stV(p, hi, offset + 16);
       },
-      () => this.storePairCold(this.env.mem.writeMiss, la, lo, hi),
+      (at, ways) => this.storeVectorsCold(ways, at, [lo, hi]),
     );
-  }
-  /** The slow way of {@link storePair}. */
-  protected storePairCold(way: FnRef, la: Node, lo: Node, hi: Node): void {
-    const f = this.f;
-    this.sync();
-    f.do(call(this.env.mem.probe, this.base, la, c32(32), c32(S.ACC_WRITE)));
-    this.checkFault();
-    for (const [v, at] of [
-      [lo, 0],
-      [hi, 16],
-    ] as const)
-      for (const half of [0, 1])
-        f.do(call(way, this.base, i64.add(la, c64(at + 8 * half)), simdLane(0x1d, half, [v], I64), c32(8)));
-    this.checkFault();
-    this.afterSlowStore();
   }
   /** Code for the cold path of a store, after it: a backend may look whether somebody wants attention. */
   protected afterSlowStore(): void {}
@@ -564,8 +584,7 @@ export abstract class SemCtx {
     const m = f.mark();
     const value = v.isConst ? v : f.tmp(v);
     const sp = f.tmp(this.spCut(i64.sub(this.sp(), c64(size))));
-    this.store(this.linear(S.SS, sp, size, true), size, value);
-    this.setSp(sp);
+    this.storeThen(this.linear(S.SS, sp, size, true), size, value, () => this.setSp(sp));
     f.release(m);
   }
   /** Reads `size` bytes at SP + `offset` without popping. */
@@ -777,16 +796,13 @@ export abstract class SemCtx {
   loadFloat(la: Node, size: number): Node {
     const f = this.f;
     const x = f.temp(size === 4 ? F32 : F64);
-    const e = this.tlbEntry(la);
-    f.likely(
-      i64.eq(ld.i64(e), this.tagOf(la, size)),
-      () => {
-        const p = i32.add(i32.wrap(la), ld.i32(e, 24));
-        f.set(x, size === 4 ? ld.f32(p) : ld.f64(p));
-      },
-      () => {
-        this.sync();
-        const r = call(this.env.mem.readMiss, this.base, la, c32(size));
+    this.access(
+      la,
+      size,
+      false,
+      (p, offset) => f.set(x, size === 4 ? ld.f32(p, offset) : ld.f64(p, offset)),
+      (at, ways) => {
+        const r = call(ways.read, this.base, at, c32(size));
         f.set(x, size === 4 ? f32.reinterpret(i32.wrap(r)) : f64.reinterpret(r));
         this.checkFault();
       },
@@ -798,16 +814,13 @@ export abstract class SemCtx {
   loadZero(la: Node, size: 4 | 8): Node {
     const f = this.f;
     const x = f.temp(V128);
-    const e = this.tlbEntry(la);
-    f.likely(
-      i64.eq(ld.i64(e), this.tagOf(la, size)),
-      () => {
-        const p = i32.add(i32.wrap(la), ld.i32(e, 24));
-        f.set(x, size === 4 ? ld.v32_zero(p) : ld.v64_zero(p));
-      },
-      () => {
-        this.sync();
-        const r = call(this.env.mem.readMiss, this.base, la, c32(size));
+    this.access(
+      la,
+      size,
+      false,
+      (p, offset) => f.set(x, size === 4 ? ld.v32_zero(p, offset) : ld.v64_zero(p, offset)),
+      (at, ways) => {
+        const r = call(ways.read, this.base, at, c32(size));
         f.set(x, simdLane(size === 4 ? 0x1c : 0x1e, 0, [cZeroV(), size === 4 ? i32.wrap(r) : r], V128));
         this.checkFault();
       },

@@ -2,7 +2,7 @@
 // the interpreter reads a record. Semantics are the interpreter's own (sem/*.ts).
 import { type Insn, Kind, OP, ROWS } from '@hyve/x86';
 import { tlbSlot } from './addresses.ts';
-import { type CodeMode, type Env, NUM, type Num, SemCtx } from './ctx.ts';
+import { type CodeMode, type Env, NUM, type Num, SemCtx, type SlowWays } from './ctx.ts';
 import { lane, laneF, lanes, withLane, withLaneF } from './sem/vec.ts';
 import * as S from './state.ts';
 import {
@@ -11,12 +11,8 @@ import {
   c64hl,
   call,
   cV128,
-  F32,
-  F64,
   type Fn,
   type FnRef,
-  f32,
-  f64,
   I32,
   I64,
   i32,
@@ -26,7 +22,6 @@ import {
   ld,
   type Node,
   simd,
-  simdLane,
   V128,
 } from './wasm/builder.ts';
 import type { WindowUse } from './windows.ts';
@@ -411,16 +406,10 @@ export class JitCtx extends SemCtx {
   stores = false;
   /** What is left to do after the instruction's store: little enough to be done twice, so that the slow path may leave. */
   private rest: (() => void) | null = null;
-  override push(size: number, v: Node): void {
-    if (this.insn.op !== OP.PUSH) {
-      super.push(size, v);
-      return;
-    }
-    const value = v.isConst ? v : this.f.tmp(v);
-    const sp = this.f.tmp(this.spCut(i64.sub(this.sp(), c64(size))));
-    this.rest = () => this.setSp(sp);
-    this.store(this.linear(S.SS, sp, size, true), size, value);
-    this.setSp(sp);
+  protected override storeThen(la: Node, size: number, v: Node, then: () => void): void {
+    // A call goes on elsewhere.
+    if (this.insn.op === OP.PUSH) this.rest = then;
+    super.storeThen(la, size, v, then);
   }
 
   jumpIndirect(target: Node): void {
@@ -480,8 +469,23 @@ export class JitCtx extends SemCtx {
     this.s.windows[slot] ??= this.f.local(I32);
     return this.s.windows[slot];
   }
-  /** `hot` accesses by the window's host address, `cold` by the linear address. */
-  private within(u: WindowUse, la: Node, hot: (ptr: Node) => void, cold: (la: Node) => void): void {
+  protected override access(
+    la: Node,
+    size: number,
+    write: boolean,
+    hot: (ptr: Node, offset: number) => void,
+    cold: (la: Node, ways: SlowWays) => void,
+  ): void {
+    const u = this.take(la, size);
+    if (u === null) {
+      super.access(la, size, write, hot, cold);
+      return;
+    }
+    const { env } = this;
+    const slowly = (at: Node): void => {
+      this.sync();
+      cold(at, { read: env.fn('loadAgain'), write: env.fn('storeAgain'), rmw: env.fn('rmwAgain') });
+    };
     const f = this.f;
     const p = this.window(u.slot);
     if (u.first) {
@@ -492,10 +496,10 @@ export class JitCtx extends SemCtx {
         i64.eq(ld.i64(e, u.write ? 8 : 0), this.tagOf(start, u.span)),
         () => {
           f.set(p, i32.add(i32.wrap(start), ld.i32(e, 24)));
-          hot(p.get);
+          hot(p.settled, u.at);
         },
         () => {
-          cold(at);
+          slowly(at);
           f.set(p, call(this.env.fn('window'), this.base, start, c32(u.span), c32(u.write ? 8 : 0)));
         },
       );
@@ -503,138 +507,18 @@ export class JitCtx extends SemCtx {
     } else
       f.likely(
         p.get,
-        () => hot(p.get),
-        () => cold(f.tmp(la)),
+        () => hot(p.settled, u.at),
+        () => slowly(f.tmp(la)),
       );
     if (u.last) this.s.live &= ~(1 << u.slot);
   }
-  /** Loads by the TLB or the slow way, out of line. */
-  private loadAgain(la: Node, size: number): Node {
-    return call(this.env.fn('loadAgain'), this.base, la, c32(size));
-  }
-  override load(la: Node, size: number): Node {
-    const u = this.take(la, size);
-    if (u === null) return super.load(la, size);
-    const f = this.f;
-    const v = f.temp(size === 16 ? V128 : size === 8 ? I64 : I32);
-    this.within(
-      u,
-      la,
-      (p) => f.set(v, this.loadHost(p, size, u.at)),
-      (at) => {
-        this.sync();
-        if (size === 16) {
-          f.set(v, simd(0x12, [this.loadAgain(at, 8)]));
-          this.checkFault();
-          f.set(v, simdLane(0x1e, 1, [v.get, this.loadAgain(i64.add(at, c64(8)), 8)], V128));
-        } else f.set(v, size === 8 ? this.loadAgain(at, 8) : i32.wrap(this.loadAgain(at, size)));
-        this.checkFault();
-      },
-    );
-    return v.settled;
-  }
-  override loadFloat(la: Node, size: number): Node {
-    const u = this.take(la, size);
-    if (u === null) return super.loadFloat(la, size);
-    const f = this.f;
-    const x = f.temp(size === 4 ? F32 : F64);
-    this.within(
-      u,
-      la,
-      (p) => f.set(x, size === 4 ? ld.f32(p, u.at) : ld.f64(p, u.at)),
-      (at) => {
-        this.sync();
-        const r = this.loadAgain(at, size);
-        f.set(x, size === 4 ? f32.reinterpret(i32.wrap(r)) : f64.reinterpret(r));
-        this.checkFault();
-      },
-    );
-    return x.get;
-  }
-  override loadPair(la: Node): [Node, Node] {
-    const u = this.take(la, 32);
-    if (u === null) return super.loadPair(la);
-    const f = this.f;
-    const lo = f.temp(V128);
-    const hi = f.temp(V128);
-    this.within(
-      u,
-      la,
-      (p) => {
-        f.set(lo, ld.v128(p, u.at));
-        f.set(hi, ld.v128(p, u.at + 16));
-      },
-      (at) => this.loadPairCold(this.env.fn('loadAgain'), at, lo, hi),
-    );
-    return [lo.settled, hi.settled];
-  }
-  override loadZero(la: Node, size: 4 | 8): Node {
-    const u = this.take(la, size);
-    if (u === null) return super.loadZero(la, size);
-    const f = this.f;
-    const x = f.temp(V128);
-    this.within(
-      u,
-      la,
-      (p) => f.set(x, size === 4 ? ld.v32_zero(p, u.at) : ld.v64_zero(p, u.at)),
-      (at) => {
-        this.sync();
-        const r = this.loadAgain(at, size);
-        f.set(x, simdLane(size === 4 ? 0x1c : 0x1e, 0, [vz(), size === 4 ? i32.wrap(r) : r], V128));
-        this.checkFault();
-      },
-    );
-    return x.settled;
-  }
-  override rmwRead(i: number, size: number = this.sizeOf(i)): Node {
-    const la = this.isMem(i) && !this.locked ? this.ea() : null;
-    const u = la === null ? null : this.take(la, size);
-    if (la === null || u === null) return super.rmwRead(i, size);
-    const f = this.f;
-    const ptr = f.temp(I32);
-    this.within(
-      u,
-      la,
-      (p) => f.set(ptr, i32.add(p, c32(u.at))),
-      (at) => {
-        this.sync();
-        f.set(ptr, call(this.env.fn('rmwAgain'), this.base, at, c32(size)));
-        this.checkFault();
-      },
-    );
-    this.rmwPtr = ptr;
-    return f.tmp(this.loadHost(ptr.get, size));
-  }
-
   // --- memory: stores remember that attention may be wanted -----------------------------------------------------------
   override store(la: Node, size: number, v: Node): void {
-    const u = this.take(la, size);
-    if (u === null) super.store(la, size, v);
-    else {
-      const f = this.f;
-      const value = v.isConst ? v : f.tmp(v);
-      this.within(
-        u,
-        la,
-        (p) => this.storeHost(p, size, value, u.at),
-        (at) => this.storeCold('storeAgain', at, size, value),
-      );
-    }
+    super.store(la, size, v);
     this.stores ||= this.rest === null;
   }
   override storePair(la: Node, lo: Node, hi: Node): void {
-    const u = this.take(la, 32);
-    if (u === null) super.storePair(la, lo, hi);
-    else
-      this.within(
-        u,
-        la,
-        (p) => {
-          this.f.stV(p, lo, u.at);
-          this.f.stV(p, hi, u.at + 16);
-        },
-        (at) => this.storePairCold(this.env.fn('storeAgain'), at, lo, hi),
-      );
+    super.storePair(la, lo, hi);
     this.stores ||= this.rest === null;
   }
   override rmwWrite(i: number, v: Node, size: number = this.sizeOf(i)): void {
