@@ -2,7 +2,7 @@
 // 64-bit code at CPL 3 or 0, through an interrupt or trap gate, to flat 64-bit code at CPL 0. Whatever is different (gates
 // with IST, descriptors that are not flat or not accessed, stacks that are not at hand, single step, breakpoints) is left to
 // system/events.ts, which does all of it. Intel SDM volume 3A 6.12, 6.14.
-import { isCanonical, tlbSlot } from './addresses.ts';
+import { isCanonical } from './addresses.ts';
 import type { MemFns } from './mem.ts';
 import * as S from './state.ts';
 import * as B from './system/bits.ts';
@@ -47,37 +47,8 @@ export interface Delivery {
 export function emitDelivery(m: Module, mem: MemFns, getFlags: FnRef): Delivery {
   const p = (f: Fn, n: number): Node => (f.params[n] as Local).get;
 
-  // (base, la, size, write, bank, acc) → host address of a range within one page of plain memory, else 0.
-  const pointer = m.fn([I32, I64, I32, I32, I32, I32], I32);
-  {
-    const f = pointer;
-    const base = p(f, 0);
-    const la = p(f, 1);
-    const tag = f.local(I64);
-    const e = f.local(I32);
-    const fault = f.local(I32);
-    const code = f.local(I32);
-    const addr = f.local(I64);
-    f.if(i32.eqz(isCanonical(la)), () => f.ret(c32(0)));
-    f.set(tag, i64.and(i64.add(la, i64.extend_u(i32.sub(p(f, 2), c32(1)))), c64(-4096)));
-    f.set(e, tlbSlot(la, p(f, 4)));
-    const hit = (): void =>
-      f.if(i64.eq(ld.i64(i32.add(e.get, i32.shl(p(f, 3), c32(3)))), tag.get), () =>
-        f.ret(i32.add(i32.wrap(la), ld.i32(e.get, 24))),
-      );
-    hit();
-    f.set(fault, ld.i32(base, S.FAULT));
-    f.set(code, ld.i32(base, S.FAULT_CODE));
-    f.set(addr, ld.i64(base, S.FAULT_ADDR));
-    f.do(call(mem.fill, base, la, p(f, 5), p(f, 4)));
-    f.st32(base, fault.get, S.FAULT);
-    f.st32(base, code.get, S.FAULT_CODE);
-    f.st64(base, addr.get, S.FAULT_ADDR);
-    hit();
-    f.emit(c32(0));
-  }
   const implicit = (base: Node, la: Node, size: number, write: number): Node =>
-    call(pointer.ref, base, la, c32(size), c32(write), ld.i32(base, S.TLB_SYS), c32(S.ACC_IMPLICIT | write));
+    call(mem.pointer, base, la, c32(size), c32(write), ld.i32(base, S.TLB_SYS), c32(S.ACC_IMPLICIT | write));
 
   const flatSegment = m.fn([I32, I32], I32);
   {
@@ -155,7 +126,7 @@ export function emitDelivery(m: Module, mem: MemFns, getFlags: FnRef): Delivery 
         f.set(
           stack,
           call(
-            pointer.ref,
+            mem.pointer,
             base,
             sp.get,
             c32(48),

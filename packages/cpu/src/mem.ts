@@ -54,6 +54,11 @@ export interface MemFns {
   readonly probe: FnRef;
   /** (base, la, size, write) -> host address if the whole range lies in one page of plain memory, else 0 (no fault raised). */
   readonly tryPtr: FnRef;
+  /**
+   * (base, la, size, write, bank, acc) -> the same with the access's kind given: `bank` the TLB to look in (one of state.ts's
+   * `TLB_*` words' values), `acc` the `ACC_*` bits of a walk. For what the processor does of itself, whatever CPL is.
+   */
+  readonly pointer: FnRef;
   /** (base, all): drops all translations of the address space in use, or of all. */
   readonly flushTlb: FnRef;
   /** (base, la): drops translations of one page in every address space. */
@@ -102,6 +107,7 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
   const fetchMiss = m.fn([I32, I64], I32, 'fetch');
   const probe = m.fn([I32, I64, I32, I32], 0);
   const tryPtr = m.fn([I32, I64, I32, I32], I32);
+  const pointer = m.fn([I32, I64, I32, I32, I32, I32], I32);
   const dataAcc = m.fn([I32], I32);
   const prologue = m.fn([I32, I64, I32, I32], I64);
   const storeHost = m.fn([I32, I32, I64, I32], 0);
@@ -993,17 +999,19 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
       );
     });
   }
-  {
-    // (base, la, size, write): no fault state is left behind.
-    // Host address if all of [la, la + size), within one page, can be accessed at once; else 0 and no fault.
-    const f = tryPtr;
+  // Host address if all of [la, la + size), within one page, can be accessed at once; else 0. FAULT and its companions stay
+  // as they are: whoever makes the access meets the fault, and who asks may be about to deliver another.
+  const emitPointer = (f: Fn, bank: Node, acc: () => Node): void => {
     const base = p(f, 0);
     const la = p(f, 1);
     const e = f.local(I32);
     const tag = f.local(I64);
+    const fault = f.local(I32);
+    const code = f.local(I32);
+    const addr = f.local(I64);
     f.if(ld.i32(base, S.NOFILL), () => f.ret(c32(0)));
     f.set(tag, i64.and(i64.add(la, i64.extend_u(i32.sub(p(f, 2), c32(1)))), c64(-4096)));
-    f.set(e, tlbSlot(la, ld.i32(base, S.TLB_DATA)));
+    f.set(e, tlbSlot(la, bank));
     const hit = (): void =>
       f.if(i64.eq(ld.i64(i32.add(e.get, i32.shl(p(f, 3), c32(3)))), tag.get), () => f.ret(hostOf(e.get, la)));
     hit();
@@ -1012,16 +1020,20 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
       () => f.if(i32.eqz(isCanonical(la)), () => f.ret(c32(0))),
       () => f.if(i64.ne(i64.and(la, c64(0xffffffff)), la), () => f.ret(c32(0))),
     );
-    f.set(e, call(fill.ref, base, la, i32.or(p(f, 3), call(dataAcc.ref, base)), ld.i32(base, S.TLB_DATA)));
-    f.if(ld.i32(base, S.FAULT), () => {
-      // Whoever makes the access meets it.
-      f.st32(base, c32(0), S.FAULT);
-      f.ret(c32(0));
-    });
+    f.set(fault, ld.i32(base, S.FAULT));
+    f.set(code, ld.i32(base, S.FAULT_CODE));
+    f.set(addr, ld.i64(base, S.FAULT_ADDR));
+    f.set(e, call(fill.ref, base, la, acc(), bank));
+    f.st32(base, fault.get, S.FAULT);
+    f.st32(base, code.get, S.FAULT_CODE);
+    f.st64(base, addr.get, S.FAULT_ADDR);
+    // No entry: it faults, or is no memory.
     f.if(i32.le_u(e.get, c32(1)), () => f.ret(c32(0)));
     hit();
     f.emit(c32(0));
-  }
+  };
+  emitPointer(tryPtr, ld.i32(p(tryPtr, 0), S.TLB_DATA), () => i32.or(p(tryPtr, 3), call(dataAcc.ref, p(tryPtr, 0))));
+  emitPointer(pointer, p(pointer, 4), () => p(pointer, 5));
 
   // Entry points for TypeScript; addresses are signed doubles.
   const bankOf = (base: Node, access: Node): Node =>
@@ -1207,6 +1219,7 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
     raise: raise.ref,
     probe: probe.ref,
     tryPtr: tryPtr.ref,
+    pointer: pointer.ref,
     flushTlb: flushTlb.ref,
     dropPage: dropPage.ref,
   };
