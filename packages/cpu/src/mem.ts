@@ -89,6 +89,7 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
   const raise = m.fn([I32, I32, I32], 0, 'raise');
   const pageFault = m.fn([I32, I64, I32, I32], I32);
   const fill = m.fn([I32, I64, I32, I32], I32);
+  const flushSpace = m.fn([I32, I32], 0);
   const flushTlb = m.fn([I32, I32], 0, 'flushTlb');
   const dropPage = m.fn([I32, I64], 0);
   const logEntry = m.fn([I32, I32], 0);
@@ -168,6 +169,14 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
         c32(S.TLB_DIRECT),
       ),
     );
+  /** Bit number in the filter of large pages for the page of 2^`shift` bytes (i64) that has `la`. */
+  const largeHash = (la: Node, shift: Node): Node =>
+    i32.shr_u(
+      i32.mul(i32.add(i32.wrap(i64.shr_u(la, shift)), i32.shl(i32.wrap(shift), c32(24))), c32(0x9e3779b1 | 0)),
+      c32(32 - S.LARGE_PAGES_LOG2),
+    );
+  const largeByte = (base: Node, bit: Node): Node => i32.add(i32.add(base, c32(S.LARGE_PAGES)), i32.shr_u(bit, c32(3)));
+  const largeMask = (bit: Node): Node => i32.shl(c32(1), i32.and(bit, c32(7)));
   {
     // (base, entry): an entry of the running address space has been written.
     const f = logEntry;
@@ -281,7 +290,7 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
           () => {
             // 4 MiB page; bits 13–20 are address bits 32–39 (PSE-36), bit 21 is reserved.
             f.if(i32.and(e4.get, c32(1 << 21)), () => pf(c32(9)));
-            f.set(large, c32(1));
+            f.set(large, c32(22));
             f.set(leafPtr, pde.get);
             f.set(
               gpa,
@@ -342,7 +351,7 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
           level(3, 30, null);
           f.if(i32.and(i32.wrap(e.get), c32(0x80)), () => {
             f.if(i32.and(i32.wrap(e.get), c32(0x3fffe000)), () => pf(c32(9)));
-            f.set(large, c32(1));
+            f.set(large, c32(30));
             leaf(3, 0x3fffffff, [4]);
             f.br(walked);
           });
@@ -356,7 +365,7 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
       level(2, 21, null);
       f.if(i32.and(i32.wrap(e.get), c32(0x80)), () => {
         f.if(i32.and(i32.wrap(e.get), c32(0x1fe000)), () => pf(c32(9)));
-        f.set(large, c32(1));
+        f.set(large, c32(21));
         leaf(2, 0x1fffff, [4, 3]);
         f.br(walked);
       });
@@ -408,29 +417,9 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
       );
     });
     f.if(large.get, () => {
-      // Remember where large pages lie: INVLPG on one of them must drop all of its 4 KiB pieces.
-      const slot = f.local(I32);
-      const lmask = f.local(I64);
-      f.set(slot, i32.add(base, select(i64.lt_s(la, c64(0)), c32(S.LARGE_HIGH), c32(S.LARGE_LOW))));
-      f.if(
-        i64.eqz(ld.i64(slot.get, 8)),
-        () => {
-          f.st64(slot.get, i64.and(la, c64(-0x200000)));
-          f.st64(slot.get, c64(-0x200000), 8);
-        },
-        () => {
-          f.set(lmask, ld.i64(slot.get, 8));
-          f.loop((again) => {
-            f.if(i64.ne(i64.and(i64.xor(la, ld.i64(slot.get)), lmask.get), c64(0)), () => {
-              f.set(lmask, i64.shl(lmask.get, c64(1)));
-              f.br(again);
-            });
-          });
-          f.if(i64.eqz(lmask.get), () => f.set(lmask, c64hl(-0x80000000, 0)));
-          f.st64(slot.get, lmask.get, 8);
-          f.st64(slot.get, i64.and(ld.i64(slot.get), lmask.get));
-        },
-      );
+      const h = f.tmp(largeHash(la, i64.extend_u(large.get)));
+      const at = f.tmp(largeByte(base, h));
+      f.st8(at, i32.or(ld.i32_8u(at), largeMask(h)));
     });
     f.st64(base, gpa.get, S.PHYS);
     f.set(host, call(ramPtr.ref, i64.and(gpa.get, c64(-4096))));
@@ -1089,42 +1078,50 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
     });
   }
   {
+    // (log, banks): drops what an address space holds.
+    const f = flushSpace;
+    const log = p(f, 0);
+    const i = f.local(I32);
+    const e = f.local(I32);
+    const n = f.tmp(ld.i32(log));
+    f.if(
+      i32.le_u(n, c32(S.TLB_LOG_SIZE)),
+      () => {
+        // After few fills undo just those.
+        f.block((out) => {
+          f.loop((again) => {
+            f.brIf(out, i32.ge_u(i.get, n));
+            f.set(e, ld.i32(i32.add(log, i32.shl(i.get, c32(2))), 4));
+            f.st64(e.get, c64(-1), 0);
+            f.st64(e.get, c64(-1), 8);
+            f.st64(e.get, c64(-1), 16);
+            f.set(i, i32.add(i.get, c32(1)));
+            f.br(again);
+          });
+        });
+      },
+      () => f.fill(p(f, 1), c32(0xff), c32(S.TLB_SPACE)),
+    );
+    f.st32(log, c32(0));
+  }
+  {
     // all: every address space; else the one in use, whose banks begin at TLB_SYS.
     const f = flushTlb;
     const base = p(f, 0);
-    const i = f.local(I32);
     f.if(
       p(f, 1),
       () => {
-        f.fill(i32.add(base, c32(S.STATE_SIZE)), c32(0xff), c32(S.TLB_BANKS));
-        for (let n = 0; n < S.TLB_SPACES; n++) f.st32(base, c32(0), S.STATE_SIZE + S.TLB_BANKS + n * S.TLB_LOG_BYTES);
-        f.st64(base, c64(0), S.LARGE_LOW + 8);
-        f.st64(base, c64(0), S.LARGE_HIGH + 8);
+        for (let n = 0; n < S.TLB_SPACES; n++)
+          f.do(
+            call(
+              flushSpace.ref,
+              i32.add(base, c32(S.STATE_SIZE + S.TLB_BANKS + n * S.TLB_LOG_BYTES)),
+              i32.add(base, c32(S.STATE_SIZE + n * S.TLB_SPACE)),
+            ),
+          );
+        f.fill(i32.add(base, c32(S.LARGE_PAGES)), c32(0), c32(1 << (S.LARGE_PAGES_LOG2 - 3)));
       },
-      () => {
-        // After few fills undo just those.
-        const log = f.tmp(ld.i32(base, S.TLB_LOG));
-        const n = f.tmp(ld.i32(log));
-        const e = f.local(I32);
-        f.if(
-          i32.le_u(n, c32(S.TLB_LOG_SIZE)),
-          () => {
-            f.block((out) => {
-              f.loop((again) => {
-                f.brIf(out, i32.ge_u(i.get, n));
-                f.set(e, ld.i32(i32.add(log, i32.shl(i.get, c32(2))), 4));
-                f.st64(e.get, c64(-1), 0);
-                f.st64(e.get, c64(-1), 8);
-                f.st64(e.get, c64(-1), 16);
-                f.set(i, i32.add(i.get, c32(1)));
-                f.br(again);
-              });
-            });
-          },
-          () => f.fill(ld.i32(base, S.TLB_SYS), c32(0xff), c32(S.TLB_SPACE)),
-        );
-        f.st32(log, c32(0));
-      },
+      () => f.do(call(flushSpace.ref, ld.i32(base, S.TLB_LOG), ld.i32(base, S.TLB_SYS))),
     );
   }
   {
@@ -1134,33 +1131,46 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
   {
     const f = dropPage;
     const base = p(f, 0);
-    const la = f.params[1] as Local;
+    const la = p(f, 1);
     const e = f.local(I32);
     const v = f.local(I32);
     const end = f.local(I32);
-    const slot = f.local(I32);
-    f.set(slot, i32.add(base, select(i64.lt_s(la.get, c64(0)), c32(S.LARGE_HIGH), c32(S.LARGE_LOW))));
-    f.if(
-      i32.and(
-        i64.ne(ld.i64(slot.get, 8), c64(0)),
-        i64.eqz(i64.and(i64.xor(la.get, ld.i64(slot.get)), ld.i64(slot.get, 8))),
-      ),
-      () => {
-        f.do(call(flushTlb.ref, base, c32(1)));
-        f.ret();
-      },
-    );
-    f.set(e, tlbSlot(la.get, i32.add(base, c32(S.STATE_SIZE))));
-    f.set(v, victimOf(i32.add(base, c32(S.STATE_SIZE)), la.get));
-    f.set(end, i32.add(base, c32(S.STATE_SIZE + S.TLB_BANKS)));
-    f.loop((again) => {
-      for (const at of [e, v]) {
-        f.st64(at.get, c64(-1), 0);
-        f.st64(at.get, c64(-1), 8);
-        f.st64(at.get, c64(-1), 16);
-        f.set(at, i32.add(at.get, c32(S.TLB_BANK)));
-      }
-      f.brIf(again, i32.lt_u(e.get, end.get));
+    const log = f.local(I32);
+    // A page above 4 KiB: its pieces may be anywhere.
+    const inLarge = (shift: number): Node => {
+      const h = f.tmp(largeHash(la, c64(shift)));
+      return i32.and(ld.i32_8u(largeByte(base, h)), largeMask(h));
+    };
+    f.if(i32.or(i32.or(inLarge(21), inLarge(22)), inLarge(30)), () => {
+      f.do(call(flushTlb.ref, base, c32(1)));
+      f.ret();
+    });
+    f.set(e, tlbSlot(la, i32.add(base, c32(S.STATE_SIZE))));
+    f.set(v, victimOf(i32.add(base, c32(S.STATE_SIZE)), la));
+    f.set(log, i32.add(base, c32(S.STATE_SIZE + S.TLB_BANKS)));
+    f.loop((spaces) => {
+      f.if(
+        ld.i32(log.get),
+        () => {
+          f.set(end, i32.add(e.get, c32(S.TLB_SPACE)));
+          f.loop((again) => {
+            for (const at of [e, v]) {
+              f.st64(at.get, c64(-1), 0);
+              f.st64(at.get, c64(-1), 8);
+              f.st64(at.get, c64(-1), 16);
+              f.set(at, i32.add(at.get, c32(S.TLB_BANK)));
+            }
+            f.brIf(again, i32.lt_u(e.get, end.get));
+          });
+        },
+        () => {
+          // Nothing in this space.
+          f.set(e, i32.add(e.get, c32(S.TLB_SPACE)));
+          f.set(v, i32.add(v.get, c32(S.TLB_SPACE)));
+        },
+      );
+      f.set(log, i32.add(log.get, c32(S.TLB_LOG_BYTES)));
+      f.brIf(spaces, i32.lt_u(log.get, i32.add(base, c32(S.LARGE_PAGES))));
     });
   }
   {

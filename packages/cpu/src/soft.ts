@@ -426,6 +426,9 @@ export class SoftVcpu implements Vcpu {
     this.amd = vendor === VENDOR_AMD || vendor === VENDOR_HYGON;
     this.access = new CpuAccess(vm.wasmMemory.buffer, this.base);
     this.pcids = new Int32Array(vm.wasmMemory.buffer, this.base + S.PCIDS, S.TLB_SPACES).fill(-1);
+    // No log tells what the banks hold: the first flush must fill all of them.
+    for (let space = 0; space < S.TLB_SPACES; space++)
+      this.access.set(S.STATE_SIZE + S.TLB_BANKS + space * S.TLB_LOG_BYTES, S.TLB_LOG_SIZE + 1);
     const x = vm.interp.exports;
     const port: MemoryPort = {
       sysRead: x.sysRead,
@@ -549,6 +552,7 @@ export class SoftVcpu implements Vcpu {
   private selectSpace(): void {
     const a = this.access;
     let space = 0;
+    let taken = false;
     if (a.get(S.CR4) & (1 << 17)) {
       const pcid = a.get(S.CR3) & 0xfff;
       space = this.pcids.indexOf(pcid);
@@ -556,9 +560,7 @@ export class SoftVcpu implements Vcpu {
         space = this.nextSpace;
         this.nextSpace = (this.nextSpace + 1) % S.TLB_SPACES;
         this.pcids[space] = pcid;
-        const at = this.base + S.STATE_SIZE + space * S.TLB_SPACE;
-        a.u8.fill(0xff, at, at + S.TLB_SPACE);
-        a.set(S.STATE_SIZE + S.TLB_BANKS + space * S.TLB_LOG_BYTES, 0);
+        taken = true;
       }
     }
     const bank0 = this.base + S.STATE_SIZE + space * S.TLB_SPACE;
@@ -569,6 +571,7 @@ export class SoftVcpu implements Vcpu {
     a.set(S.TLB_CODE, bank0 + (S.TLB_DATA_SETS + (user ? 1 : 0)) * S.TLB_BANK);
     a.set(S.TLB_LOG, this.base + S.STATE_SIZE + S.TLB_BANKS + space * S.TLB_LOG_BYTES);
     a.set(S.TLB_SYS, bank0);
+    if (taken) this.vm.interp.exports.flushTlb(this.base, 0);
   }
 
   /** Derives MODE and the TLB pointers from the registers. */

@@ -257,9 +257,6 @@ export const NOFILL = 2084;
 export const ALIGN_CHECK = 2088;
 /** 32 bit: data breakpoints hit by the running instruction, DR6 bits 0–3. */
 export const DATA_BREAK = 2092;
-/** Ranges that hold large pages in the TLB: address and mask for the lower and the upper half of the address space. */
-export const LARGE_LOW = 2096;
-export const LARGE_HIGH = 2112;
 /** 32 bit: TLB refills so far. */
 export const N_TLB_FILL = 2128;
 /** 32 bit: accesses that took the slow path. */
@@ -295,10 +292,17 @@ export const TLB_SETS = 5;
 export const TLB_SPACES = 8;
 /** Bytes of one address space's banks. */
 export const TLB_SPACE: number = TLB_BANK * TLB_SETS;
-/** Bytes of all banks of one vCPU; the logs follow. */
+/** Bytes of all banks of one vCPU; the logs follow, then the filter of large pages. */
 export const TLB_BANKS: number = TLB_SPACE * TLB_SPACES;
-/** Bytes of all TLBs of one vCPU. */
-export const TLB_SIZE: number = TLB_BANKS + TLB_LOG_BYTES * TLB_SPACES;
+/**
+ * Offset from a vCPU's base of a Bloom filter with one hash: the pages above 4 KiB that any of its TLBs holds pieces of since
+ * the last flush of all. INVLPG on one of them must drop all of its pieces, on anything else one entry in each bank.
+ */
+export const LARGE_PAGES: number = STATE_SIZE + TLB_BANKS + TLB_LOG_BYTES * TLB_SPACES;
+/** Base-2 logarithm of that filter's bits. */
+export const LARGE_PAGES_LOG2 = 14;
+/** Bytes of all TLBs of one vCPU: banks, logs and the filter. */
+export const TLB_SIZE: number = TLB_BANKS + TLB_LOG_BYTES * TLB_SPACES + (1 << (LARGE_PAGES_LOG2 - 3));
 
 /** Physical address width, CPUID 80000008h EAX bits 0–7. */
 export const PHYS_BITS = 40;

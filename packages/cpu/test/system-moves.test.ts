@@ -124,5 +124,35 @@ describe('moves of 64-bit systems', () => {
       });
       expect(gpr[3]).toBe(60n);
     });
+
+    it(`INVLPG ends all pieces of a large page and nothing else, ${name}`, () => {
+      const { vm, run } = bench(threshold, 1, 0);
+      // A second 2 MiB of addresses: one large page at first, then by the table of the first, whose page 1 is frame 2.
+      const pde = SPACES + 0x2000 + 8;
+      vm.memory.write32(pde, 0x83);
+      vm.memory.write32(0x1000, 0x11);
+      vm.memory.write32(0x2000, 0x22);
+      vm.memory.write32(SPACES + 0x3000 + 1 * 8, 0x2003);
+      // Piece 1 of the window is read, the window becomes what the low pages are, INVLPG of its piece 5, piece 1 again.
+      const code = [
+        0x8b, 0x04, 0x25, ...word(0x201000), // mov eax, [0x201000]
+        0x8b, 0x0c, 0x25, ...word(SHARED), // mov ecx, [SHARED]
+        0xc7, 0x04, 0x25, ...word(pde), ...word((SPACES + 0x3000) | 3), // mov dword [pde], table
+        0x0f, 0x01, 0x3c, 0x25, ...word(0x205000), // invlpg [0x205000]
+        0x8b, 0x14, 0x25, ...word(0x201000), // mov edx, [0x201000]
+        // An ordinary page beside it: what it was changed to is seen only after its own INVLPG.
+        0x8b, 0x1c, 0x25, ...word(SHARED), // mov ebx, [SHARED]
+        0xc7, 0x04, 0x25, ...word(SPACES + 0x3000 + (SHARED >> 12) * 8), ...word((FRAMES + 0x1000) | 0x63),
+        0x0f, 0x01, 0x3c, 0x25, ...word(SHARED + 0x1000), // invlpg [SHARED + 4096]
+        0x8b, 0x34, 0x25, ...word(SHARED), // mov esi, [SHARED]
+        0x0f, 0x01, 0x3c, 0x25, ...word(SHARED), // invlpg [SHARED]
+        0x8b, 0x3c, 0x25, ...word(SHARED), // mov edi, [SHARED]
+        0xf4,
+      ]; // biome-ignore format: code
+      vm.memory.write32(FRAMES + 0x1000, 0x2000);
+      const { gpr } = run(code, {});
+      expect([gpr[0], gpr[1], gpr[2]]).toEqual([0x11n, 0x1000n, 0x22n]);
+      expect([gpr[3], gpr[6], gpr[7]]).toEqual([0x1000n, 0x1000n, 0x2000n]);
+    });
   }
 });
