@@ -164,7 +164,7 @@ class RecCtx extends SemCtx {
 const MODE_OPS: ReadonlySet<number> = new Set([
   OP.PUSH, OP.POP, OP.PUSHA, OP.POPA, OP.PUSHF, OP.POPF, OP.CALL, OP.JMP, OP.RET, OP.JCC, OP.LOOP, OP.LOOPE, OP.LOOPNE,
   OP.JCXZ, OP.LEAVE, OP.MOVS, OP.STOS, OP.LODS, OP.SCAS, OP.CMPS, OP.XLAT, OP.BT, OP.BTS, OP.BTR, OP.BTC, OP.SYSCALL,
-  OP.SYSRET, OP.IRET, OP.INVLPG, OP.RDFSBASE, OP.RDGSBASE, OP.WRFSBASE, OP.WRGSBASE,
+  OP.SYSRET, OP.IRET, OP.INVLPG, OP.RDFSBASE, OP.RDGSBASE, OP.WRFSBASE, OP.WRGSBASE, OP.SYSENTER, OP.SYSEXIT, OP.INT,
 ]); // biome-ignore format: a list
 /** Operations whose code depends on address size and segment. */
 const STRING_OPS: ReadonlySet<number> = new Set([
@@ -218,13 +218,19 @@ function insnOfKey(key: string): { insn: Insn; mode: CodeMode } {
   };
 }
 
-/** Segment, control and debug registers: most of what is done with them TypeScript does. */
+/** Segment, control and debug registers. */
 function hasSystemOperand(n: Insn): boolean {
   return isSystem(n.kind0) || isSystem(n.kind1);
 }
-/** Whether translated code leaves the instruction to the interpreter, whatever its operation: all but reads of the former two. */
+/**
+ * Whether translated code leaves the instruction to the interpreter, whatever its operation: all with such operands but
+ * moves from them and loads of data segments.
+ */
 export function inTypeScript(n: Insn): boolean {
-  return hasSystemOperand(n) && !(n.op === OP.MOV && (n.kind1 === Kind.Seg || n.kind1 === Kind.Cr));
+  if (!hasSystemOperand(n)) return false;
+  if (n.op === OP.MOV && (n.kind1 === Kind.Seg || n.kind1 === Kind.Cr)) return false;
+  const loads = n.kind0 === Kind.Seg && n.reg0 <= S.GS && n.reg0 !== S.CS && n.reg0 !== S.SS;
+  return !(n.op === OP.PUSH ? n.kind0 === Kind.Seg : (n.op === OP.MOV || n.op === OP.POP) && loads);
 }
 function isSystem(kind: number): boolean {
   return kind === Kind.Seg || kind === Kind.Cr || kind === Kind.Dr;
@@ -560,6 +566,8 @@ export class Interpreter {
       missed: emitMissed(m, noteJump, imp('again')),
       leaveAfter: imp('leaveAfter'),
       flatSegment: delivery.flatSegment,
+      dataSegment: delivery.dataSegment,
+      softInterrupt: delivery.softInterrupt,
     };
     const shared: Record<string, FnRef> = {
       ...mem,
@@ -700,8 +708,7 @@ export class Interpreter {
   private emitSemantic(key: string, f: Fn, env: Env, base: Node, rec: Node, ea: Node, leave: Leave): void {
     const { insn, mode } = insnOfKey(key);
     const c = new RecCtx(f, env, base, rec, ea, insn, mode, leave);
-    const s = insn.op !== OP.MOV && hasSystemOperand(insn) ? sys : (this.semantics.get(insn.op) ?? sys);
-    s(c);
+    (this.semantics.get(insn.op) ?? sys)(c);
   }
 
   private emitMain(

@@ -70,7 +70,7 @@ const OPENERS: ReadonlySet<number> = new Set([OP.STI, OP.POPF, OP.SYSRET, OP.IRE
 const REPEATED: ReadonlySet<number> = new Set([OP.MOVS, OP.STOS, OP.LODS, OP.SCAS, OP.CMPS]);
 const JUMPS: ReadonlySet<number> = new Set([
   OP.CALL, OP.JMP, OP.RET, OP.JCC, OP.LOOP, OP.LOOPE, OP.LOOPNE, OP.JCXZ, OP.SYSCALL, OP.SYSRET,
-  OP.IRET, OP.INVLPG,
+  OP.IRET, OP.INVLPG, OP.SYSENTER, OP.SYSEXIT,
 ]); // biome-ignore format: a list
 const CONDITIONAL: ReadonlySet<number> = new Set([OP.JCC, OP.LOOP, OP.LOOPE, OP.LOOPNE, OP.JCXZ]);
 
@@ -279,8 +279,10 @@ export class RegionTranslator {
   private can(n: Insn, mode: number): boolean {
     if ((n.rep !== 0 && !REPEATED.has(n.op)) || this.h.special(n)) return false;
     if (!this.h.semantics.has(n.op)) return false;
-    // Only 64-bit IRET has more to it than a call of TypeScript.
-    if (n.op === OP.IRET && n.opSize !== 8) return false;
+    // Only IRET of the mode's own width has more to it than a call of TypeScript.
+    if (n.op === OP.IRET && n.opSize !== ((mode & 3) === 2 ? 8 : 4)) return false;
+    // It changes registers that a region has in locals.
+    if (n.op === OP.INT) return false;
     if (n.vex !== 0 && n.vsib !== 0) return false;
     return this.h.unavailable(n, mode) === 0;
   }

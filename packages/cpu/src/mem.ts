@@ -59,6 +59,8 @@ export interface MemFns {
    * `TLB_*` words' values), `acc` the `ACC_*` bits of a walk. For what the processor does of itself, whatever CPL is.
    */
   readonly pointer: FnRef;
+  /** (guest-physical address as i64) → host address, or 0 where there is no memory. */
+  readonly physical: FnRef;
   /** (base, all): drops all translations of the address space in use, or of all. */
   readonly flushTlb: FnRef;
   /** (base, la): drops translations of one page in every address space. */
@@ -1230,6 +1232,7 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
     probe: probe.ref,
     tryPtr: tryPtr.ref,
     pointer: pointer.ref,
+    physical: ramPtr.ref,
     flushTlb: flushTlb.ref,
     dropPage: dropPage.ref,
   };

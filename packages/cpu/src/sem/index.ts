@@ -19,8 +19,10 @@ export function allSemantics(): Map<number, Semantic> {
     ...pcmpstrSemantics(),
     ...TRANSITIONS,
   ]);
-  const mov = m.get(OP.MOV) as Semantic;
-  m.set(OP.MOV, (c) => (systemMove(c.insn) ?? mov)(c));
+  for (const op of [OP.MOV, OP.PUSH, OP.POP]) {
+    const plain = m.get(op) as Semantic;
+    m.set(op, (c) => (systemMove(c.insn) ?? plain)(c));
+  }
   if (!m.has(OP.LDMXCSR)) {
     m.set(OP.LDMXCSR, (c) => c.f.st32(c.base, c.read(0, 4), S.MXCSR));
     m.set(OP.STMXCSR, (c) => c.write(0, ld.i32(c.base, S.MXCSR), 4));
