@@ -1,7 +1,8 @@
 // Address translation and memory slow paths, in WebAssembly. Intel SDM volume 3A chapter 4 (paging), 6.15 (#PF).
 //
 // TLB entry, 32 bytes: +0 tag for reads, +8 for writes, +16 for execution (64 bit each: linear page address or -1),
-// +24 addend (host address = low 32 bits of linear address + addend). A bank belongs to one address space and one kind
+// +24 addend (host address = low 32 bits of linear address + addend), +28: 1 for a global page (SDM 4.10.2.4), which MOV to
+// CR3 keeps, else 0. A bank belongs to one address space and one kind
 // of privilege, so permission is part of the tag. A tag is missing where a fast access would be wrong: no permission,
 // clean pages (for writes), pages that hold code, read-only memory, MMIO.
 import { isCanonical, tlbSlot } from './addresses.ts';
@@ -61,7 +62,7 @@ export interface MemFns {
   readonly pointer: FnRef;
   /** (guest-physical address as i64) → host address, or 0 where there is no memory. */
   readonly physical: FnRef;
-  /** (base, all): drops all translations of the address space in use, or of all. */
+  /** (base, all): drops all translations of all address spaces (1), or all but those of global pages of the one in use (0). */
   readonly flushTlb: FnRef;
   /** (base, la): drops translations of one page in every address space. */
   readonly dropPage: FnRef;
@@ -82,6 +83,8 @@ export interface MemImports {
 }
 
 const WP = 1 << 16;
+const PTE_G_SHIFT = 8;
+const CR4_PGE_SHIFT = 7;
 /** i32.atomic.rmw.or */
 const A_OR32 = 0x33;
 
@@ -91,11 +94,11 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
   const raise = m.fn([I32, I32, I32], 0, 'raise');
   const pageFault = m.fn([I32, I64, I32, I32], I32);
   const fill = m.fn([I32, I64, I32, I32], I32);
-  const flushSpace = m.fn([I32, I32], 0);
+  const flushSpace = m.fn([I32, I32, I32], 0);
   const flushTlb = m.fn([I32, I32], 0, 'flushTlb');
   const dropPage = m.fn([I32, I64], 0);
-  const logEntry = m.fn([I32, I32], 0);
-  const displace = m.fn([I32, I32, I32, I64], 0);
+  const logEntry = m.fn([I32, I32, I32], 0);
+  const displace = m.fn([I32, I32, I32, I64, I32], 0);
   const readAt = m.fn([I32, I64, I32, I32, I32], I64);
   const writeAt = m.fn([I32, I64, I64, I32, I32, I32], 0);
   const readMiss = m.fn([I32, I64, I32], I64);
@@ -180,31 +183,38 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
   const largeByte = (base: Node, bit: Node): Node => i32.add(i32.add(base, c32(S.LARGE_PAGES)), i32.shr_u(bit, c32(3)));
   const largeMask = (bit: Node): Node => i32.shl(c32(1), i32.and(bit, c32(7)));
   {
-    // (base, entry): an entry of the running address space has been written.
+    // (base, entry, global): an entry of the running address space has been written.
     const f = logEntry;
-    const log = f.tmp(ld.i32(p(f, 0), S.TLB_LOG));
+    const log = f.tmp(i32.add(ld.i32(p(f, 0), S.TLB_LOG), i32.mul(p(f, 2), c32(S.TLB_GLOBAL_LOG))));
     const n = f.tmp(ld.i32(log));
     f.if(i32.lt_u(n, c32(S.TLB_LOG_SIZE)), () => f.st32(i32.add(log, i32.shl(n, c32(2))), p(f, 1), 4));
     f.st32(log, i32.add(n, c32(1)));
   }
   {
-    // (base, bank, entry, tag): the entry is about to be used for page `tag`; what it holds goes to the victims.
+    // (base, bank, entry, tag, global): the entry is about to be used for page `tag`; what it holds goes to the victims.
     const f = displace;
     const old = f.local(I64);
     const to = f.local(I32);
     const from = p(f, 2);
+    const kind = f.local(I32);
     f.set(old, ld.i64(from));
     f.if(i64.eq(old.get, c64(-1)), () => f.set(old, ld.i64(from, 8)));
     f.if(i64.eq(old.get, c64(-1)), () => f.set(old, ld.i64(from, 16)));
-    // What holds something is in the log already.
     f.if(i64.eq(old.get, c64(-1)), () => {
-      f.do(call(logEntry.ref, p(f, 0), from));
+      f.do(call(logEntry.ref, p(f, 0), from, p(f, 4)));
       f.ret();
     });
+    // What holds something is in the log of its kind already.
+    f.set(kind, ld.i32(from, 28));
+    f.if(i32.ne(kind.get, p(f, 4)), () => f.do(call(logEntry.ref, p(f, 0), from, p(f, 4))));
     f.if(i64.eq(old.get, p(f, 3)), () => f.ret());
     f.set(to, victimOf(p(f, 1), old.get));
-    f.if(i64.eq(i64.and(ld.i64(to.get), i64.and(ld.i64(to.get, 8), ld.i64(to.get, 16))), c64(-1)), () =>
-      f.do(call(logEntry.ref, p(f, 0), to.get)),
+    f.if(
+      i32.or(
+        i64.eq(i64.and(ld.i64(to.get), i64.and(ld.i64(to.get, 8), ld.i64(to.get, 16))), c64(-1)),
+        i32.ne(ld.i32(to.get, 28), kind.get),
+      ),
+      () => f.do(call(logEntry.ref, p(f, 0), to.get, kind.get)),
     );
     f.stV(to.get, ld.v128(from));
     f.stV(to.get, ld.v128(from, 16), 16);
@@ -253,7 +263,7 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
       const b = f.temp(V128);
       f.set(a, ld.v128(host.get));
       f.set(b, ld.v128(host.get, 16));
-      f.do(call(displace.ref, base, bank, entry.get, tag.get));
+      f.do(call(displace.ref, base, bank, entry.get, tag.get, ld.i32(host.get, 28)));
       f.stV(entry.get, a.get);
       f.stV(entry.get, b.get, 16);
       f.ret(entry.get);
@@ -426,8 +436,15 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
     f.st64(base, gpa.get, S.PHYS);
     f.set(host, call(ramPtr.ref, i64.and(gpa.get, c64(-4096))));
     f.if(i32.eqz(host.get), () => f.ret(c32(1)));
-    f.do(call(displace.ref, base, bank, entry.get, tag.get));
+    const isGlobal = f.tmp(
+      i32.and(
+        i32.and(i32.shr_u(leafLow.get, c32(PTE_G_SHIFT)), i32.shr_u(ld.i32(base, S.CR4), c32(CR4_PGE_SHIFT))),
+        c32(1),
+      ),
+    );
+    f.do(call(displace.ref, base, bank, entry.get, tag.get, isGlobal));
     f.st32(entry.get, i32.sub(host.get, i32.wrap(tag.get)), 24);
+    f.st32(entry.get, isGlobal, 28);
     const tagIf = (cond: Node, off: number): void => {
       f.emit(entry.get);
       f.emit(select(cond, tag.get, c64(-1)));
@@ -1080,34 +1097,48 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
     });
   }
   {
-    // (log, banks): drops what an address space holds.
+    // (log, banks, all): drops what an address space holds, or all of it but global pages.
     const f = flushSpace;
     const log = p(f, 0);
     const i = f.local(I32);
     const e = f.local(I32);
     const n = f.tmp(ld.i32(log));
-    f.if(
-      i32.le_u(n, c32(S.TLB_LOG_SIZE)),
-      () => {
-        // After few fills undo just those.
-        f.block((out) => {
-          f.loop((again) => {
-            f.brIf(out, i32.ge_u(i.get, n));
-            f.set(e, ld.i32(i32.add(log, i32.shl(i.get, c32(2))), 4));
-            f.st64(e.get, c64(-1), 0);
-            f.st64(e.get, c64(-1), 8);
-            f.st64(e.get, c64(-1), 16);
-            f.set(i, i32.add(i.get, c32(1)));
-            f.br(again);
-          });
+    const globals = f.tmp(ld.i32(log, S.TLB_GLOBAL_LOG));
+    f.if(i32.or(i32.gt_u(n, c32(S.TLB_LOG_SIZE)), i32.gt_u(globals, c32(S.TLB_LOG_SIZE))), () => {
+      f.fill(p(f, 1), c32(0xff), c32(S.TLB_SPACE));
+      f.st32(log, c32(0));
+      f.st32(log, c32(0), S.TLB_GLOBAL_LOG);
+      f.ret();
+    });
+    // After few fills undo just those.
+    const undo = (count: Node, at: number, unless: (() => Node) | null): void => {
+      f.set(i, c32(0));
+      f.block((out) => {
+        f.loop((again) => {
+          f.brIf(out, i32.ge_u(i.get, count));
+          f.set(e, ld.i32(i32.add(log, i32.shl(i.get, c32(2))), at + 4));
+          f.set(i, i32.add(i.get, c32(1)));
+          if (unless !== null) f.brIf(again, unless());
+          f.st64(e.get, c64(-1), 0);
+          f.st64(e.get, c64(-1), 8);
+          f.st64(e.get, c64(-1), 16);
+          f.br(again);
         });
+      });
+      f.st32(log, c32(0), at);
+    };
+    f.if(
+      p(f, 2),
+      () => {
+        undo(n, 0, null);
+        undo(globals, S.TLB_GLOBAL_LOG, null);
       },
-      () => f.fill(p(f, 1), c32(0xff), c32(S.TLB_SPACE)),
+      // What has become a global page's since is in the other log.
+      () => undo(n, 0, () => ld.i32(e.get, 28)),
     );
-    f.st32(log, c32(0));
   }
   {
-    // all: every address space; else the one in use, whose banks begin at TLB_SYS.
+    // all: 1 every address space; 0 the one in use, whose banks begin at TLB_SYS, but for global pages.
     const f = flushTlb;
     const base = p(f, 0);
     f.if(
@@ -1119,11 +1150,12 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
               flushSpace.ref,
               i32.add(base, c32(S.STATE_SIZE + S.TLB_BANKS + n * S.TLB_LOG_BYTES)),
               i32.add(base, c32(S.STATE_SIZE + n * S.TLB_SPACE)),
+              c32(1),
             ),
           );
         f.fill(i32.add(base, c32(S.LARGE_PAGES)), c32(0), c32(1 << (S.LARGE_PAGES_LOG2 - 3)));
       },
-      () => f.do(call(flushSpace.ref, ld.i32(base, S.TLB_LOG), ld.i32(base, S.TLB_SYS))),
+      () => f.do(call(flushSpace.ref, ld.i32(base, S.TLB_LOG), ld.i32(base, S.TLB_SYS), c32(0))),
     );
   }
   {
@@ -1152,7 +1184,7 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
     f.set(log, i32.add(base, c32(S.STATE_SIZE + S.TLB_BANKS)));
     f.loop((spaces) => {
       f.if(
-        ld.i32(log.get),
+        i32.or(ld.i32(log.get), ld.i32(log.get, S.TLB_GLOBAL_LOG)),
         () => {
           f.set(end, i32.add(e.get, c32(S.TLB_SPACE)));
           f.loop((again) => {
@@ -1189,20 +1221,23 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
     f.set(log, i32.add(base, c32(S.STATE_SIZE + S.TLB_BANKS)));
     f.set(space, i32.add(base, c32(S.STATE_SIZE)));
     f.loop((spaces) => {
-      f.set(n, ld.i32(log.get));
+      const few = (at: number): Node => i32.le_u(ld.i32(log.get, at), c32(S.TLB_LOG_SIZE));
       f.if(
-        i32.le_u(n.get, c32(S.TLB_LOG_SIZE)),
+        i32.and(few(0), few(S.TLB_GLOBAL_LOG)),
         () => {
-          // Whatever the space holds is in its log.
-          f.block((out) => {
-            f.loop((again) => {
-              f.brIf(out, i32.eqz(n.get));
-              f.set(e, ld.i32(i32.add(log.get, i32.shl(n.get, c32(2)))));
-              drop();
-              f.set(n, i32.sub(n.get, c32(1)));
-              f.br(again);
+          // Whatever the space holds is in its logs.
+          for (const at of [0, S.TLB_GLOBAL_LOG]) {
+            f.set(n, ld.i32(log.get, at));
+            f.block((out) => {
+              f.loop((again) => {
+                f.brIf(out, i32.eqz(n.get));
+                f.set(e, ld.i32(i32.add(log.get, i32.shl(n.get, c32(2))), at));
+                drop();
+                f.set(n, i32.sub(n.get, c32(1)));
+                f.br(again);
+              });
             });
-          });
+          }
         },
         () => {
           f.set(e, space.get);

@@ -266,17 +266,20 @@ export const N_LOOKUP = 2136;
 
 /**
  * 32 bit: address of the running address space's log: a count (32 bit), then the addresses of the TLB entries written since
- * its last flush. A flush after few fills need not touch all of the TLB. Past {@link TLB_LOG_SIZE} they are only counted.
+ * its last flush. A flush after few fills need not touch all of the TLB. Past {@link TLB_LOG_SIZE} they are only counted. At
+ * {@link TLB_GLOBAL_LOG} from there is the same for entries of global pages, which MOV to CR3 leaves.
  */
 export const TLB_LOG = 2220;
 /** Entries of a log. */
 export const TLB_LOG_SIZE = 1000;
-/** Bytes of a log. */
-export const TLB_LOG_BYTES = 4096;
+/** Distance from a log to that of global pages. */
+export const TLB_GLOBAL_LOG = 4096;
+/** Bytes of both logs of an address space. */
+export const TLB_LOG_BYTES = 8192;
 
 /** TLB entries per bank. */
 export const TLB_ENTRIES = 2048;
-/** Bytes per TLB entry: read, write and execute tags (64 bit: page address, or -1), host addend, flags. */
+/** Bytes per TLB entry: read, write and execute tags (64 bit: page address, or -1), host addend, 1 for a global page. */
 export const TLB_STRIDE = 32;
 /** Bytes of a bank's direct-mapped part. */
 export const TLB_DIRECT: number = TLB_ENTRIES * TLB_STRIDE;
