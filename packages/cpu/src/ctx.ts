@@ -10,6 +10,7 @@ import * as S from './state.ts';
 import {
   c32,
   c64,
+  c64hl,
   call,
   cmpxchg,
   F32,
@@ -32,6 +33,10 @@ import {
   type Ty,
   V128,
 } from './wasm/builder.ts';
+
+/** Access rights that count for data in FS and GS, and what they are where it may be read and written up to its limit. */
+const PLAIN_MASK: number = S.ATTR_UNUSABLE | S.ATTR_P | S.ATTR_S | 0xe;
+const PLAIN: number = S.ATTR_P | S.ATTR_S | 2;
 
 /** How code and stack are addressed; part of what a handler or block is specialised for. */
 export interface CodeMode {
@@ -548,13 +553,26 @@ export abstract class SemCtx {
       if (seg !== S.FS && seg !== S.GS) return off;
       return f.tmp(i64.add(off, ld.i64(this.base, S.SEG + seg * S.SEG_STRIDE)));
     }
-    if (this.mode.flat && seg !== S.FS && seg !== S.GS) return off;
-    this.sync();
-    const la = f.tmp(
-      call(this.env.segLinear, this.base, c32(S.SEG + seg * S.SEG_STRIDE), off, c32(size), c32(write ? 1 : 0)),
-    );
-    this.checkFault();
-    return la;
+    const fixed = this.mode.flat && (seg === S.FS || seg === S.GS);
+    if (this.mode.flat && !fixed) return off;
+    const at = S.SEG + seg * S.SEG_STRIDE;
+    const checked = (): Node => call(this.env.segLinear, this.base, c32(at), off, c32(size), c32(write ? 1 : 0));
+    if (!fixed) {
+      this.sync();
+      const la = f.tmp(checked());
+      this.checkFault();
+      return la;
+    }
+    // What systems keep there is data that may be written, without a limit: one comparison tells both.
+    const la = f.temp(I64);
+    f.set(la, i64.and(i64.add(off, ld.i64(this.base, at)), c64(0xffffffff)));
+    const unlimited = i64.eq(i64.and(ld.i64(this.base, at + S.SEG_LIMIT), c64hl(PLAIN_MASK, -1)), c64hl(PLAIN, -1));
+    f.unlikely(i32.eqz(unlimited), () => {
+      this.sync();
+      f.set(la, checked());
+      this.checkFault();
+    });
+    return la.get;
   }
 
   // --- stack ---------------------------------------------------------------------------------------------------------
