@@ -15,7 +15,7 @@ export const FCW_INIT = 0x37f;
 
 /** x87 state as after FNINIT with registers zeroed: its XSAVE initial configuration. */
 export function initX87(cpu: CpuAccess): void {
-  for (let o = S.FPR; o < S.FPR + 128; o += 4) cpu.set(o, 0);
+  zero(cpu, S.FPR, 128);
   cpu.set(S.FTOP, 0);
   cpu.set(S.FCW, FCW_INIT);
   cpu.set(S.FSW, 0);
@@ -28,8 +28,18 @@ export function initX87(cpu: CpuAccess): void {
   cpu.set64(S.FDP, 0, 0);
 }
 
+/** Clears whole words of the state. */
+function zero(cpu: CpuAccess, from: number, bytes: number): void {
+  const words = cpu.i32;
+  const end = (cpu.base + from + bytes) >> 2;
+  for (let i = (cpu.base + from) >> 2; i < end; i++) words[i] = 0;
+}
+
+/** Whether so many bytes of the state, a multiple of 4, are zero. */
 function allZero(cpu: CpuAccess, from: number, bytes: number): boolean {
-  for (let o = from; o < from + bytes; o += 4) if (cpu.get(o) !== 0) return false;
+  const words = cpu.i32;
+  const end = (cpu.base + from + bytes) >> 2;
+  for (let i = (cpu.base + from) >> 2; i < end; i++) if (words[i] !== 0) return false;
   return true;
 }
 
@@ -86,6 +96,18 @@ function saveX87(c: SysCtx, wide: boolean): void {
   wr(c, 12, 4, wide ? cpu.getHi(S.FIP) : cpu.get(S.FCS) & 0xffff);
   wr(c, 16, 4, cpu.get(S.FDP));
   wr(c, 20, 4, wide ? cpu.getHi(S.FDP) : cpu.get(S.FDS) & 0xffff);
+  if (c.image !== 0) {
+    const words = cpu.i32;
+    for (let n = 0; n < 8; n++) {
+      const from = (cpu.base + S.FPR + ((top + n) & 7) * 16) >> 2;
+      const to = (c.image + 32 + n * 16) >> 2;
+      words[to] = words[from] as number;
+      words[to + 1] = words[from + 1] as number;
+      words[to + 2] = (words[from + 2] as number) & 0xffff;
+      words[to + 3] = 0;
+    }
+    return;
+  }
   for (let n = 0; n < 8; n++) {
     const o = S.FPR + ((top + n) & 7) * 16;
     wr(c, 32 + n * 16, 4, cpu.get(o));
@@ -112,6 +134,18 @@ function loadX87(c: SysCtx, wide: boolean): void {
   cpu.set(S.FCS, wide ? 0 : rd(c, 12, 2));
   cpu.set64(S.FDP, rd(c, 16, 4), wide ? rd(c, 20, 4) : 0);
   cpu.set(S.FDS, wide ? 0 : rd(c, 20, 2));
+  if (c.image !== 0) {
+    const words = cpu.i32;
+    for (let n = 0; n < 8; n++) {
+      const to = (cpu.base + S.FPR + ((top + n) & 7) * 16) >> 2;
+      const from = (c.image + 32 + n * 16) >> 2;
+      words[to] = words[from] as number;
+      words[to + 1] = words[from + 1] as number;
+      words[to + 2] = (words[from + 2] as number) & 0xffff;
+      words[to + 3] = 0;
+    }
+    return;
+  }
   for (let n = 0; n < 8; n++) {
     const o = S.FPR + ((top + n) & 7) * 16;
     cpu.set64(o, rd(c, 32 + n * 16, 4), rd(c, 36 + n * 16, 4));
@@ -141,8 +175,7 @@ function loadVectors(c: SysCtx, at: number, to: number): void {
 }
 
 function zeroVectors(c: SysCtx, to: number): void {
-  const bytes = xmmCount(c) * 16;
-  for (let o = 0; o < bytes; o += 4) c.cpu.set(to + o, 0);
+  zero(c.cpu, to, xmmCount(c) * 16);
 }
 
 function saveMxcsr(c: SysCtx): void {
@@ -151,8 +184,9 @@ function saveMxcsr(c: SysCtx): void {
 }
 
 function checkAligned(c: SysCtx, to: number): void {
-  // Address bits below 32 are exact in the double.
-  if (((operandAddr(c, 0) % to) | 0) !== 0) c.cpu.gp(0);
+  // Exact: canonical addresses fit a double, and `to` is a power of two.
+  const at = operandAddr(c, 0);
+  if (Math.floor(at / to) * to !== at) c.cpu.gp(0);
 }
 
 function checkFx(c: SysCtx): void {
