@@ -631,10 +631,14 @@ export abstract class SemCtx {
     );
   }
   /**
-   * Says that flags are about to change in part, or under a condition: a backend that keeps them elsewhere brings them
-   * to memory now.
+   * Says that flags are about to change piece by piece, or under a condition (but see flagsWhen): a backend that keeps them
+   * elsewhere brings them to memory now.
    */
   flagsInMemory(): void {}
+  /** Flags change only if `cond`, an i32, is not 0: `write` writes them. */
+  flagsWhen(cond: Node, write: () => void): void {
+    this.f.if(cond, write);
+  }
   /** Says that all arithmetic flags are about to be written piece by piece: what they were does not matter. */
   flagsReplaced(): void {}
   /** All flags of `r = a + b`, or with `carry` of `a + b + 1 or 0`. The nodes must be temporaries or constants. */

@@ -42,6 +42,19 @@ export const FK_DEC = 8;
 export const FK_IMUL = 9;
 /** Floats compared: `b` has CF in bit 0, ZF in bit 1, PF in bit 2. */
 export const FK_COMPARED = 10;
+/**
+ * Bits of a pending kind, above it: CF, OF, ZF are not what the operation says but have been set since, by rotates, bit tests
+ * and the like; their values are 3 bits further up.
+ */
+export const FO_CF: number = 1 << 8;
+export const FO_OF: number = 1 << 9;
+export const FO_ZF: number = 1 << 10;
+/** All of them. */
+export const FO_ALL: number = FO_CF | FO_OF | FO_ZF;
+/** Bit number of CF's value. */
+export const FO_VALUE = 11;
+/** Of these flags, those that a condition depends on, by half its code: O, C, Z, C or Z, S, P, S≠O, Z or S≠O. */
+const CONDITION_FLAGS: readonly number[] = [FO_OF, FO_CF, FO_ZF, FO_CF | FO_ZF, 0, 0, FO_OF, FO_OF | FO_ZF];
 
 const LOG2: Readonly<Record<number, number>> = { 1: 0, 2: 1, 4: 2, 8: 3 };
 
@@ -117,7 +130,9 @@ export class JitCtx extends SemCtx {
   /** Instructions of the block from this one on. */
   private readonly left: number;
   /** What is known of the pending flags: kind, 0 for none, or -1 for "look at fk, then at PEND_KIND". */
-  kind0: number;
+  private kind0: number;
+  /** With a known kind: which of {@link FO_CF}, {@link FO_OF}, {@link FO_ZF} fk has apart. */
+  private apart: number;
   private readonly onJump: (kind: 'relative' | 'indirect' | 'branch', node: Node | null) => void;
 
   constructor(
@@ -137,8 +152,19 @@ export class JitCtx extends SemCtx {
     this.s = s;
     this.off = off;
     this.left = left;
-    this.kind0 = pending;
+    this.kind0 = pending < 0 ? -1 : pending & 0xff;
+    this.apart = pending < 0 ? 0 : pending & FO_ALL;
     this.onJump = onJump;
+  }
+
+  /** What is known of the pending flags now, for the instruction that follows: kind and flags apart, or -1. */
+  get pending(): number {
+    return this.kind0 < 0 ? -1 : this.kind0 | this.apart;
+  }
+  /** Nothing is known of the pending flags. */
+  forgetFlags(): void {
+    this.kind0 = -1;
+    this.apart = 0;
   }
 
   // --- registers -----------------------------------------------------------------------------------------------------
@@ -553,6 +579,7 @@ export class JitCtx extends SemCtx {
     f.set(s.fr, n.zext64(r));
     f.set(s.fk, c32(k));
     this.kind0 = k;
+    this.apart = 0;
   }
   override flagsAdd(size: number, a: Node, b: Node, r: Node, carry = false): void {
     this.pend(carry ? FK_ADC : FK_ADD, size, a, b, r);
@@ -576,6 +603,7 @@ export class JitCtx extends SemCtx {
     f.set(s.fb, i64.extend_u(v));
     f.set(s.fk, c32(FK_COMPARED * 16));
     this.kind0 = FK_COMPARED * 16;
+    this.apart = 0;
   }
   override flagsShift(size: number, r: Node, cf: Node, of: Node): void {
     if (this.partial) {
@@ -601,12 +629,62 @@ export class JitCtx extends SemCtx {
       f.set(s.fk, c32(0));
     }
     this.kind0 = 0;
+    this.apart = 0;
   }
   override flagsReplaced(): void {
     this.partial = true;
     this.f.set(this.s.fk, c32(0));
     this.f.st32(this.base, c32(0), S.PEND_KIND);
     this.kind0 = 0;
+    this.apart = 0;
+  }
+  override flagsWhen(cond: Node, write: () => void): void {
+    if (cond.isConst) {
+      if (cond.lo !== 0) write();
+      return;
+    }
+    const { kind0, apart } = this;
+    this.f.if(cond, write);
+    if (this.kind0 !== kind0 || this.apart !== apart) this.forgetFlags();
+  }
+  /**
+   * Sets some flags apart from the pending operation, which goes on to stand for the others. `which`: FO_ bits; `values`: the
+   * flags, i32 0 or 1, in the order of these bits. `inMemory` does it where the flags are in memory.
+   */
+  private setApart(which: number, values: readonly Node[], inMemory: () => void): void {
+    const f = this.f;
+    const s = this.s;
+    if (this.partial || this.kind0 === 0) {
+      this.flagsInMemory();
+      inMemory();
+      return;
+    }
+    let bits: Node = c32(which);
+    let n = 0;
+    for (let k = 0; k < 3; k++)
+      if (which & (FO_CF << k)) bits = i32.or(bits, i32.shl(values[n++] as Node, c32(FO_VALUE + k)));
+    const cleared = (from: Node): Node => i32.and(from, c32(~((which << 3) | which)));
+    if (this.kind0 > 0) {
+      f.set(s.fk, i32.or(this.apart === 0 ? c32(this.kind0) : cleared(s.fk.get), bits));
+      this.apart |= which;
+      return;
+    }
+    f.if(
+      s.fk.get,
+      () => f.set(s.fk, i32.or(cleared(s.fk.get), bits)),
+      () => {
+        f.do(call(s.matState, this.base));
+        this.partial = true;
+        this.kind0 = 0;
+        inMemory();
+        this.partial = false;
+        this.kind0 = -1;
+      },
+    );
+  }
+  /** A flag that is apart: `k` 0 CF, 1 OF, 2 ZF. */
+  private apartFlag(k: number): Node {
+    return i32.and(i32.shr_u(this.s.fk.get, c32(FO_VALUE + k)), c32(1));
   }
   override flagsSzp(size: number, r: Node): void {
     this.flagsInMemory();
@@ -615,13 +693,11 @@ export class JitCtx extends SemCtx {
   override setCfOf(cf: Node, of: Node): void {
     const c = this.f.tmp(cf);
     const o = this.f.tmp(of);
-    this.flagsInMemory();
-    super.setCfOf(c, o);
+    this.setApart(FO_CF | FO_OF, [c, o], () => super.setCfOf(c, o));
   }
   override setCf(cf: Node): void {
     const c = this.f.tmp(cf);
-    this.flagsInMemory();
-    super.setCf(c);
+    this.setApart(FO_CF, [c], () => super.setCf(c));
   }
   override setAf(af: Node): void {
     const a = this.f.tmp(af);
@@ -630,8 +706,7 @@ export class JitCtx extends SemCtx {
   }
   override setZf(zf: Node): void {
     const z = this.f.tmp(zf);
-    this.flagsInMemory();
-    super.setZf(z);
+    this.setApart(FO_ZF, [z], () => super.setZf(z));
   }
   override getFlags(): Node {
     this.flagsInMemory();
@@ -648,6 +723,7 @@ export class JitCtx extends SemCtx {
     return size === 8 ? l.get : i32.wrap(l.get);
   }
   override cf(): Node {
+    if (this.apart & FO_CF) return this.apartFlag(0);
     if (this.kind0 < 0 || this.kind0 >> 4 === FK_IMUL) this.flagsInMemory();
     const k = this.kind0;
     if (k === 0) return super.cf();
@@ -676,6 +752,7 @@ export class JitCtx extends SemCtx {
     return n.bits === 64 ? i32.wrap(i64.shr_u(v, c64(63))) : i32.and(i32.shr_u(v, c32(n.bits - 1)), c32(1));
   }
   override of(): Node {
+    if (this.apart & FO_OF) return this.apartFlag(1);
     if (this.kind0 < 0 || this.kind0 >> 4 === FK_IMUL) this.flagsInMemory();
     const k = this.kind0;
     if (k === 0) return super.of();
@@ -712,7 +789,12 @@ export class JitCtx extends SemCtx {
   override cond(cc: number): Node {
     // Of a product, only the conditions on the result alone are cheap.
     const result = cc >> 1 === 2 || cc >> 1 === 4 || cc >> 1 === 5;
-    if (this.kind0 < 0 || (this.kind0 >> 4 === FK_IMUL && !result)) this.flagsInMemory();
+    const wants = CONDITION_FLAGS[cc >> 1] as number;
+    if (this.apart & wants) {
+      const alone = wants === FO_CF ? 0 : wants === FO_OF ? 1 : wants === FO_ZF ? 2 : -1;
+      if (alone >= 0) return cc & 1 ? i32.eqz(this.apartFlag(alone)) : this.apartFlag(alone);
+      this.flagsInMemory();
+    } else if (this.kind0 < 0 || (this.kind0 >> 4 === FK_IMUL && !result)) this.flagsInMemory();
     const k = this.kind0;
     if (k === 0) return super.cond(cc);
     const s = this.s;

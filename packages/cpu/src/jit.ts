@@ -14,6 +14,10 @@ import {
   FK_SBB,
   FK_SHIFT,
   FK_SUB,
+  FO_CF,
+  FO_OF,
+  FO_VALUE,
+  FO_ZF,
   JitCtx,
   type RegionState,
 } from './jit-ctx.ts';
@@ -74,8 +78,29 @@ const JUMPS: ReadonlySet<number> = new Set([
 ]); // biome-ignore format: a list
 const CONDITIONAL: ReadonlySet<number> = new Set([OP.JCC, OP.LOOP, OP.LOOPE, OP.LOOPNE, OP.JCXZ]);
 
-/** (base, kind, a, b, result): brings pending flags to memory. See FK_ in jit-ctx.ts. */
+/** (base, kind, a, b, result): brings pending flags to memory. See FK_ and FO_ in jit-ctx.ts. */
 export function emitMatFlags(m: Module, mulhiS: FnRef): FnRef {
+  const operation = emitMatOperation(m, mulhiS);
+  const f = m.fn([I32, I32, I64, I64, I64], 0);
+  const p = (n: number): Node => (f.params[n] as Local).get;
+  const base = p(0);
+  const kind = p(1);
+  f.do(call(operation, base, i32.and(kind, c32(0xff)), p(2), p(3), p(4)));
+  const apart = (k: number): Node => i32.and(i32.shr_u(kind, c32(FO_VALUE + k)), c32(1));
+  f.if(i32.and(kind, c32(FO_CF | FO_OF)), () => {
+    // Bit 31 is CF, bit 30 whether OF is different.
+    const cf = f.tmp(i32.shr_u(ld.i32(base, S.FC), c32(31)));
+    const of = f.tmp(i32.xor(cf, i32.and(i32.shr_u(ld.i32(base, S.FC), c32(30)), c32(1))));
+    const newCf = f.tmp(select(i32.and(kind, c32(FO_CF)), apart(0), cf));
+    const newOf = select(i32.and(kind, c32(FO_OF)), apart(1), of);
+    f.st32(base, i32.or(i32.shl(newCf, c32(31)), i32.shl(i32.xor(newCf, newOf), c32(30))), S.FC);
+  });
+  f.if(i32.and(kind, c32(FO_ZF)), () => f.st64(base, i64.extend_u(i32.eqz(apart(2))), S.FZ));
+  return f.ref;
+}
+
+/** (base, kind without FO_ bits, a, b, result): the flags that the operation alone has. */
+function emitMatOperation(m: Module, mulhiS: FnRef): FnRef {
   const f = m.fn([I32, I32, I64, I64, I64], 0);
   const p = (n: number): Node => (f.params[n] as Local).get;
   const base = p(0);
@@ -713,8 +738,8 @@ export class RegionTranslator {
                 f.set(dest, node as Node);
                 if (c.stores) f.unlikely(s.attention.get, () => exitIndirect(dest.get));
               }
-              for (const site of b.sites) compared(b, site, c.kind0);
-              if (b.fan) edge(b, DISPATCH, c.kind0);
+              for (const site of b.sites) compared(b, site, c.pending);
+              if (b.fan) edge(b, DISPATCH, c.pending);
               else exitIndirect(node as Node, (n.op === OP.CALL || n.op === OP.JMP) && n.opSize !== 2 ? off : NOWHERE);
               return;
             case 'relative':
@@ -723,18 +748,18 @@ export class RegionTranslator {
                   f.set(s.out, c32(b.taken * 256));
                   f.brUnlikely(leaveLabel, s.attention.get);
                 }
-                goTo(b, b.taken, c.kind0);
+                goTo(b, b.taken, c.pending);
               } else exitTo(after + n.immLo, here, n.opSize);
               return;
             default:
               f.if(
                 node as Node,
                 () => {
-                  if (b.taken !== NOWHERE) goTo(b, b.taken, c.kind0);
+                  if (b.taken !== NOWHERE) goTo(b, b.taken, c.pending);
                   else exitTo(after + n.immLo, here, n.opSize);
                 },
                 () => {
-                  if (b.fall !== NOWHERE) goTo(b, b.fall, c.kind0);
+                  if (b.fall !== NOWHERE) goTo(b, b.fall, c.pending);
                   else exitTo(after, here);
                 },
               );
@@ -745,9 +770,9 @@ export class RegionTranslator {
         (this.h.semantics.get(n.op) as Semantic)(c);
         if (!JUMPS.has(n.op)) c.finish();
         // Whether a repeated comparison compared at all shows only when it runs.
-        if (n.rep !== 0) c.kind0 = -1;
+        if (n.rep !== 0) c.forgetFlags();
         if (c.stores && !JUMPS.has(n.op)) c.checkAttention();
-        pending = c.kind0;
+        pending = c.pending;
         f.release(mark);
         off = after;
       });

@@ -84,8 +84,7 @@ function shift(compute: ShiftFn): Semantic {
     const r = c.f.tmp(n.trunc(parts.r));
     const cf = c.f.tmp(parts.cf);
     c.rmwWrite(0, select(count, r, a));
-    if (!count.isConst) c.flagsInMemory();
-    c.f.if(count, () => c.flagsShift(size, r, cf, parts.of(r, cf)));
+    c.flagsWhen(count, () => c.flagsShift(size, r, cf, parts.of(r, cf)));
   };
 }
 
@@ -138,8 +137,7 @@ function rotate(left: boolean): Semantic {
     }
     const result = f.tmp(n.trunc(r));
     c.rmwWrite(0, result);
-    c.flagsInMemory();
-    f.if(count, () => {
+    c.flagsWhen(count, () => {
       const cf = f.tmp(left ? bit0(n, result) : msb(n, result));
       c.setCfOf(cf, i32.xor(msb(n, result), left ? cf : msb2(n, result)));
     });
@@ -176,8 +174,7 @@ const rcl: Semantic = (c) => {
   }
   const out = f.tmp(cf);
   c.rmwWrite(0, select(count, r, a));
-  c.flagsInMemory();
-  f.if(count, () => c.setCfOf(out, i32.xor(msb(n, r), out)));
+  c.flagsWhen(count, () => c.setCfOf(out, i32.xor(msb(n, r), out)));
 };
 
 const rcr: Semantic = (c) => {
@@ -209,8 +206,7 @@ const rcr: Semantic = (c) => {
   }
   const out = f.tmp(cf);
   c.rmwWrite(0, select(count, r, a));
-  c.flagsInMemory();
-  f.if(count, () => c.setCfOf(out, i32.xor(msb(n, r), msb2(n, r))));
+  c.flagsWhen(count, () => c.setCfOf(out, i32.xor(msb(n, r), msb2(n, r))));
 };
 
 /** SHLD and SHRD. 16-bit counts over 16 are undefined; here the operand triple a:b:a is shifted, as processors do. */
@@ -249,8 +245,7 @@ function doubleShift(left: boolean): Semantic {
     const result = f.tmp(n.trunc(r));
     const carry = f.tmp(cf);
     c.rmwWrite(0, select(count, result, a));
-    if (!count.isConst) c.flagsInMemory();
-    f.if(count, () => c.flagsShift(size, result, carry, i32.xor(msb(n, result), msb(n, a))));
+    c.flagsWhen(count, () => c.flagsShift(size, result, carry, i32.xor(msb(n, result), msb(n, a))));
   };
 }
 
