@@ -1,6 +1,6 @@
-// Compiles src/native into npm/<platform>-<arch>/hyve-native.node when that is older than its sources.
+// Compiles src/native into npm/<platform>-<arch> when what is there is older than its sources.
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, statSync } from 'node:fs';
+import { existsSync, mkdirSync, renameSync, rmSync, statSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 
@@ -21,14 +21,45 @@ export interface BuildResult {
 /** Compilers to try, in order. */
 const COMPILERS = ['g++', 'clang++', 'c++'];
 
-/** Builds unless there is nothing to do. Says why where it cannot. */
+/** What there is to build. */
+interface Library {
+  readonly file: string;
+  readonly sources: readonly string[];
+  /** What else its sources include. */
+  readonly headers: readonly string[];
+  readonly flags: readonly string[];
+}
+
+/** The KVM engine. It stays loaded: its signal handler does. */
+const ENGINE: Library = {
+  file: 'hyve-native.node',
+  sources: ['addon.cc', 'kvm.cc'],
+  headers: ['backend.h', 'exchange.h'],
+  flags: ['-Wl,-z,nodelete'],
+};
+/** V8's machine code of modules. */
+const COMPILED: Library = { file: 'hyve-compiled.node', sources: ['compiled.cc'], headers: [], flags: ['-ldl'] };
+
+/** Builds the engine unless there is nothing to do. Says why where it cannot. */
 export function buildNative(o: { force?: boolean; sanitize?: string; target?: string } = {}): BuildResult {
   if (process.platform !== 'linux' || process.arch !== 'x64')
     return { ok: false, detail: `there is no engine for ${process.platform}-${process.arch} yet` };
-  const sources = ['addon.cc', 'kvm.cc'].map((f) => join(SOURCES, f));
+  return build(ENGINE, o);
+}
+
+/** The same for the library behind `compiledCode`. */
+export function buildCompiled(o: { force?: boolean; sanitize?: string; target?: string } = {}): BuildResult {
+  if (process.platform !== 'linux')
+    return { ok: false, detail: `machine code of modules is not kept on ${process.platform} yet` };
+  return build(COMPILED, o);
+}
+
+function build(library: Library, o: { force?: boolean; sanitize?: string; target?: string }): BuildResult {
+  const sources = library.sources.map((f) => join(SOURCES, f));
   const folder = join(ROOT, 'npm', `${process.platform}-${process.arch}`);
-  const target = o.target ?? join(folder, 'hyve-native.node');
-  const newest = Math.max(...readdirSync(SOURCES).map((f) => statSync(join(SOURCES, f)).mtimeMs));
+  const target = o.target ?? join(folder, library.file);
+  const inputs = [...sources, ...library.headers.map((f) => join(SOURCES, f))];
+  const newest = Math.max(...inputs.map((f) => statSync(f).mtimeMs));
   if (o.force !== true && o.sanitize === undefined && existsSync(target) && statSync(target).mtimeMs >= newest)
     return { ok: true, detail: `${target} is up to date` };
   const headers = headersFolder();
@@ -49,8 +80,7 @@ export function buildNative(o: { force?: boolean; sanitize?: string; target?: st
     ...WARNINGS,
   ];
   if (o.sanitize !== undefined) flags.push('-g', '-fno-omit-frame-pointer', `-fsanitize=${o.sanitize}`);
-  // The library stays loaded: its signal handler does.
-  const args = [...flags, '-Wl,-z,nodelete', `-I${headers}`, ...sources, '-o', fresh];
+  const args = [...flags, `-I${headers}`, ...sources, '-o', fresh, ...library.flags];
   const { status, stderr } = spawnSync(compiler, args, { encoding: 'utf8' });
   if (status !== 0) {
     rmSync(fresh, { force: true });
