@@ -20,6 +20,7 @@ import { formatBytes } from './sizes.ts';
 import { nodeThreads } from './threads.ts';
 import { guestWords, translationPlace } from './translations.ts';
 import { userCache } from './user-cache.ts';
+import { CompileSettings } from './v8-settings.ts';
 
 /** A machine that is built and has not run yet: what this program uses of `@hyve/pc`'s Pc. */
 export interface RunnablePc {
@@ -386,13 +387,14 @@ export async function runMachine(spec: MachineSpec, options: RunOptions): Promis
     const keeps = options.board.hasTranslatorThread(choice.spec, cores);
     const translations = keeps ? translationPlace(choice.spec) : null;
     const placement = translations === null ? null : guestWords(translations);
-    const code = codeCache();
+    const settings = new CompileSettings();
+    const code = codeCache(settings.lazily);
     const kernels = choice.spec.kernelCache === false ? null : new KernelCache(userCache('kernels'));
     const reads = cores > 1 ? new DiskReads() : null;
     run.reads = reads;
     const pc = await options.board.createPc(choice.spec, {
       engines: choice.engines,
-      threads: nodeThreads(cores, translations),
+      threads: nodeThreads(cores, translations, settings),
       ...(reads === null ? {} : { work: reads }),
       ...(placement === null ? {} : { placement }),
       ...(code === null ? {} : { code }),

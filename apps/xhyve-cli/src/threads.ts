@@ -1,25 +1,29 @@
 // Node's worker threads for vCPUs, for the translator and for large reads of disks.
-import { setFlagsFromString } from 'node:v8';
 import { Worker, type WorkerOptions } from 'node:worker_threads';
 import type { ReadHelperThread } from '@hyve/block-backends';
 import type { ThreadHost, VcpuWorker } from '@hyve/pc';
 import type { TranslatorThread } from '@hyve/pc/translator-worker';
 import { hasTranslations, type TranslationPlace } from './translations.ts';
+import type { CompileSettings } from './v8-settings.ts';
 
 /**
  * Threads of this process.
  * @param cores how many the host can run at the same time
  * @param translations where translations are kept for the guest's next start; null: nowhere
+ * @param settings told what the translator's thread sets
  */
-export function nodeThreads(cores: number, translations: TranslationPlace | null): ThreadHost {
+export function nodeThreads(
+  cores: number,
+  translations: TranslationPlace | null,
+  settings: CompileSettings,
+): ThreadHost {
   return {
     cores,
     translatorAtOnce: translations !== null && hasTranslations(translations),
     x86Order: process.arch === 'x64' || process.arch === 'ia32',
     start: (name) => connect(start('vcpu-worker', { name })),
     translator(): TranslatorThread {
-      // Each region is thousands of short-lived objects; in a nursery of 1 MiB the collector runs every half millisecond.
-      setFlagsFromString('--min-semi-space-size=4');
+      settings.note(true);
       const worker = start('translator-worker', { name: 'translator', workerData: translations });
       // It has nothing to do once the machine has ended.
       worker.unref();

@@ -1,32 +1,38 @@
 // The program of the translator's thread.
-import { setFlagsFromString } from 'node:v8';
 import { parentPort, workerData } from 'node:worker_threads';
+import { compiledCode } from '@hyve/hv-native/compiled';
 import { serveTranslator, type TranslationStore } from '@hyve/pc/translator-worker';
+import { CompiledFile } from './compiled-file.ts';
 import { lowerThisThread } from './priority.ts';
 import { TranslationFile, type TranslationPlace } from './translations.ts';
+import { CompileSettings } from './v8-settings.ts';
 
 if (parentPort !== null) {
+  const settings = new CompileSettings();
   // V8 would compile a region when the vCPU first calls it, on the vCPU's time: here it does so on threads of its own.
-  compileLazily(false);
+  settings.set(true);
   lowerThisThread();
   const port = parentPort;
   const place = workerData as TranslationPlace | null;
   serveTranslator({ post: (m) => port.postMessage(m), listen: (f) => void port.on('message', f) }, (machine) => {
     const file = place === null ? null : TranslationFile.open(place, machine);
-    return file === null ? null : { load: () => lazily(file), append: (record) => file.append(record) };
+    if (file === null) return null;
+    const store: TranslationStore = {
+      load: () => lazily(file, settings),
+      append: (record) => file.append(record),
+    };
+    const engine = compiledCode();
+    if (engine === null) return store;
+    return { ...store, compiled: new CompiledFile(`${file.path}.code`, engine, settings.lazily) };
   });
 }
 
 /** What was kept is thousands of regions, of which a run wants some hundreds, many of them at once: those, when they are called. */
-function* lazily(store: TranslationStore): Generator<Uint8Array> {
-  compileLazily(true);
+function* lazily(file: TranslationFile, settings: CompileSettings): Generator<Uint8Array> {
+  settings.set(false);
   try {
-    yield* store.load();
+    yield* file.load();
   } finally {
-    compileLazily(false);
+    settings.set(true);
   }
-}
-
-function compileLazily(on: boolean): void {
-  setFlagsFromString(on ? '--wasm-lazy-compilation' : '--no-wasm-lazy-compilation');
 }

@@ -17,8 +17,8 @@ const bundle = await rolldown({
     'read-worker': 'src/read-worker.ts',
   },
   platform: 'node',
-  // Packages of others, and the one that looks for its native library beside itself.
-  external: [/^node:/u, '@hyve/hv-native', 'tar-stream', 'xz-decompress'],
+  // Packages of others, and the one that looks for its native libraries beside itself.
+  external: [/^node:/u, /^@hyve\/hv-native/u, 'tar-stream', 'xz-decompress'],
 });
 const { output } = await bundle.write({
   dir,

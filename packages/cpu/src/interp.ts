@@ -7,6 +7,7 @@ import { emitDelivery } from './deliver.ts';
 import { fusedMultiplyAdd } from './fused.ts';
 import { emitMatFlags, emitMatState, hashHost, J_BUDGET, J_FAULT, J_INTERPRET, JC_ENTRIES } from './jit.ts';
 import { emitMissed, emitNoteJump } from './jump-targets.ts';
+import type { CompiledStore } from './kept.ts';
 import type { Layout } from './layout.ts';
 import { emitMemory, type MemFns } from './mem.ts';
 import * as R from './record.ts';
@@ -429,6 +430,8 @@ export interface CodeCache {
   get(key: string): Uint8Array | null;
   /** Keeps a copy. Must not throw. */
   put(key: string, bytes: Uint8Array): void;
+  /** Keeps machine code of the modules that a program with this key makes at each start; null where that cannot be. */
+  compiled?(key: string): CompiledStore | null;
 }
 
 /** The main module, and what satellites may call in it. */
@@ -453,7 +456,7 @@ function packMain(main: MainModule): Uint8Array {
 }
 
 /** The reverse; null for what is cut short or spoilt. */
-function unpackMain(packed: Uint8Array | null): MainModule | null {
+function unpackMain(packed: Uint8Array | null, compiled: CompiledStore | null): MainModule | null {
   if (packed === null || packed.length < 8) return null;
   const view = new DataView(packed.buffer, packed.byteOffset, packed.length);
   const end = 8 + view.getUint32(4, true);
@@ -462,10 +465,17 @@ function unpackMain(packed: Uint8Array | null): MainModule | null {
   for (let i = 8; i < end; i++) text += String.fromCharCode(packed[i] as number);
   try {
     const bytes = new Uint8Array(packed.subarray(end));
-    return { module: new WebAssembly.Module(bytes), bytes, functions: JSON.parse(text) as Signature[] };
+    return { module: moduleOf(bytes, compiled), bytes, functions: JSON.parse(text) as Signature[] };
   } catch {
     return null;
   }
+}
+
+/** The module of these bytes, with machine code that is kept, if there is some. */
+function moduleOf(bytes: Uint8Array<ArrayBuffer>, compiled: CompiledStore | null): WebAssembly.Module {
+  const module = compiled?.take(bytes) ?? new WebAssembly.Module(bytes);
+  compiled?.add(bytes, module);
+  return module;
 }
 
 /** The generated interpreter of one VM. */
@@ -479,6 +489,7 @@ export class Interpreter {
   private readonly names: string[];
   private readonly signatures: readonly Signature[];
   private readonly instanceExports: Record<string, unknown>;
+  private readonly compiled: CompiledStore | null;
   private nextSlot: number;
   private readonly firstSlot: number;
   private readonly threshold: number;
@@ -520,7 +531,8 @@ export class Interpreter {
     });
     // All that the module depends on beside this program itself.
     const key = cache === null ? '' : JSON.stringify([L, threshold, inlineKeys]);
-    const kept = cache === null ? null : unpackMain(cache.get(key));
+    this.compiled = cache?.compiled?.(key) ?? null;
+    const kept = cache === null ? null : unpackMain(cache.get(key), this.compiled);
     const main = kept ?? this.generate(inlineKeys, helpers);
     if (cache !== null && kept === null) cache.put(key, packMain(main));
     this.signatures = main.functions;
@@ -608,7 +620,7 @@ export class Interpreter {
     this.emitMain(m, L, env, mem.fetchMiss, imp('translate'), imp('hot'), delivery.pageFault, inlineKeys);
     for (const [name, ref] of Object.entries(shared).sort((a, b) => a[1].index - b[1].index)) m.name(ref, name);
     const bytes = m.finish();
-    return { module: new WebAssembly.Module(bytes), bytes, functions: sigs };
+    return { module: moduleOf(bytes, this.compiled), bytes, functions: sigs };
   }
 
   /** Whether the instruction's handler may want the decoded instruction in TypeScript. */
@@ -677,7 +689,8 @@ export class Interpreter {
   /** Compiles the handlers asked for since the last call; do this before records that use them run. */
   flushPending(): void {
     if (this.pending.length === 0) return;
-    if (++this.flushes === FLUSHES_BEFORE_COMMON) for (const key of this.commonKeys) this.handler(key);
+    const common = ++this.flushes === FLUSHES_BEFORE_COMMON;
+    if (common) for (const key of this.commonKeys) this.handler(key);
     const keys = this.pending;
     this.pending = [];
     const { m, env, importObject } = this.satellite();
@@ -698,7 +711,7 @@ export class Interpreter {
       this.emitSemantic(key, f, env, base.get, rec.get, ea.get, leave);
       f.emit(c32(S.ST_NEXT));
     });
-    const instance = new WebAssembly.Instance(new WebAssembly.Module(m.finish()), importObject);
+    const instance = new WebAssembly.Instance(moduleOf(m.finish(), common ? this.compiled : null), importObject);
     keys.forEach((key, i) => {
       this.exports.table.set(this.byKey.get(key) as number, instance.exports[`h${i}`] as never);
     });

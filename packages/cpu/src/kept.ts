@@ -2,12 +2,24 @@
 // that it was made for, and for the layout and the translator that made it: its store is chosen by those two, the rest is
 // checked when it is taken in. See docs/decisions/0010.
 
+/** Keeps what the host's WebAssembly engine makes of modules from one run to the next, where the host can do that. */
+export interface CompiledStore {
+  /** The module of `wasm`, with the machine code that an earlier run left; null if there is none of use. Must not throw. */
+  take(wasm: Uint8Array): WebAssembly.Module | null;
+  /** Says that `module`, made of `wasm`, is in use: its code is to be kept, when and as often as the store likes. Must not throw. */
+  add(wasm: Uint8Array, module: WebAssembly.Module): void;
+  /** The modules so far are not in use any more. Must not throw. */
+  clear(): void;
+}
+
 /** Where translations are kept, for one build of the translator and one layout of memory. */
 export interface TranslationStore {
   /** What was appended in earlier runs, whole records in their order; each is good until the next is asked for. */
   load(): Iterable<Uint8Array>;
   /** Keeps one more record. Must not throw: what cannot be kept is made again. */
   append(record: Uint8Array): void;
+  /** Machine code of the modules in them; without it they are compiled anew in each run. */
+  readonly compiled?: CompiledStore;
 }
 
 /** @internal A region within a module: function `r<n>`, n its place in the list. */

@@ -8,12 +8,12 @@ import { fusedMultiplyAdd } from './fused.ts';
 import { type Signature, satelliteOf } from './interp.ts';
 import { type Found, type JitHost, RegionTranslator, rangesOf } from './jit.ts';
 import { jitHost, LinkCells } from './jit-host.ts';
-import { type KeptRegion, packKept, type TranslationStore, unpackKept } from './kept.ts';
+import { type CompiledStore, type KeptRegion, packKept, type TranslationStore, unpackKept } from './kept.ts';
 import type { Layout } from './layout.ts';
 import { allSemantics } from './sem/index.ts';
 import { I32 } from './wasm/builder.ts';
 
-export type { TranslationStore } from './kept.ts';
+export type { CompiledStore, TranslationStore } from './kept.ts';
 
 /** Thresholds below this (executions of a block) translate at once, on the vCPU's own thread: for tests. */
 export const FORCED = 16;
@@ -153,6 +153,7 @@ class Service {
   private replaced: number[] = [];
   private scheduled = false;
   private readonly store: TranslationStore | null;
+  private readonly compiled: CompiledStore | null;
 
   constructor(plan: TranslatorPlan, port: TranslatorPort, open: (machine: string) => TranslationStore | null) {
     this.plan = plan;
@@ -165,6 +166,7 @@ class Service {
     this.translator = new RegionTranslator(this.host, plan.threshold);
     const { functions, shared } = plan;
     this.store = open(JSON.stringify([L, functions, shared, FEATURES, fusedMultiplyAdd()]));
+    this.compiled = this.store?.compiled ?? null;
     if (this.store !== null) this.offer(this.store.load());
   }
 
@@ -180,7 +182,8 @@ class Service {
       // Another process may have kept code with the same cells.
       if (kept === null || !this.cells.reserve(...kept.cells)) continue;
       try {
-        const module = new WebAssembly.Module(kept.wasm as Uint8Array<ArrayBuffer>);
+        const module = this.compiled?.take(kept.wasm) ?? new WebAssembly.Module(kept.wasm as Uint8Array<ArrayBuffer>);
+        this.compiled?.add(kept.wasm, module);
         // As a copy: a message carries all of the buffer that its arrays look at.
         const code = new Uint8Array(kept.regions.reduce((n, r) => n + r.code.length, 0));
         let at = 0;
@@ -204,6 +207,7 @@ class Service {
       this.queue.clear();
       this.replaced = [];
       this.cells.clear();
+      this.compiled?.clear();
     }
     for (const block of m.blocks) {
       const key = keyOf(block.host, block.mode);
@@ -312,8 +316,10 @@ class Service {
       bytes = wasm.length;
       module = new WebAssembly.Module(wasm);
       // Once everything has been forgotten, link cells are handed out a second time.
-      if (this.generation === 0 && proven > 0)
+      if (this.generation === 0 && proven > 0) {
         this.store?.append(packKept({ cells: [cells, this.cells.mark], wasm, regions: regions.slice(0, proven) }));
+        this.compiled?.add(wasm, module);
+      }
     }
     const reply: TranslateReply = {
       kind: 'translated',

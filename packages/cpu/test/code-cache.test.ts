@@ -1,6 +1,6 @@
 // A generated interpreter that was kept runs as one that was just made.
 import { describe, expect, it } from 'vitest';
-import type { CodeCache } from '../src/index.ts';
+import type { CodeCache, CompiledStore } from '../src/index.ts';
 import { createMachine, realMode } from './machine.ts';
 
 /** Runs AX = 6 * 7 and HLT in real mode at 0x1000; gives AX. */
@@ -42,6 +42,33 @@ describe('a cache of generated code', () => {
     run(cache);
     expect(run(cache, 1 << 17)).toBe(42n);
     expect([cache.kept.size, cache.hits]).toEqual([2, 0]);
+  });
+
+  it('is given the modules for their machine code, and asked for it', () => {
+    const modules = new Map<string, WebAssembly.Module>();
+    const log: string[] = [];
+    class Compiled extends Kept {
+      compiled(key: string): CompiledStore {
+        expect(key).toBe([...this.kept.keys()][0] ?? key);
+        return {
+          take: (wasm) => {
+            const known = modules.get(wasm.join()) ?? null;
+            log.push(known === null ? 'asked in vain' : 'taken');
+            return known;
+          },
+          add: (wasm, module) => {
+            log.push('added');
+            modules.set(wasm.join(), module);
+          },
+          clear: () => {},
+        };
+      }
+    }
+    const cache = new Compiled();
+    expect(run(cache)).toBe(42n);
+    expect(log.splice(0)).toEqual(['asked in vain', 'added']);
+    expect(run(cache)).toBe(42n);
+    expect(log).toEqual(['taken', 'added']);
   });
 
   it.each([

@@ -5,7 +5,12 @@ import { FEATURES } from '../src/features.ts';
 import { RegionTranslator, rangesOf } from '../src/jit.ts';
 import { allSemantics } from '../src/sem/index.ts';
 import * as S from '../src/state.ts';
-import { serveTranslator, type TranslationStore, type TranslatorThread } from '../src/translator.ts';
+import {
+  type CompiledStore,
+  serveTranslator,
+  type TranslationStore,
+  type TranslatorThread,
+} from '../src/translator.ts';
 import { createMachine, flat32 } from './machine.ts';
 
 /** A thread that is none: it answers when told to. */
@@ -191,6 +196,43 @@ describe('translation on another thread', () => {
       const [eax, , , ebx] = vcpu.getState().gpr as [bigint, bigint, bigint, bigint];
       expect(eax).toBeGreaterThan(300n);
       expect([0n, 1n]).toContain(ebx - eax);
+    });
+
+    it('has the machine code that is kept beside it', async () => {
+      const log: string[] = [];
+      const modules = new Map<string, WebAssembly.Module>();
+      const compiled: CompiledStore = {
+        take(wasm) {
+          const known = modules.get(wasm.join()) ?? null;
+          log.push(known === null ? 'asked in vain' : 'taken');
+          return known;
+        },
+        add(wasm, module) {
+          log.push('added');
+          modules.set(wasm.join(), module);
+        },
+        clear: () => void log.push('cleared'),
+      };
+      const store = Object.assign(new Kept(), { compiled });
+      const first = new SameThread(store);
+      const one = translated(LOOP, first);
+      for (let i = 0; i < 5; i++) one.vcpu.run(2e6);
+      await first.ready();
+      expect(log).toEqual(['added']);
+      const thread = new SameThread(store);
+      const { vm, vcpu } = translated(LOOP, thread);
+      expect(log).toEqual(['added', 'taken', 'added']);
+      thread.deliver();
+      vcpu.run(1e6);
+      expect(vm.counters()).toMatchObject({ regionsReused: 1, blocksDecoded: 1 });
+      modules.clear();
+      translated(LOOP, new SameThread(store));
+      expect(log.slice(3)).toEqual(['asked in vain', 'added']);
+      // All code is forgotten: what was translated before is not in use.
+      vm.blocks.flush();
+      for (let i = 0; i < 5; i++) vcpu.run(2e6);
+      await thread.ready();
+      expect(log[5]).toBe('cleared');
     });
 
     it('comes into use when it arrives after the code has begun to run', async () => {

@@ -1,5 +1,6 @@
 // What the thread of the software CPU's translator runs; loads no more of the CPU than it needs.
 export {
+  type CompiledStore,
   serveTranslator,
   type TranslationStore,
   type TranslatorPort,
