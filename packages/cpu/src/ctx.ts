@@ -369,7 +369,8 @@ export abstract class SemCtx {
   }
 
   // --- memory by linear address --------------------------------------------------------------------------------------
-  protected tlbEntry(la: Node): Node {
+  /** Address of the data TLB's entry for a linear address, an i32 temporary. */
+  tlbEntry(la: Node): Node {
     return this.f.tmp(tlbSlot(la, ld.i32(this.base, S.TLB_DATA)));
   }
   protected tagOf(la: Node, size: number): Node {
@@ -795,6 +796,37 @@ export abstract class SemCtx {
   /** Writes them. */
   setUpper(i: number, v: Node): void {
     this.f.stV(this.regAddr(i), v, S.YMMH - S.XMM);
+    this.f.st32(this.base, c32(0), S.UPPERS_ZERO);
+  }
+  /** Clears bytes 16 to 31 of operand `i`. */
+  clearUpper(i: number): void {
+    this.f.stV(this.regAddr(i), cZeroV(), S.YMMH - S.XMM);
+  }
+  /** Clears bytes 16 to 31 of XMM register 0. */
+  clearUpper0(): void {
+    this.f.stV(this.base, cZeroV(), S.YMMH);
+  }
+  /** Clears bytes 16 to 31 of all registers that the mode has: eight outside 64-bit mode. */
+  clearUppers(): void {
+    const f = this.f;
+    f.unlikely(i32.eqz(ld.i32(this.base, S.UPPERS_ZERO)), () =>
+      f.if(
+        i32.eq(i32.and(ld.i32(this.base, S.MODE), c32(S.MODE_SIZE)), c32(2)),
+        () => this.clearUppersInState(16),
+        () => this.clearUppersInState(8),
+      ),
+    );
+  }
+  /** Clears bytes 16 to 31 of the first `count` registers, 8 or 16, in state. */
+  protected clearUppersInState(count: number): void {
+    const f = this.f;
+    for (let n = 0; n < count; n++) f.stV(this.base, cZeroV(), S.YMMH + 16 * n);
+    let others: Node | null = null;
+    for (let n = count; n < 16; n++) {
+      const x = ld.v128(this.base, S.YMMH + 16 * n);
+      others = others === null ? x : simd(80, [others, x]);
+    }
+    f.st32(this.base, others === null ? c32(1) : i32.eqz(simd(83, [others], I32)), S.UPPERS_ZERO);
   }
   /** 4 or 8 bytes from byte `at` (0 or 8) of operand `i`, an integer. */
   getXLow(i: number, size: number, at = 0): Node {

@@ -75,11 +75,20 @@ export interface RegionState {
   dirty: number;
   /** Linear-independent part of RIP: RIP minus the offset of the entry within its page. */
   readonly pageRip: Local;
-  /** XMM registers; made when first used. The upper halves of YMM are in memory. */
+  /** XMM registers; made when first used. */
   readonly xmms: (Local | null)[];
   /** As {@link lazy} and {@link dirty}, for them. */
   readonly lazyXmm: number;
   dirtyXmm: number;
+  /** Bit per register whose upper half some instruction reads, or writes with something that may not be 0. */
+  readonly wide: number;
+  /** Their upper halves; made when first used. All writes stay there until the region is left. The others' are in memory. */
+  readonly uppers: (Local | null)[];
+  /**
+   * Not 0: all of {@link uppers} are 0, and in memory too, so that none has to be stored when the region is left. Made with the
+   * first of them.
+   */
+  noUppers: Local | null;
   /** Bit per XMM register whose low float, or double, is not denormal, at the place that is being translated. */
   normal4: number;
   normal8: number;
@@ -244,11 +253,52 @@ export class JitCtx extends SemCtx {
       this.s.dirtyXmm |= 1 << n;
     } else this.f.stV(this.base, l.tee(v), S.XMM + 16 * n);
   }
+  private upper(n: number): Local {
+    let l = this.s.uppers[n] ?? null;
+    if (l === null) {
+      l = this.f.local(V128);
+      this.s.uppers[n] = l;
+      this.noUppers();
+    }
+    return l;
+  }
+  private noUppers(): Local {
+    this.s.noUppers ??= this.f.local(I32);
+    return this.s.noUppers;
+  }
+  private isWide(n: number): boolean {
+    return (this.s.wide & (1 << n)) !== 0;
+  }
   override getUpper(i: number): Node {
-    return ld.v128(this.base, S.YMMH + 16 * this.regOf(i));
+    const n = this.regOf(i);
+    return this.isWide(n) ? this.upper(n).get : ld.v128(this.base, S.YMMH + 16 * n);
   }
   override setUpper(i: number, v: Node): void {
-    this.f.stV(this.base, v, S.YMMH + 16 * this.regOf(i));
+    const n = this.regOf(i);
+    if (this.isWide(n)) this.f.set(this.upper(n), v);
+    else {
+      this.f.stV(this.base, v, S.YMMH + 16 * n);
+      this.f.st32(this.base, c32(0), S.UPPERS_ZERO);
+    }
+    this.f.set(this.noUppers(), c32(0));
+  }
+  override clearUpper(i: number): void {
+    this.zeroUpper(this.regOf(i));
+  }
+  override clearUpper0(): void {
+    this.zeroUpper(0);
+  }
+  private zeroUpper(n: number): void {
+    if (this.isWide(n)) this.f.set(this.upper(n), vz());
+    else this.f.stV(this.base, vz(), S.YMMH + 16 * n);
+  }
+  override clearUppers(): void {
+    const f = this.f;
+    const count = this.mode.bits === 64 ? 16 : 8;
+    f.unlikely(i32.eqz(ld.i32(this.base, S.UPPERS_ZERO)), () => this.clearUppersInState(count));
+    if (this.s.wide === 0) return;
+    for (let n = 0; n < count; n++) if (this.isWide(n)) f.set(this.upper(n), vz());
+    f.set(this.noUppers(), c32(1));
   }
   override getXLow(i: number, size: number, at = 0): Node {
     if (this.isMmx(i)) return super.getXLow(i, size, at);
@@ -425,7 +475,7 @@ export class JitCtx extends SemCtx {
     this.f.set(this.s.out, this.place(this.off + this.insn.length, this.left - 1));
     this.f.brUnlikely(this.s.leaveLabel, this.s.attention.get);
   }
-  protected override tlbEntry(la: Node): Node {
+  override tlbEntry(la: Node): Node {
     return this.f.tmp(tlbSlot(la, this.s.tlb.get));
   }
   /** Whether the instruction stores to memory in a way that may need {@link checkAttention}. */

@@ -579,6 +579,9 @@ export class RegionTranslator {
       xmms: new Array(16).fill(null),
       lazyXmm: lazy.xmm,
       dirtyXmm: 0,
+      wide: wideRegisters(blocks),
+      uppers: new Array(16).fill(null),
+      noUppers: null,
       normal4: 0,
       normal8: 0,
       fast: null,
@@ -819,6 +822,13 @@ export class RegionTranslator {
       const l = s.xmms[n];
       if (l !== null && l !== undefined && s.dirtyXmm & (1 << n)) f.stV(base, l.get, S.XMM + 16 * n);
     }
+    if (s.noUppers !== null)
+      f.if(i32.eqz(s.noUppers.get), () => {
+        s.uppers.forEach((l, n) => {
+          if (l !== null) f.stV(base, l.get, S.YMMH + 16 * n);
+        });
+        f.st32(base, c32(0), S.UPPERS_ZERO);
+      });
     // Flags stay operands: the next region may not want them.
     f.if(s.fk.get, () => {
       f.st32(base, s.fk.get, S.PEND_KIND);
@@ -869,7 +879,10 @@ export class RegionTranslator {
       if (l !== null && l !== undefined) pro.set(l, ld.i64(base, S.GPR + 8 * n));
       const x = s.xmms[n];
       if (x !== null && x !== undefined) pro.set(x, ld.v128(base, S.XMM + 16 * n));
+      const y = s.uppers[n];
+      if (y !== null && y !== undefined) pro.set(y, ld.v128(base, S.YMMH + 16 * n));
     }
+    if (s.noUppers !== null) pro.set(s.noUppers, ld.i32(base, S.UPPERS_ZERO));
     if (s.fast !== null) pro.set(s.fast, i32.eq(i32.and(ld.i32(base, S.MXCSR), c32(0x7020)), c32(0x1020)));
     f.prepend(pro);
     return !outOfCells;
@@ -958,6 +971,19 @@ function writtenInLoops(blocks: readonly Block[]): { readonly gpr: number; reado
       if (STACK.has(n.op)) gpr |= 1 << 4;
     }
   return { gpr, xmm };
+}
+
+/** Bit per register that some instruction has as a YMM register. */
+function wideRegisters(blocks: readonly Block[]): number {
+  let wide = 0;
+  for (const b of blocks)
+    for (const n of b.insns) {
+      if (n.kind0 === Kind.Ymm) wide |= 1 << n.reg0;
+      if (n.kind1 === Kind.Ymm) wide |= 1 << n.reg1;
+      if (n.kind2 === Kind.Ymm) wide |= 1 << n.reg2;
+      if (n.kind3 === Kind.Ymm) wide |= 1 << n.reg3;
+    }
+  return wide;
 }
 
 /** Operations that move the stack pointer. */

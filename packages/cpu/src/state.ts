@@ -150,6 +150,11 @@ export const FIP = 928;
 export const FDP = 936;
 /** 32 bit: MXCSR. */
 export const MXCSR = 944;
+/**
+ * 32 bit: not 0 if all of {@link YMMH} is 0, so that VZEROUPPER has nothing to do. Whatever writes there something that is
+ * not 0, or may not be, clears it.
+ */
+export const UPPERS_ZERO = 948;
 /** XMM0–XMM15, 16 bytes each. */
 export const XMM = 1024;
 /** Upper halves of YMM0–YMM15, 16 bytes each. */

@@ -47,6 +47,7 @@ function fill(r: Rig): void {
     c.set(S.XMM + o, 0xabc00000 + o);
     c.set(S.YMMH + o, 0xdef00000 + o);
   }
+  c.set(S.UPPERS_ZERO, 0);
   c.set(S.MXCSR, 0x1fa0);
 }
 const fpu = (r: Rig): number[] => {

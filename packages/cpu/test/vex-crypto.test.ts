@@ -39,6 +39,7 @@ class Rig {
           0n,
         ),
       set: (n, v) => {
+        this.view.setInt32(this.base + S.UPPERS_ZERO, 0, true);
         for (const [i, a] of [at(n), at(n) + 8, up(n), up(n) + 8].entries())
           this.view.setBigUint64(a, (v >> BigInt(64 * i)) & ((1n << 64n) - 1n), true);
       },

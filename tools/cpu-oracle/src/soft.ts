@@ -357,6 +357,7 @@ export class Soft {
       for (let w = 0; w < 4; w++) i32[to + w] = inp[fx + 8 + i * 4 + w] as number;
     }
     for (let w = 0; w < 64; w++) set(S.XMM + w * 4, inp[fx + 40 + w] as number);
+    set(S.UPPERS_ZERO, 0);
     for (let w = 0; w < 64; w++) set(S.YMMH + w * 4, inp[o + (L.REC.ymmh >> 2) + w] as number);
     if (code) {
       const to = FILE + 2 * L.PAGE + (this.view.getUint32(at + L.REC.codeAt, true) & 0x1fff);

@@ -195,6 +195,7 @@ const gather =
     const cut = f.tmp(
       select(i32.eq(i32.and(ld.i32(c.base, S.MODE), c32(S.MODE_SIZE)), c32(2)), c64(-1), c64(0xffffffff)),
     );
+    f.st32(c.base, c32(0), S.UPPERS_ZERO);
     // Every mask element becomes all ones or zero first.
     for (let i = 0; i < total; i++) {
       const p = place(i, size);
@@ -264,12 +265,11 @@ export function avxSemantics(): Map<number, Semantic> {
   };
   const zeroUpper = (all: boolean): Semantic => {
     return (c) => {
+      c.clearUppers();
+      if (!all) return;
       // Outside 64-bit mode there are eight registers; MODE tells.
       const clear = (from: number): void => {
-        for (let n = from; n < from + 8; n++) {
-          c.f.stV(c.base, v.zero(), S.YMMH + 16 * n);
-          if (all) c.setXmm(n, v.zero());
-        }
+        for (let n = from; n < from + 8; n++) c.setXmm(n, v.zero());
       };
       clear(0);
       c.f.if(i32.eq(i32.and(ld.i32(c.base, S.MODE), c32(S.MODE_SIZE)), c32(2)), () => clear(8));

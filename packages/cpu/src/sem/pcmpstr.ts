@@ -6,7 +6,6 @@ import {
   c32,
   c64,
   call,
-  cV128,
   type Fn,
   type FnRef,
   I32,
@@ -156,7 +155,7 @@ function compare(explicit: boolean, mask: boolean): Semantic {
         explicit ? explicitLength(c, 2) : none,
       ),
     );
-    if (mask && c.insn.vex !== 0) f.stV(c.base, cV128(0, 0, 0, 0), S.YMMH);
+    if (mask && c.insn.vex !== 0) c.clearUpper0();
     const words = i32.and(imm, c32(1));
     const n = select(words, c32(8), c32(16));
     if (!mask) {

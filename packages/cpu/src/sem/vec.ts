@@ -314,11 +314,11 @@ export function writeLanes(c: SemCtx, r: readonly Node[]): void {
   const values = r.map((x) => c.f.tmp(x));
   c.setX(0, values[0] as Node);
   if (values.length > 1) c.setUpper(0, values[1] as Node);
-  else if (isVex(c)) c.setUpper(0, v.zero());
+  else clearUpper(c);
 }
 /** Clears the upper lane of operand 0 if the instruction is VEX-encoded. */
 export function clearUpper(c: SemCtx): void {
-  if (isVex(c)) c.setUpper(0, v.zero());
+  if (isVex(c)) c.clearUpper(0);
 }
 
 // --- MMX ---------------------------------------------------------------------------------------------------------------

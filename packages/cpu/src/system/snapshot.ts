@@ -79,6 +79,7 @@ function loadXsave(cpu: CpuAccess, image: Uint8Array): void {
     cpu.set64(o + 8, x87 ? v.getUint16(40 + n * 16, true) : 0, 0);
   }
   cpu.set(S.MXCSR, bv & (B.XF_SSE | B.XF_AVX) ? v.getUint32(24, true) & B.MXCSR_MASK : B.MXCSR_RESET);
+  cpu.set(S.UPPERS_ZERO, 0);
   for (let o = 0; o < 256; o += 4) {
     cpu.set(S.XMM + o, bv & B.XF_SSE ? v.getUint32(160 + o, true) : 0);
     cpu.set(S.YMMH + o, bv & B.XF_AVX && image.length >= B.XSAVE_SIZE ? v.getUint32(B.XSAVE_AVX + o, true) : 0);

@@ -57,7 +57,7 @@ export function inUse(cpu: CpuAccess): number {
   )
     v |= B.XF_X87;
   if (!allZero(cpu, S.XMM, 256)) v |= B.XF_SSE;
-  if (!allZero(cpu, S.YMMH, 256)) v |= B.XF_AVX;
+  if (cpu.get(S.UPPERS_ZERO) === 0 && !allZero(cpu, S.YMMH, 256)) v |= B.XF_AVX;
   return v;
 }
 
@@ -290,8 +290,13 @@ export function xrstor(c: SysCtx, i: Insn): number {
   else if (rfbm & B.XF_X87) initX87(cpu);
   if (load & B.XF_SSE) loadVectors(c, 160, S.XMM);
   else if (rfbm & B.XF_SSE) zeroVectors(c, S.XMM);
-  if (load & B.XF_AVX) loadVectors(c, B.XSAVE_AVX, S.YMMH);
-  else if (rfbm & B.XF_AVX) zeroVectors(c, S.YMMH);
+  if (load & B.XF_AVX) {
+    loadVectors(c, B.XSAVE_AVX, S.YMMH);
+    cpu.set(S.UPPERS_ZERO, 0);
+  } else if (rfbm & B.XF_AVX) {
+    zeroVectors(c, S.YMMH);
+    if (xmmCount(c) === 16) cpu.set(S.UPPERS_ZERO, 1);
+  }
   return goOn(c, i.length);
 }
 
