@@ -17,6 +17,7 @@ import {
   I64,
   i32,
   i64,
+  type Label,
   type Local,
   ld,
   type Module,
@@ -40,6 +41,9 @@ const VEC = { 1: v8, 2: v16, 4: v32, 8: v64 } as const;
 const CHUNK = 1024;
 /** Elements done one by one before the rest is tried as a run again. */
 const FEW = 16;
+/** Bytes that are moved or stored by a few vectors in the place of the instruction. */
+const SHORT_MIN = 16;
+const SHORT_MAX = 64;
 /** Up to here a loop of vectors is quicker than a call of memory.copy or memory.fill. */
 const SMALL = 256;
 
@@ -296,6 +300,52 @@ interface Bulk {
   readonly pointers: readonly number[];
   /** Only upwards. */
   readonly up?: boolean;
+  /** Does the whole of a short one. */
+  readonly short?: Short;
+}
+
+/** How {@link SHORT_MIN} to {@link SHORT_MAX} bytes are done that lie in one page of memory. */
+interface Short {
+  /** Linear addresses, in the order of `pointers`; the last is written, one before it is read. */
+  addresses(): readonly Node[];
+  /** Given host addresses and the number of bytes, all i32: stores by means of vectors at these offsets. */
+  move(hosts: readonly Node[], at: readonly Node[]): void;
+}
+
+/** Does a short repetition and goes to `done`, if it is one whose operands the TLB knows. */
+function tryShort(c: SemCtx, bulk: Bulk, short: Short, done: Label): void {
+  const f = c.f;
+  const m = f.mark();
+  const log2 = Math.log2(c.size);
+  const count = strReg(c, CX);
+  const bytes = f.tmp(i64.shl(count, c64(log2)));
+  const n = f.tmp(i32.wrap(bytes));
+  let ok = i32.and(
+    i64.le_u(i64.sub(count, c64(SHORT_MIN >> log2)), c64((SHORT_MAX - SHORT_MIN) >> log2)),
+    i32.eqz(i32.and(efl(c), c32(S.FLAG_DF | S.FLAG_TF))),
+  );
+  const addresses = short.addresses();
+  const hosts = addresses.map((la, i) => {
+    const e = c.tlbEntry(la);
+    const last = i64.and(i64.add(la, i64.sub(bytes, c64(1))), c64(-4096));
+    ok = i32.and(ok, i64.eq(ld.i64(e, i === addresses.length - 1 ? 8 : 0), last));
+    return f.tmp(i32.add(i32.wrap(la), ld.i32(e, 24)));
+  });
+  // All loads come before the first store: right unless a destination just above the source is to repeat what is between.
+  const [from, to] = hosts;
+  if (from !== undefined && to !== undefined) ok = i32.and(ok, i32.ge_u(i32.sub(to, from), n));
+  f.likely(ok, () => {
+    const last = f.tmp(i32.sub(n, c32(16)));
+    f.if(
+      i32.ge_u(n, c32(32)),
+      () => short.move(hosts, [c32(0), c32(16), f.tmp(i32.sub(n, c32(32))), last]),
+      () => short.move(hosts, [c32(0), last]),
+    );
+    for (const r of bulk.pointers) setStrReg(c, r, i64.add(strReg(c, r), bytes));
+    setStrReg(c, CX, c64(0));
+    f.br(done);
+  });
+  f.release(m);
 }
 
 /** Wraps one element's work in the REP loop. */
@@ -310,6 +360,7 @@ function repeat(c: SemCtx, one: (d: Node) => void, stopOn: (() => Node) | null, 
   const left = f.temp(I32);
   const few = f.temp(I32);
   f.block((done) => {
+    if (useBulk?.short !== undefined) tryShort(c, useBulk, useBulk.short, done);
     f.brIf(done, i64.eqz(strReg(c, CX)));
     const d = step(c, size);
     // With the trap flag there is a trap after every element.
@@ -379,6 +430,15 @@ const movs: Semantic = (c) => {
     {
       run: (down) => call(fn(c, 'movs'), c.base, source(c), target(c), strReg(c, CX), c32(size), down),
       pointers: [SI, DI],
+      short: {
+        addresses: () => [source(c), target(c)],
+        move([from, to], at) {
+          const x = at.map((o) => f.tmp(ld.v128(i32.add(from as Node, o))));
+          at.forEach((o, k) => {
+            f.stV(i32.add(to as Node, o), x[k] as Node);
+          });
+        },
+      },
     },
   );
 };
@@ -396,6 +456,13 @@ const stos: Semantic = (c) => {
     {
       run: (down) => call(fn(c, 'stos'), c.base, target(c), strReg(c, CX), c32(size), down, splat(c)),
       pointers: [DI],
+      short: {
+        addresses: () => [target(c)],
+        move([to], at) {
+          const x = f.tmp(splat(c));
+          for (const o of at) f.stV(i32.add(to as Node, o), x);
+        },
+      },
     },
   );
 };
