@@ -651,8 +651,19 @@ export class RegionTranslator {
     const children: Block[][] = blocks.map(() => []);
     for (const b of blocks) if (b.index > 0) (children[b.idom] as Block[]).push(b);
 
-    /** Whether the page of `off` is still where it was at translation. */
+    const seen = new Map<number, Local>();
+    /** Whether the page of `off` is still where it was at translation: looked at once, since nothing in a region can change it. */
     const mapped = (off: number): Node => {
+      let known = seen.get(off >> 12);
+      if (known === undefined) {
+        known = f.local(I32);
+        seen.set(off >> 12, known);
+      }
+      const l = known;
+      f.unlikely(i32.eqz(l.get), () => f.set(l, isThere(off)));
+      return l.get;
+    };
+    const isThere = (off: number): Node => {
       const la = f.tmp(cut(i64.add(s.pageRip.get, c64(off))));
       const t = f.tmp(tlbSlot(la, ld.i32(base, S.TLB_CODE)));
       const host = (found.pages.get(off >> 12) as number) + (off & 4095);
