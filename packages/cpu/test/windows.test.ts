@@ -4,6 +4,7 @@ import { Decoder, Insn, Status } from '@hyve/x86';
 import { describe, expect, it } from 'vitest';
 import { FEATURES } from '../src/features.ts';
 import { windowsOf } from '../src/windows.ts';
+import { DATA, Machine } from './float-rig.ts';
 import { createMachine, flat32 } from './machine.ts';
 
 /** The windows of 64-bit code: for each instruction `slot:at/span`, with `w` if something is written, or `-`. */
@@ -171,5 +172,70 @@ describe('a window', () => {
     const wanted = run(0, loop(body), 0x3000, 0x2800);
     for (const threshold of [1, 20]) expect(run(threshold, loop(body), 0x3000, 0x2800)).toEqual(wanted);
     expect(wanted.bus.length).toBe(40);
+  });
+});
+
+describe('alignment within a window', () => {
+  it('is looked at for each access that it does not follow for', () => {
+    const tiers = [new Machine(0), new Machine(1)];
+    let s = 7;
+    const r = (n: number): number => {
+      s = (Math.imul(s, 1664525) + 1013904223) >>> 0;
+      return (s >>> 8) % n;
+    };
+    let faults = 0;
+    for (let program = 0; program < 80; program++) {
+      // By EDI, which goes on by 16 bytes each time and by 8 once, five places at multiples of 8.
+      const odd = r(2) * 8;
+      const accesses = Array.from({ length: 5 }, () => {
+        const aligned = r(3) > 0;
+        const disp = (aligned ? odd + 16 * r(3) : 8 * r(6)) & 127;
+        return aligned ? [0x0f, 0x28 + r(2), 0x47 | (r(4) << 3), disp] : [0x0f, 0x10 + r(2), 0x47 | (r(4) << 3), disp];
+      });
+      const data = new Uint8Array(512);
+      const late = 4 + r(8);
+      for (let n = 0; n < 12; n++) data[256 + 4 * n] = n === late ? 8 : 16;
+      // add edi, [ebx]; add ebx, 4; …; dec ecx; jnz
+      const body = [0x03, 0x3b, 0x83, 0xc3, 0x04, ...accesses.flat(), 0x49];
+      const code = [...body, 0x75, 256 - body.length - 2];
+      const [want, got] = tiers.map((m) => {
+        const a = m.run((asm) => asm.db(...code), {
+          gpr: { 1: 12, 3: DATA + 256, 7: DATA + 512 + odd, 4: 0x7000 },
+          data,
+        });
+        return { vector: a.vector, eip: a.eip, edi: a.gpr(7), xmm: [0, 1, 2, 3].map((n) => a.xmm(n)) };
+      });
+      expect(got, `program ${program}`).toEqual(want);
+      if (want?.vector === 13) faults++;
+    }
+    expect(faults).toBeGreaterThan(20);
+  });
+
+  it('is another at another distance', () => {
+    const { vm, vcpu } = createMachine({ cpu: { threshold: 1 } });
+    // movaps xmm0, [edi]; movaps xmm1, [edi+24]; hlt: the second address cannot be aligned when the first is.
+    vm.memory.load(0x1000, Uint8Array.from([0x0f, 0x28, 0x07, 0x0f, 0x28, 0x4f, 24, 0xf4]));
+    const s = {
+      ...flat32(vcpu, 0x1000),
+      cr4: 0x600n,
+      gpr: vcpu.getState().gpr.map((_, n) => (n === 7 ? 0x8000n : 0n)),
+    };
+    for (let run = 0; run < 6; run++) {
+      vcpu.setState(s);
+      // Nobody handles #GP.
+      expect(vcpu.run(1e7).reason, `run ${run}`).toBe(Exit.Shutdown);
+    }
+  });
+
+  it('is another once the register has changed', () => {
+    const { vm, vcpu } = createMachine({ cpu: { threshold: 1 } });
+    // movaps xmm0, [edi]; movaps xmm1, [edi+16]; add edi, edx; movaps xmm2, [edi]; movaps xmm3, [edi+16]; hlt
+    const pair = (n: number): number[] => [0x0f, 0x28, 0x07 | (n << 3), 0x0f, 0x28, 0x4f | (n << 3), 16];
+    vm.memory.load(0x1000, Uint8Array.from([...pair(0), 0x01, 0xd7, ...pair(2), 0xf4]));
+    const s = { ...flat32(vcpu, 0x1000), cr4: 0x600n };
+    for (const step of [16, 16, 16, 8, 32, 8]) {
+      vcpu.setState({ ...s, gpr: s.gpr.map((_, n) => (n === 7 ? 0x8000n : n === 2 ? BigInt(step) : 0n)) });
+      expect(vcpu.run(1e7).reason).toBe(step === 8 ? Exit.Shutdown : Exit.Halt);
+    }
   });
 });
