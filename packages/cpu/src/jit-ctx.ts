@@ -116,8 +116,6 @@ export interface RegionState {
   readonly tlb: Local;
   /** Host addresses of windows, 0 for none; see windows.ts. Made when first used. */
   readonly windows: Local[];
-  /** By window: its start plus `r` is known to be a multiple of `n`, as `64 * r + n`, `r` below `n`; 0 if nothing is known. */
-  readonly alignments: number[];
   /** Bit per window: some access may still come. */
   live: number;
   /** Budget when the region was entered, and now, less the whole running block. */
@@ -157,7 +155,6 @@ export class JitCtx extends SemCtx {
   ) {
     super(s.f, s.env, s.base, insn, s.mode);
     this.use = use;
-    if (use?.first === true) s.alignments[use.slot] = 0;
     this.depth = s.f.depth;
     // MMX moves set the state of the x87 after the store.
     if (insn.kind0 === Kind.Mem && insn.kind1 !== Kind.Mmx && MOVES.has(insn.op)) this.rest = () => {};
@@ -539,18 +536,6 @@ export class JitCtx extends SemCtx {
     if (u === null || la !== this.useAt || size > u.size || (u.first && this.f.depth !== this.depth)) return null;
     this.use = null;
     return u;
-  }
-  /** Accesses of a window have one base register: what is known of one address tells of all. */
-  override requireAligned(n: number): void {
-    const u = this.use;
-    if (u === null || u.stack || this.f.depth !== this.depth) {
-      super.requireAligned(n);
-      return;
-    }
-    const known = (u.at & (n - 1)) * 64 + n;
-    if (this.s.alignments[u.slot] === known) return;
-    super.requireAligned(n);
-    this.s.alignments[u.slot] = known;
   }
   /** After the instruction: a window that it should have opened is none. */
   finish(): void {

@@ -599,7 +599,6 @@ export class RegionTranslator {
       before: f.local(I32),
       tlb: f.local(I32),
       windows: [],
-      alignments: [],
       live: 0,
       bud0,
       bud,

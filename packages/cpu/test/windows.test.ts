@@ -176,7 +176,7 @@ describe('a window', () => {
 });
 
 describe('alignment within a window', () => {
-  it('is looked at for each access that it does not follow for', () => {
+  it('is looked at for each access', () => {
     const tiers = [new Machine(0), new Machine(1)];
     let s = 7;
     const r = (n: number): number => {
