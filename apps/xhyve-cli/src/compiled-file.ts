@@ -10,7 +10,7 @@ import type { CompiledStore } from '@hyve/pc/translator-worker';
 import { keepNewest, makePrivate } from './user-cache.ts';
 
 /** Largest file, bytes: modules that do not find room are compiled anew. */
-export const MOST_COMPILED: number = 48 << 20;
+export const MOST_COMPILED: number = 32 << 20;
 /** Files of a kind that are kept; the ones not written for longest go. */
 const MAX_FILES = 12;
 /** Before the entries: "HYVEMC1\0", 8 bytes of the digest of the host's name. */
