@@ -14,6 +14,7 @@ import * as R from './record.ts';
 import { emitArith } from './sem/helpers.ts';
 import { sys } from './sem/integer.ts';
 import { TRANSITIONS } from './sem/transitions.ts';
+import { XSTATE } from './sem/xstate.ts';
 import * as S from './state.ts';
 import {
   c32,
@@ -166,6 +167,7 @@ const MODE_OPS: ReadonlySet<number> = new Set([
   OP.PUSH, OP.POP, OP.PUSHA, OP.POPA, OP.PUSHF, OP.POPF, OP.CALL, OP.JMP, OP.RET, OP.JCC, OP.LOOP, OP.LOOPE, OP.LOOPNE,
   OP.JCXZ, OP.LEAVE, OP.MOVS, OP.STOS, OP.LODS, OP.SCAS, OP.CMPS, OP.XLAT, OP.BT, OP.BTS, OP.BTR, OP.BTC, OP.SYSCALL,
   OP.SYSRET, OP.IRET, OP.INVLPG, OP.RDFSBASE, OP.RDGSBASE, OP.WRFSBASE, OP.WRGSBASE, OP.SYSENTER, OP.SYSEXIT, OP.INT,
+  OP.XSAVE, OP.XSAVEOPT, OP.XSAVEC, OP.XRSTOR,
 ]); // biome-ignore format: a list
 /** Operations whose code depends on address size and segment. */
 const STRING_OPS: ReadonlySet<number> = new Set([
@@ -224,10 +226,11 @@ function hasSystemOperand(n: Insn): boolean {
   return isSystem(n.kind0) || isSystem(n.kind1);
 }
 /**
- * Whether translated code leaves the instruction to the interpreter, whatever its operation: all with such operands but
- * moves from them and loads of data segments.
+ * Whether translated code leaves the instruction to the interpreter: the XSAVE family, and, whatever the operation, all with
+ * such operands but moves from them and loads of data segments.
  */
-export function inTypeScript(n: Insn): boolean {
+export function leftToInterpreter(n: Insn): boolean {
+  if (XSTATE.has(n.op)) return true;
   if (!hasSystemOperand(n)) return false;
   if (n.op === OP.MOV && (n.kind1 === Kind.Seg || n.kind1 === Kind.Cr)) return false;
   const loads = n.kind0 === Kind.Seg && n.reg0 <= S.GS && n.reg0 !== S.CS && n.reg0 !== S.SS;
@@ -625,7 +628,8 @@ export class Interpreter {
 
   /** Whether the instruction's handler may want the decoded instruction in TypeScript. */
   mayUseSys(n: Insn): boolean {
-    return n.op === OP.POPF || TRANSITIONS.has(n.op) || hasSystemOperand(n) || !this.semantics.has(n.op);
+    const mixed = n.op === OP.POPF || TRANSITIONS.has(n.op) || XSTATE.has(n.op);
+    return mixed || hasSystemOperand(n) || !this.semantics.has(n.op);
   }
 
   /** Whether the next block might not find room for its handlers: forget all blocks, then {@link Interpreter.resetHandlers}. */

@@ -2,7 +2,7 @@
 import type { Decoder } from '@hyve/x86';
 import { modeForbids, runsOf, unitsOfRows } from './blocks.ts';
 import type { Semantic } from './ctx.ts';
-import { inTypeScript } from './interp.ts';
+import { leftToInterpreter } from './interp.ts';
 import { CELL, type JitHost } from './jit.ts';
 import { jumpTargets } from './jump-targets.ts';
 import type { Layout } from './layout.ts';
@@ -81,7 +81,7 @@ export function jitHost(
     u8: new Uint8Array(buffer),
     semantics,
     decoder,
-    special: inTypeScript,
+    special: leftToInterpreter,
     unavailable: (n, mode) => modeForbids(units, n, mode),
     cell: () => cells.take(),
     runs: (host, mode) => runsOf(words, halves, L, host, mode),

@@ -35,7 +35,7 @@ import * as R from './record.ts';
 import { allSemantics, emitHelpers } from './sem/index.ts';
 import { Peers, READING_ANY } from './smp.ts';
 import * as S from './state.ts';
-import { F81D_RDTSCP, VENDOR_AMD, VENDOR_HYGON } from './system/bits.ts';
+import { F81D_RDTSCP, FD1A_XSAVEC, VENDOR_AMD, VENDOR_HYGON } from './system/bits.ts';
 import { DEBUG_FAULT, DELIVERED, EventSource, hasErrorCode } from './system/events.ts';
 import { SystemUnit } from './system/system.ts';
 import { blockText } from './trace.ts';
@@ -724,6 +724,8 @@ export class SoftVcpu implements Vcpu {
     this.system.reset('power-on');
     const extended = this.cpuidRows.find((r) => r.leaf === 0x80000001)?.edx ?? 0;
     this.access.set(S.HAS_RDTSCP, extended & F81D_RDTSCP);
+    const xsave = this.cpuidRows.find((r) => r.leaf === 0xd && r.subleaf === 1)?.eax ?? 0;
+    this.access.set(S.HAS_XSAVEC, xsave & FD1A_XSAVEC);
     // Power comes to all processors at once, whenever each one's turn is here: their counters agree.
     if (this.index !== 0) {
       const first = (this.vm.layout.vcpu0 + S.TSC_OFFSET) >> 2;

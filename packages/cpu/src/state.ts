@@ -107,6 +107,8 @@ export const FAULT_CODE = 648;
 export const HAS_RDTSCP = 652;
 /** 64 bit: its linear address, for page faults. */
 export const FAULT_ADDR = 656;
+/** 32 bit: non-zero if CPUID has XSAVEC. */
+export const HAS_XSAVEC = 708;
 /** 64 bit: RIP of the first instruction of the running block. */
 export const RIP_BASE = 664;
 /** 32 bit: record of the running instruction, while a helper runs. */

@@ -9,6 +9,7 @@ import { integerSemantics } from './integer.ts';
 import { emitPcmpstr, pcmpstrSemantics } from './pcmpstr.ts';
 import { emitString, stringSemantics } from './string.ts';
 import { systemMove, TRANSITIONS } from './transitions.ts';
+import { emitXstate, XSTATE } from './xstate.ts';
 
 /** Every operation with a WebAssembly semantic; all others run in TypeScript. */
 export function allSemantics(): Map<number, Semantic> {
@@ -18,6 +19,7 @@ export function allSemantics(): Map<number, Semantic> {
     ...floatSemantics(),
     ...pcmpstrSemantics(),
     ...TRANSITIONS,
+    ...XSTATE,
   ]);
   for (const op of [OP.MOV, OP.PUSH, OP.POP]) {
     const plain = m.get(op) as Semantic;
@@ -32,5 +34,5 @@ export function allSemantics(): Map<number, Semantic> {
 
 /** Functions that semantics call, emitted into the main module. */
 export function emitHelpers(m: Module, mem: MemFns): Record<string, FnRef> {
-  return { ...emitFloat(m), ...emitPcmpstr(m), ...emitString(m, mem) };
+  return { ...emitFloat(m), ...emitPcmpstr(m), ...emitString(m, mem), ...emitXstate(m, mem) };
 }
