@@ -251,7 +251,7 @@ export interface HostImports {
   /** A locked access needs all other vCPUs to stand still; {@link HostImports.go} ends that. */
   stop(base: number): void;
   go(base: number): void;
-  /** A block became hot. */
+  /** A block became hot, or has run another {@link REMINDER_RUNS} times. */
   hot(base: number, head: number): void;
   /**
    * The region entered at a host address leaves by indirect jumps whose targets it might have: it is to be made anew. `low`,
@@ -291,6 +291,9 @@ export interface InterpExports {
   protectPage(base: number, host: number): void;
   readonly table: WebAssembly.Table;
 }
+
+/** A block is reported again each time it has run so often, a power of two: nobody may have got to it yet. */
+export const REMINDER_RUNS = 65536;
 
 /** Slots of the handler table. */
 export const TABLE_SLOTS = 65536;
@@ -918,7 +921,10 @@ export class Interpreter {
       head();
       const runs = f.tmp(i32.add(ld.i32(rec.get, R.B_PAGE2_NEXT), c32(1)));
       f.st32(rec.get, runs, R.B_PAGE2_NEXT);
-      f.if(i32.eq(runs, c32(this.threshold)), () => f.do(call(hot, base, rec.get)));
+      const reminder = i32.eqz(i32.and(runs, c32(REMINDER_RUNS - 1)));
+      f.if(this.threshold < 0 ? c32(0) : i32.or(i32.eq(runs, c32(this.threshold)), reminder), () =>
+        f.do(call(hot, base, rec.get)),
+      );
       advance();
     };
     bodies[R.H_HEAD2] = () => {

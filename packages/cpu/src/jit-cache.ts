@@ -21,6 +21,8 @@ import { c32, I32 } from './wasm/builder.ts';
 
 /** Regions compiled together. */
 const BATCH = 128;
+/** Fewer link cells may not do for what is compiled together. */
+const MIN_CELLS = 4096;
 /** Most blocks that wait for the translator's thread. */
 const MAX_WAITING = 32768;
 /**
@@ -71,6 +73,14 @@ interface Region {
   old: { readonly region: Region; readonly speed: number } | null;
 }
 
+/** A block that the translator's thread was asked for. */
+interface Waiting {
+  readonly head: number;
+  readonly block: HotBlock;
+  readonly cause: Cause;
+  readonly rounds: number;
+}
+
 function newRegion(
   head: number,
   from: { readonly ranges: Region['ranges']; readonly bytes: Uint8Array },
@@ -98,7 +108,7 @@ export class JitCache implements RegionIndex {
   private nextId = 1;
   /** Blocks that the thread is to be asked for, and all it has not answered for. */
   private asked: HotBlock[] = [];
-  private readonly waiting: Map<number, { head: number; block: HotBlock; cause: Cause; rounds: number }> = new Map();
+  private readonly waiting: Map<number, Waiting> = new Map();
   /** Regions of earlier runs by the host address of their entry. */
   private readonly kept: Map<number, { region: KeptRegion; shared: KeptCode; name: string }[]> = new Map();
   /** Regions of earlier runs that came into use. */
@@ -106,6 +116,10 @@ export class JitCache implements RegionIndex {
   private queue: { region: Region; found: Found }[] = [];
   private waited = 0;
   private readonly patience: number;
+  private readonly threshold: number;
+  private readonly patienceMs: number;
+  /** When the thread was asked for the block at a head that it has not answered for. */
+  private readonly askedMs: Map<number, number> = new Map();
   private nextSlot = JIT_FIRST_SLOT;
   /** Slots by host address and mode of their region, of such as have gone too: links and jump caches still lead there. */
   private readonly slots: Map<number, number> = new Map();
@@ -140,6 +154,8 @@ export class JitCache implements RegionIndex {
     translator: (() => TranslatorThread) | null;
     /** Starts it here and now: it has translations of an earlier run. */
     translatorAtOnce: boolean;
+    /** How long a hot block that goes on running waits for that thread, milliseconds. */
+    patienceMs: number;
   }) {
     this.u8 = new Uint8Array(o.buffer);
     this.L = o.layout;
@@ -149,9 +165,11 @@ export class JitCache implements RegionIndex {
     this.blocks = o.blocks;
     this.attention = o.attention;
     this.patience = o.threshold < PATIENCE ? 0 : PATIENCE;
-    this.cells = new LinkCells(this.i32, this.L);
-    this.translator = new RegionTranslator(jitHost(o.buffer, this.L, this.cells, o.semantics, o.decoder), o.threshold);
     const { translator } = o;
+    this.threshold = o.threshold;
+    this.patienceMs = o.patienceMs;
+    this.cells = new LinkCells(this.i32, this.L, translator === null ? 'all' : 'own');
+    this.translator = new RegionTranslator(jitHost(o.buffer, this.L, this.cells, o.semantics, o.decoder), o.threshold);
     if (translator === null) return;
     const plan: TranslatorPlan = {
       kind: 'plan',
@@ -177,12 +195,13 @@ export class JitCache implements RegionIndex {
       this.thread = null;
       // Its regions hold link cells that are handed out again from here on.
       this.blocks.flush();
+      this.cells.choose('all');
     };
     thread.post(plan);
     this.thread = thread;
   }
 
-  /** The block that the vCPU at `base` is about to run reached the threshold. */
+  /** The block that the vCPU at `base` is about to run reached the threshold, or goes on running after that. */
   hot(base: number, head: number): void {
     const mode = this.i32[(head + R.B_MODE) >> 2] as number;
     const bits = mode & 3;
@@ -192,10 +211,23 @@ export class JitCache implements RegionIndex {
       (bits === 2 || (bits === 1 && (mode & S.MODE_SS32) !== 0));
     if (!suited) return;
     const host = this.i32[(head + R.B_HOST) >> 2] as number;
-    if (this.takeKept(head, host, mode)) return;
     const low = this.i32[(base + S.RIP_BASE) >> 2] as number;
     const high = this.i32[(base + S.RIP_BASE + 4) >> 2] as number;
-    this.ask(base, head, host, pageOf(low, high), mode, 'hot', 0);
+    const page = pageOf(low, high);
+    if (this.i32[(head + R.B_PAGE2_NEXT) >> 2] !== this.threshold) {
+      const since = this.askedMs.get(head);
+      if (since !== undefined && now() - since > this.patienceMs) this.atOnce(base, head, host, page, mode);
+    } else if (!this.takeKept(head, host, mode)) this.ask(base, head, host, page, mode, 'hot', 0);
+  }
+
+  /** Translates a block here: the thread has been asked for it and does not get to it, on a host that has much else to do. */
+  private atOnce(base: number, head: number, host: number, page: number, mode: number): void {
+    this.askedMs.delete(head);
+    if (this.thread === null || this.nextSlot + 2 > TABLE_SLOTS || this.cells.left < MIN_CELLS) return;
+    this.find(base, host, page, mode, head, 'hot', 0);
+    const t0 = now();
+    this.compile(this.queue.splice(0));
+    this.ms += now() - t0;
   }
 
   /** Has the region that is entered at `host` made anew: its indirect jumps have gone where it does not lead. */
@@ -258,6 +290,7 @@ export class JitCache implements RegionIndex {
     const block = { id: this.nextId++, base, host, page, mode, wide: cause !== 'hot', trial: cause === 'entered' };
     this.asked.push(block);
     this.waiting.set(block.id, { head, block, cause, rounds });
+    if (cause === 'hot') this.askedMs.set(head, now());
   }
 
   /** Whether the block still is what a region was asked for: not translated yet, or to be translated anew. */
@@ -368,7 +401,7 @@ export class JitCache implements RegionIndex {
   }
 
   private compile(batch: { region: Region; found: Found }[]): void {
-    if (this.nextSlot + batch.length + 1 > TABLE_SLOTS || this.cells.left < 4096) {
+    if (this.nextSlot + batch.length + 1 > TABLE_SLOTS || this.cells.left < MIN_CELLS) {
       this.blocks.flush();
       return;
     }
@@ -422,10 +455,18 @@ export class JitCache implements RegionIndex {
     this.compiled++;
   }
 
+  /** Takes what was asked for off the list. */
+  private settle(id: number): Waiting | undefined {
+    const w = this.waiting.get(id);
+    this.waiting.delete(id);
+    if (w?.cause === 'hot') this.askedMs.delete(w.head);
+    return w;
+  }
+
   /** Takes in what the translator's thread made. Runs while no vCPU of this thread does. */
   private answer(m: TranslateReply): void {
     if (m.generation !== this.generation) return;
-    for (const id of m.without) this.waiting.delete(id);
+    for (const id of m.without) this.settle(id);
     this.modules++;
     this.bytes += m.bytes;
     this.instructions += m.instructions;
@@ -439,9 +480,8 @@ export class JitCache implements RegionIndex {
     if (this.stale === null) this.makeStale();
     const exports = new WebAssembly.Instance(m.module, this.interp.importObject()).exports;
     m.regions.forEach((r, i) => {
-      const w = this.waiting.get(r.id);
+      const w = this.settle(r.id);
       if (w === undefined) return;
-      this.waiting.delete(r.id);
       const { head, block, cause, rounds } = w;
       // The block may have gone, and its records be another's.
       if (
@@ -530,6 +570,7 @@ export class JitCache implements RegionIndex {
     this.queue = [];
     this.asked = [];
     this.waiting.clear();
+    this.askedMs.clear();
     this.kept.clear();
     this.generation++;
     this.nextSlot = JIT_FIRST_SLOT;

@@ -19,17 +19,30 @@ export function codePageOf(words: Int32Array, base: number, page: number): numbe
   return (lo + (words[e + 6] as number)) >>> 0;
 }
 
+/** A sixteenth of the link cells belongs to a vCPU's thread that has a translator's thread beside it. */
+const OWN_SHARE = 16;
+
 /** The link cells of one translator; no two of its regions share one. */
 export class LinkCells {
   private readonly words: Int32Array;
-  private readonly first: number;
-  private readonly end: number;
-  private next: number;
+  private readonly layout: Layout;
+  private first = 0;
+  private end = 0;
+  private next = 0;
 
-  constructor(words: Int32Array, L: Layout) {
+  /** @param part whose they are: of one translator, or of the thread for it, or of the vCPU's thread beside that */
+  constructor(words: Int32Array, L: Layout, part: 'all' | 'thread' | 'own') {
     this.words = words;
-    this.first = L.cells + CELL;
-    this.end = L.cellsEnd;
+    this.layout = L;
+    this.choose(part);
+  }
+
+  /** Hands out others from here on: nothing that was translated may run any more. */
+  choose(part: 'all' | 'thread' | 'own'): void {
+    const { cells, cellsEnd } = this.layout;
+    const own = cellsEnd - Math.floor((cellsEnd - cells) / OWN_SHARE / CELL) * CELL;
+    this.first = part === 'own' ? own : cells + CELL;
+    this.end = part === 'thread' ? own : cellsEnd;
     this.next = this.first;
   }
 

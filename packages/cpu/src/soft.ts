@@ -69,6 +69,11 @@ export interface SoftCpuOptions {
   readonly translator?: () => TranslatorThread;
   /** Calls {@link SoftCpuOptions.translator} when the VM is made: it has translations of an earlier run. Default false. */
   readonly translatorAtOnce?: boolean;
+  /**
+   * How long a hot block that goes on running waits for that thread, milliseconds, before it is translated where it runs: on
+   * a host that is busy with other things the thread may get no time. Default 20.
+   */
+  readonly translatorPatienceMs?: number;
   /** Keeps the generated interpreter between runs: making it takes some 60 ms of a start. Default: it is made each time. */
   readonly code?: CodeCache;
   /** Handler keys to compile into the main loop; default those found hot in Linux boots. */
@@ -291,6 +296,7 @@ export class SoftVm implements Vm {
         memory: this.wasmMemory,
         translator: thread === 0 && threshold >= FORCED ? (cpu.translator ?? null) : null,
         translatorAtOnce: cpu.translatorAtOnce ?? false,
+        patienceMs: cpu.translatorPatienceMs ?? 20,
         attention: () => {
           for (const v of vcpus) v.access.set(S.BUDGET, S.ATTENTION);
         },

@@ -161,7 +161,7 @@ class Service {
     const L = plan.layout;
     const buffer = plan.memory.buffer;
     this.i32 = new Int32Array(buffer);
-    this.cells = new LinkCells(this.i32, L);
+    this.cells = new LinkCells(this.i32, L, 'thread');
     this.host = jitHost(buffer, L, this.cells, allSemantics(), new Decoder(new Set(FEATURES)));
     this.translator = new RegionTranslator(this.host, plan.threshold);
     const { functions, shared } = plan;

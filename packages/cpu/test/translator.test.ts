@@ -48,9 +48,9 @@ class SameThread implements TranslatorThread {
 }
 
 /** 32-bit code at 0x1000, 64 KiB of RAM, `thread` translates. */
-function translated(code: readonly number[], thread: TranslatorThread) {
+function translated(code: readonly number[], thread: TranslatorThread, translatorPatienceMs = Infinity) {
   const { vm, vcpu } = createMachine({
-    cpu: { threshold: 100, translator: () => thread, translatorAtOnce: true },
+    cpu: { threshold: 100, translator: () => thread, translatorAtOnce: true, translatorPatienceMs },
     ram: 1 << 16,
   });
   vm.memory.load(0x1000, Uint8Array.from(code));
@@ -74,6 +74,24 @@ async function hotLoop() {
 }
 
 describe('translation on another thread', () => {
+  it('is not waited for for ever by a block that goes on running', async () => {
+    const thread = new SameThread();
+    const { vm, vcpu, regions } = translated(LOOP, thread, 0);
+    for (let i = 0; i < 1000 && regions() === 0; i++) vcpu.run(1e6);
+    expect(regions()).toBe(1);
+    // What the thread makes of it in the end is of no use any more.
+    await thread.ready();
+    thread.deliver();
+    vcpu.run(1e6);
+    expect(regions()).toBe(1);
+    const [eax, , , ebx] = vcpu.getState().gpr as [bigint, bigint, bigint, bigint];
+    expect([0n, 1n]).toContain(ebx - eax);
+    // Both have link cells of their own.
+    vm.memory.write8(0x1002, 0xe8);
+    vcpu.run(1e6);
+    expect(vm.counters()['regionsDropped']).toBe(1);
+  });
+
   it('takes in what was translated, and the guest goes on in it', async () => {
     const { thread, vm, vcpu, regions } = await hotLoop();
     expect(regions()).toBe(0);
