@@ -3,6 +3,7 @@ import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { Cpio } from './cpio.ts';
 
 /** Width of a guest's programs and kernel. */
 export type Bits = 32 | 64;
@@ -76,25 +77,12 @@ export function startPayload(): string {
   );
 }
 
-const DIRECTORY = 0o040755;
-const EXECUTABLE = 0o100755;
-const CHARACTER = 0o020600;
-
-/** An archive in cpio's "newc" form that holds `program` as /init, and /dev/console. */
+/** An archive that holds `program` as /init, and /dev/console. */
 function archive(program: Uint8Array): Uint8Array {
-  const out: Uint8Array[] = [];
-  let inode = 1;
-  const add = (name: string, mode: number, data: Uint8Array, major = 0, minor = 0): void => {
-    const fields = [inode++, mode, 0, 0, 1, 0, data.length, 0, 0, major, minor, name.length + 1, 0];
-    const head = `070701${fields.map((n) => n.toString(16).padStart(8, '0')).join('')}${name}\0`;
-    out.push(Buffer.from(head.padEnd(Math.ceil(head.length / 4) * 4, '\0')), data, Buffer.alloc(-data.length & 3));
-  };
-  const none = new Uint8Array(0);
-  add('dev', DIRECTORY, none);
-  add('dev/console', CHARACTER, none, 5, 1);
-  add('init', EXECUTABLE, program);
-  add('TRAILER!!!', 0, none);
-  return Buffer.concat(out);
+  const cpio = new Cpio();
+  cpio.console();
+  cpio.file('init', 0o755, program);
+  return cpio.finish();
 }
 
 /** Path of an initial RAM file system whose /init is a program of ours. */
