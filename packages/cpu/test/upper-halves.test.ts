@@ -166,4 +166,26 @@ describe('upper halves of YMM registers', () => {
     // 505 times what the first byte of the upper half is.
     expect(got.xsave[592]).toBe((((16 * 37) ^ 0x5a) * 505) & 255);
   });
+
+  it.each([
+    ['within a page', DATA + 0x400],
+    ['across two', DATA + 0xe00],
+  ])('that XRSTOR brings, %s, are cleared by the next VZEROUPPER', (_name, at) => {
+    // vzeroupper; vmovdqu ymm1, [rdi]; mov eax, 7; xsave [at]; vzeroupper; xrstor [at]; vmovdqu [rdi+32], ymm1; vzeroupper;
+    // vmovdqu [rdi+64], ymm1; sub esi, 1; jnz
+    const image = [0x24, 0x25, ...le(at)]; // /4
+    const zero = [0xc5, 0xf8, 0x77];
+    const body = [
+      ...[...zero, ...vexMem(true, 2, 0x6f, 1, 0, 0), 0xb8, ...le(7), 0x0f, 0xae, ...image],
+      ...[...zero, 0x0f, 0xae, 0x2c, 0x25, ...le(at), ...vexMem(true, 2, 0x7f, 1, 0, 32)],
+      ...[...zero, ...vexMem(true, 2, 0x7f, 1, 0, 64), 0x31, 0xd2, 0x83, 0xee, 0x01],
+    ];
+    for (const threshold of [0, 1]) {
+      const { data } = bench(threshold)(64, [0x31, 0xd2, ...body, 0x75, 256 - body.length - 2, 0xf4]) as {
+        data: number[];
+      };
+      expect(data.slice(8, 16)).toEqual(data.slice(0, 8));
+      expect(data.slice(16, 24)).toEqual([...data.slice(0, 4), 0, 0, 0, 0]);
+    }
+  });
 });

@@ -260,6 +260,12 @@ function emitRestore(m: Module, mem: MemFns): Fn {
     );
   vectors(XF_SSE, 160, S.XMM);
   vectors(XF_AVX, XSAVE_AVX, S.YMMH);
+  // Outside 64-bit mode the other eight stay as they are.
+  f.if(
+    i32.and(load, c32(XF_AVX)),
+    () => f.st32(base, c32(0), S.UPPERS_ZERO),
+    () => f.if(select(g.form(LONG), i32.and(asked, c32(XF_AVX)), c32(0)), () => f.st32(base, c32(1), S.UPPERS_ZERO)),
+  );
   f.emit(c32(1));
   return f;
 }
