@@ -35,7 +35,9 @@ it('boots a guest with its translator, and keeps the generated interpreter', { t
     g.send('poweroff\n');
     expect(await g.status()).toBe(1);
     expect(Number(/^cpu\.regions (\d+)$/mu.exec(g.errors)?.[1])).toBeGreaterThan(100);
-    expect(readdirSync(join(cache, 'xhyve/code')).length).toBe(1);
+    // Beside it, where the library that reads it is built, the machine code that V8 made of it.
+    const kept = readdirSync(join(cache, 'xhyve/code')).filter((name) => !name.endsWith('.code'));
+    expect(kept).toEqual([expect.stringMatching(/^[0-9a-f]{64}$/u)]);
   } finally {
     await g.end();
   }
