@@ -1,7 +1,7 @@
 // #AC in user mode with CR0.AM and EFLAGS.AC. Intel SDM vol. 3A §6.15, interrupt 17; vol. 2 §2.4 and the instructions' pages.
 import { Exit } from '@hyve/core';
 import { describe, expect, it } from 'vitest';
-import { createMachine, flat32 } from './machine.ts';
+import { createMachine, flat32, runOn } from './machine.ts';
 
 /** Whether code at CPL 3, EBX holding an address, faults: there is no IDT, so that any exception ends in shutdown. */
 function faults(threshold: number, code: readonly number[], address: number, ac: boolean): boolean {
@@ -17,7 +17,7 @@ function faults(threshold: number, code: readonly number[], address: number, ac:
     idtr: { base: 0n, limit: 0 },
     gpr: s.gpr.map((_, n) => (n === 3 ? BigInt(address) : n === 4 ? 0x8000n : 0n)),
   });
-  const { reason } = vcpu.run(1e6);
+  const reason = runOn(vcpu, 100);
   expect([Exit.Shutdown, Exit.Budget]).toContain(reason);
   return reason === Exit.Shutdown;
 }

@@ -1,7 +1,7 @@
 // A generated interpreter that was kept runs as one that was just made.
 import { describe, expect, it } from 'vitest';
 import type { CodeCache, CompiledStore } from '../src/index.ts';
-import { createMachine, realMode } from './machine.ts';
+import { createMachine, realMode, runOn } from './machine.ts';
 
 /** Runs AX = 6 * 7 and HLT in real mode at 0x1000; gives AX. */
 function run(code: CodeCache | undefined, ram = 1 << 16): bigint {
@@ -9,7 +9,7 @@ function run(code: CodeCache | undefined, ram = 1 << 16): bigint {
   // mov al, 6; mov cl, 7; mul cl; hlt
   vm.memory.load(0x1000, Uint8Array.of(0xb0, 6, 0xb1, 7, 0xf6, 0xe1, 0xf4));
   vcpu.setState(realMode(vcpu, 0x1000));
-  vcpu.run(1e6);
+  runOn(vcpu);
   const ax = (vcpu.getState().gpr[0] as bigint) & 0xffffn;
   vm.close();
   return ax;

@@ -1,9 +1,9 @@
 // What 32-bit systems do all the time has a short way in WebAssembly and the long one in TypeScript: page faults, INT n,
 // SYSENTER and SYSEXIT, IRET, loads of data segments, MOV to CR3. Both must do the same, whatever gates, descriptors, stacks
 // and page tables there are. Intel SDM volume 3A 3.4, 4.4, 5.5, 6.12, volume 2 of each instruction.
-import { Exit, type ExitReason, type VcpuStateV1 } from '@hyve/core';
+import { Exit, type VcpuStateV1 } from '@hyve/core';
 import { describe, expect, it, vi } from 'vitest';
-import { createMachine } from './machine.ts';
+import { createMachine, runOn } from './machine.ts';
 
 const PDPT = 0x1000;
 const TABLES = 0x2000;
@@ -220,12 +220,8 @@ function bench(threshold: number, long: boolean) {
   function run(c: Case): unknown {
     set(c);
     const start = vcpu.retired();
-    let why: ExitReason = Exit.Budget;
-    let retired = 0;
-    for (let n = 0; n < 20 && why === Exit.Budget && retired <= 500; n++) {
-      why = vcpu.run(1e6).reason;
-      retired = vcpu.retired() - start;
-    }
+    const why = runOn(vcpu, 501);
+    const retired = vcpu.retired() - start;
     // Some go round and round, until a slice or their stack ends.
     if (retired > 500) return { why: Exit.Budget };
     const { gpr, rip, rflags, cr2, cr3, segments, activity } = vcpu.getState();

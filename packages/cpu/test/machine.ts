@@ -1,5 +1,13 @@
 // A machine of the software CPU for tests that run code: memory, processors, and a bus on which nobody answers.
-import { type Clock, type CpuidEntry, TimerQueue, type VcpuBus, type VcpuStateV1 } from '@hyve/core';
+import {
+  type Clock,
+  type CpuidEntry,
+  Exit,
+  type ExitReason,
+  TimerQueue,
+  type VcpuBus,
+  type VcpuStateV1,
+} from '@hyve/core';
 import { SoftCpu, type SoftCpuOptions, type SoftVcpu, type SoftVm } from '../src/index.ts';
 
 /** Options of {@link createMachine}. */
@@ -41,6 +49,17 @@ export function createMachine(o: MachineOptions = {}): { vm: SoftVm; vcpu: SoftV
     tscHz: 1e9,
   });
   return { vm, vcpu: vm.vcpus[0] as SoftVcpu };
+}
+
+/**
+ * Runs until the processor stops by itself or has retired `most` instructions, and gives why: {@link Exit.Budget} in the
+ * latter case. On a busy host a slice of time may go by before its first instruction.
+ */
+export function runOn(vcpu: SoftVcpu, most: number = Number.POSITIVE_INFINITY): ExitReason {
+  const start = vcpu.retired();
+  let why: ExitReason = Exit.Budget;
+  for (let n = 0; n < 10_000 && why === Exit.Budget && vcpu.retired() - start < most; n++) why = vcpu.run(1e6).reason;
+  return why;
 }
 
 /** The state of a processor that is about to run 32-bit code at `rip`: flat segments, no paging, no IDT to speak of. */

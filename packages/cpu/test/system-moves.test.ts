@@ -2,7 +2,7 @@
 // volume 3A 4.10, volume 2 MOV and RDFSBASE.
 import { Exit } from '@hyve/core';
 import { describe, expect, it, vi } from 'vitest';
-import { createMachine } from './machine.ts';
+import { createMachine, runOn } from './machine.ts';
 
 const CODE = 0x8000;
 const LIST = 0x10000;
@@ -40,9 +40,7 @@ function bench(threshold: number, spaces: number, cr4: number) {
         n >= 6 ? g : { ...g, ...flat, selector: n === 1 ? 0x10 : 0x20 + n * 8, attr: n === 1 ? 0xa09b : 0xc093 },
       ),
     });
-    let why = vcpu.run(1e6).reason;
-    for (let n = 0; n < 20 && why === Exit.Budget; n++) why = vcpu.run(1e6).reason;
-    expect(why).toBe(Exit.Halt);
+    expect(runOn(vcpu)).toBe(Exit.Halt);
     return vcpu.getState();
   }
   return { vm, vcpu, run };

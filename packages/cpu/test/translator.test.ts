@@ -11,7 +11,7 @@ import {
   type TranslationStore,
   type TranslatorThread,
 } from '../src/translator.ts';
-import { createMachine, flat32 } from './machine.ts';
+import { createMachine, flat32, runOn } from './machine.ts';
 
 /** A thread that is none: it answers when told to. */
 class SameThread implements TranslatorThread {
@@ -68,7 +68,7 @@ const EXIT = [0x43, 0x83, 0xc0, 0x01, 0x74, 0x10, 0xeb, 0xf8];
 async function hotLoop() {
   const thread = new SameThread();
   const m = translated(LOOP, thread);
-  for (let i = 0; i < 5; i++) m.vcpu.run(2e6);
+  runOn(m.vcpu, 200_000);
   await thread.ready();
   return { thread, ...m };
 }
@@ -82,13 +82,13 @@ describe('translation on another thread', () => {
     // What the thread makes of it in the end is of no use any more.
     await thread.ready();
     thread.deliver();
-    vcpu.run(1e6);
+    runOn(vcpu, 2000);
     expect(regions()).toBe(1);
     const [eax, , , ebx] = vcpu.getState().gpr as [bigint, bigint, bigint, bigint];
     expect([0n, 1n]).toContain(ebx - eax);
     // Both have link cells of their own.
     vm.memory.write8(0x1002, 0xe8);
-    vcpu.run(1e6);
+    runOn(vcpu, 2000);
     expect(vm.counters()['regionsDropped']).toBe(1);
   });
 
@@ -98,7 +98,7 @@ describe('translation on another thread', () => {
     thread.deliver();
     expect(regions()).toBe(1);
     const before = vcpu.retired();
-    vcpu.run(2e6);
+    runOn(vcpu, 2000);
     const [eax, , , ebx] = vcpu.getState().gpr as [bigint, bigint, bigint, bigint];
     expect(vcpu.retired()).toBeGreaterThan(before);
     expect([0n, 1n]).toContain(ebx - eax);
@@ -114,7 +114,7 @@ describe('translation on another thread', () => {
     vm.memory.write8(0x1002, 0xe8);
     thread.deliver();
     expect(regions()).toBe(0);
-    vcpu.run(2e6);
+    runOn(vcpu, 2000);
     expect(BigInt.asIntN(32, (vcpu.getState().gpr[0] as bigint) - eax)).toBeLessThan(0n);
   });
 
@@ -122,10 +122,10 @@ describe('translation on another thread', () => {
     const { thread, vm, vcpu, regions } = await hotLoop();
     thread.deliver();
     expect(regions()).toBe(1);
-    vcpu.run(1e6);
+    runOn(vcpu, 2000);
     const eax = vcpu.getState().gpr[0] as bigint;
     vm.memory.write8(0x1002, 0xe8);
-    vcpu.run(2e6);
+    runOn(vcpu, 2000);
     expect(BigInt.asIntN(32, (vcpu.getState().gpr[0] as bigint) - eax)).toBeLessThan(0n);
   });
 
@@ -199,7 +199,7 @@ describe('translation on another thread', () => {
       const store = new Kept();
       const thread = new SameThread(store);
       const { vcpu } = translated(code, thread);
-      for (let i = 0; i < 5; i++) vcpu.run(2e6);
+      runOn(vcpu, 200_000);
       await thread.ready();
       expect(store.records.length).toBe(1);
       return store;
@@ -209,7 +209,7 @@ describe('translation on another thread', () => {
       const thread = new SameThread(await firstRun());
       const { vm, vcpu } = translated(LOOP, thread);
       thread.deliver();
-      vcpu.run(1e6);
+      runOn(vcpu, 2000);
       expect(vm.counters()).toMatchObject({ regionsReused: 1, blocksDecoded: 1 });
       const [eax, , , ebx] = vcpu.getState().gpr as [bigint, bigint, bigint, bigint];
       expect(eax).toBeGreaterThan(300n);
@@ -234,21 +234,21 @@ describe('translation on another thread', () => {
       const store = Object.assign(new Kept(), { compiled });
       const first = new SameThread(store);
       const one = translated(LOOP, first);
-      for (let i = 0; i < 5; i++) one.vcpu.run(2e6);
+      runOn(one.vcpu, 200_000);
       await first.ready();
       expect(log).toEqual(['added']);
       const thread = new SameThread(store);
       const { vm, vcpu } = translated(LOOP, thread);
       expect(log).toEqual(['added', 'taken', 'added']);
       thread.deliver();
-      vcpu.run(1e6);
+      runOn(vcpu, 2000);
       expect(vm.counters()).toMatchObject({ regionsReused: 1, blocksDecoded: 1 });
       modules.clear();
       translated(LOOP, new SameThread(store));
       expect(log.slice(3)).toEqual(['asked in vain', 'added']);
       // All code is forgotten: what was translated before is not in use.
       vm.blocks.flush();
-      for (let i = 0; i < 5; i++) vcpu.run(2e6);
+      runOn(vcpu, 200_000);
       await thread.ready();
       expect(log[5]).toBe('cleared');
     });
@@ -256,11 +256,11 @@ describe('translation on another thread', () => {
     it('comes into use when it arrives after the code has begun to run', async () => {
       const thread = new SameThread(await firstRun());
       const { vm, vcpu } = translated(LOOP, thread);
-      vcpu.run(1e5);
+      runOn(vcpu, 1);
       expect(vm.counters()).toMatchObject({ regionsReused: 0, blocksDecoded: 1 });
       thread.deliver();
       expect(vm.counters()['regionsReused']).toBe(1);
-      vcpu.run(1e6);
+      runOn(vcpu, 2000);
       const [eax, , , ebx] = vcpu.getState().gpr as [bigint, bigint, bigint, bigint];
       expect(eax).toBeGreaterThan(300n);
       expect([0n, 1n]).toContain(ebx - eax);
@@ -272,7 +272,7 @@ describe('translation on another thread', () => {
       // sub eax, 1 instead of add.
       const { vm, vcpu } = translated([0x43, 0x83, 0xe8, 0x01, 0xeb, 0xfa], thread);
       thread.deliver();
-      for (let i = 0; i < 5; i++) vcpu.run(2e6);
+      runOn(vcpu, 200_000);
       expect(vm.counters()['regionsReused']).toBe(0);
       const [eax, , , ebx] = vcpu.getState().gpr as [bigint, bigint, bigint, bigint];
       expect([0n, 1n]).toContain(BigInt.asUintN(32, eax + ebx));
@@ -286,9 +286,9 @@ describe('translation on another thread', () => {
       const thread = new SameThread(await firstRun());
       const { vm, vcpu } = translated([0x43, 0x83, 0xe8, 0x01, 0xeb, 0xfa], thread);
       thread.deliver();
-      vcpu.run(1e6);
+      runOn(vcpu, 2000);
       vm.memory.write8(0x1002, 0xc0);
-      vcpu.run(1e6);
+      runOn(vcpu, 2000);
       expect(vm.counters()['regionsReused']).toBe(1);
     });
 
@@ -307,10 +307,10 @@ describe('translation on another thread', () => {
       const thread = new SameThread(await firstRun());
       const { vm, vcpu } = translated(LOOP, thread);
       thread.deliver();
-      vcpu.run(1e6);
+      runOn(vcpu, 2000);
       const eax = vcpu.getState().gpr[0] as bigint;
       vm.memory.write8(0x1002, 0xe8);
-      vcpu.run(1e6);
+      runOn(vcpu, 2000);
       expect(BigInt.asIntN(32, (vcpu.getState().gpr[0] as bigint) - eax)).toBeLessThan(0n);
       expect(vm.counters()['regionsDropped']).toBe(1);
     });
@@ -328,7 +328,7 @@ describe('translation on another thread', () => {
       const thread = new SameThread(store);
       const { vm, vcpu } = translated(EXIT, thread);
       thread.deliver();
-      vcpu.run(1e6);
+      runOn(vcpu, 2000);
       // The damaged record's cells are taken by then.
       expect(vm.counters()['regionsReused']).toBe(0);
       store.records.shift();
@@ -336,7 +336,7 @@ describe('translation on another thread', () => {
       const second = translated(EXIT, again);
       expect((again.answers as { modules: unknown[] }[]).map((m) => m.modules.length)).toEqual([1]);
       again.deliver();
-      second.vcpu.run(1e6);
+      runOn(second.vcpu, 2000);
       expect(second.vm.counters()['regionsReused']).toBe(1);
     });
   });
@@ -384,16 +384,16 @@ describe('time that goes by in entering a region', () => {
     const store: TranslationStore = { load: () => kept, append: (r) => void kept.push(r.slice()) };
     const thread = new SameThread(store);
     const m = translated(LOOP, thread);
-    for (let i = 0; i < 5; i++) m.vcpu.run(2e6);
+    runOn(m.vcpu, 200_000);
     await thread.ready();
     thread.deliver();
     expect(m.regions()).toBe(1);
-    m.vcpu.run(1e6);
+    runOn(m.vcpu, 2000);
     for (let i = 0; i < 64; i++) {
       m.vcpu.access.set(S.RIP, 0x1000);
       m.vm.jit?.sample(m.vcpu.base, 0.1);
     }
-    m.vcpu.run(1e6);
+    runOn(m.vcpu, 2000);
     await thread.ready();
     thread.deliver();
     expect(m.vm.counters()['regionsRenewed']).toBe(1);
@@ -411,7 +411,7 @@ describe('time that goes by in entering a region', () => {
     expect(m.renewed()).toBe(2);
     const eax = m.vcpu.getState().gpr[0] as bigint;
     m.vm.memory.write8(0x1002, 0xe8);
-    m.vcpu.run(2e6);
+    runOn(m.vcpu, 2000);
     expect(BigInt.asIntN(32, (m.vcpu.getState().gpr[0] as bigint) - eax)).toBeLessThan(0n);
   });
 });

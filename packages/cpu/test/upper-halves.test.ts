@@ -4,7 +4,7 @@
 import { Exit, type VcpuStateV1 } from '@hyve/core';
 import { describe, expect, it } from 'vitest';
 import type { SoftVcpu, SoftVm } from '../src/index.ts';
-import { createMachine, flat32 } from './machine.ts';
+import { createMachine, flat32, runOn } from './machine.ts';
 
 const CODE = 0x1000;
 const DATA = 0x8000;
@@ -93,9 +93,7 @@ function run(vm: SoftVm, vcpu: SoftVcpu, state: VcpuStateV1, program: readonly n
     Uint8Array.from({ length: 128 }, (_, n) => (n * 37) ^ 0x5a),
   );
   vcpu.setState({ ...state, gpr: state.gpr.map((_, n) => BigInt([1, 0, 0, 0, 0x7000, 0, 9, DATA][n] ?? 0)) });
-  let why = vcpu.run(1e7).reason;
-  for (let n = 0; n < 20 && why === Exit.Budget; n++) why = vcpu.run(1e7).reason;
-  expect(why).toBe(end);
+  expect(runOn(vcpu)).toBe(end);
   const { xsave } = vcpu.getState();
   return { xsave: Array.from(xsave), data: Array.from({ length: 32 }, (_, n) => vm.memory.read32(DATA + 4 * n)) };
 }

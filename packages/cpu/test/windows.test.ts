@@ -1,11 +1,11 @@
 // Accesses that share one look into the TLB: which ones do, and that what they do is what each would do alone.
-import { Exit, type ExitReason } from '@hyve/core';
+import { Exit } from '@hyve/core';
 import { Decoder, Insn, Status } from '@hyve/x86';
 import { describe, expect, it } from 'vitest';
 import { FEATURES } from '../src/features.ts';
 import { windowsOf } from '../src/windows.ts';
 import { DATA, Machine } from './float-rig.ts';
-import { createMachine, flat32 } from './machine.ts';
+import { createMachine, flat32, runOn } from './machine.ts';
 
 /** The windows of 64-bit code: for each instruction `slot:at/span`, with `w` if something is written, or `-`. */
 function windows(...code: readonly number[]): string {
@@ -119,9 +119,7 @@ function run(threshold: number, code: readonly number[], ebx: number, esp: numbe
   gpr[2] = 0n;
   gpr[5] = 40n;
   vcpu.setState({ ...s, gpr, cr4: 0x40600n, xcr0: 7n });
-  let reason: ExitReason = Exit.Budget;
-  for (let i = 0; i < 10_000 && reason === Exit.Budget; i++) ({ reason } = vcpu.run(1e6));
-  expect(reason).toBe(Exit.Halt);
+  expect(runOn(vcpu)).toBe(Exit.Halt);
   const memory = Array.from({ length: RAM - CODE }, (_, i) => vm.memory.read8(CODE + i));
   return { gpr: vcpu.getState().gpr.map(String), bus, memory };
 }
@@ -223,7 +221,7 @@ describe('alignment within a window', () => {
     for (let run = 0; run < 6; run++) {
       vcpu.setState(s);
       // Nobody handles #GP.
-      expect(vcpu.run(1e7).reason, `run ${run}`).toBe(Exit.Shutdown);
+      expect(runOn(vcpu), `run ${run}`).toBe(Exit.Shutdown);
     }
   });
 
@@ -235,7 +233,7 @@ describe('alignment within a window', () => {
     const s = { ...flat32(vcpu, 0x1000), cr4: 0x600n };
     for (const step of [16, 16, 16, 8, 32, 8]) {
       vcpu.setState({ ...s, gpr: s.gpr.map((_, n) => (n === 7 ? 0x8000n : n === 2 ? BigInt(step) : 0n)) });
-      expect(vcpu.run(1e7).reason).toBe(step === 8 ? Exit.Shutdown : Exit.Halt);
+      expect(runOn(vcpu)).toBe(step === 8 ? Exit.Shutdown : Exit.Halt);
     }
   });
 });

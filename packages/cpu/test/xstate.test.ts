@@ -2,7 +2,7 @@
 import type { VcpuStateV1 } from '@hyve/core';
 import { describe, expect, it, vi } from 'vitest';
 import * as S from '../src/state.ts';
-import { createMachine, flat32 } from './machine.ts';
+import { createMachine, flat32, runOn } from './machine.ts';
 
 const CODE = 0x1000;
 /** An image within a page, one in two pages; both aligned to 64 bytes. */
@@ -96,7 +96,7 @@ function run({ vm, vcpu, start }: Machine, bytes: readonly number[], c: Case, at
   vm.memory.load(at, c.image);
   vm.memory.load(CODE, Uint8Array.of(...bytes, 0x43, 0xf4)); // …; inc ebx; hlt
   const sys = vi.spyOn(vcpu, 'sys');
-  vcpu.run(1e6);
+  runOn(vcpu);
   const asked = sys.mock.calls.length;
   sys.mockRestore();
   const image = Array.from({ length: SIZE }, (_, n) => vm.memory.read8(at + n));
