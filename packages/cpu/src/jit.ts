@@ -55,6 +55,8 @@ const FEW_BLOCKS = 16;
 /** Most basic blocks and instructions of a region. */
 const MAX_BLOCKS = 40;
 const MAX_INSNS = 220;
+/** Instructions on top of them until the head of a block comes that there is already: what follows begins there. */
+const MORE_INSNS = 64;
 
 /** Results of a region: look RIP up, a fault is in FAULT, the budget is used up. */
 export const J_LOOKUP = 0;
@@ -361,6 +363,9 @@ export class RegionTranslator {
       leaders.add(o);
       work.push(o);
     };
+    /** A region that ended between the heads of blocks would make new ones, and other regions that overlap with it and each other. */
+    const full = (off: number): boolean =>
+      total >= MAX_INSNS && (total >= MAX_INSNS + MORE_INSNS || this.h.runs(hostAt(off), mode) > 0);
     for (let w = 0; w < work.length; w++) {
       const start = work[w] as number;
       let off = start;
@@ -372,7 +377,7 @@ export class RegionTranslator {
           if (!leaders.has(off)) stops.add(off);
           break;
         }
-        if (total >= MAX_INSNS || !this.decode(off, copyOf, bits) || !this.can(this.scratch, mode)) {
+        if (full(off) || !this.decode(off, copyOf, bits) || !this.can(this.scratch, mode)) {
           stops.add(off);
           break;
         }

@@ -131,12 +131,12 @@ interface Waiting {
   heat: number;
   /** A region that was made since goes over it: it wants one of its own only if it goes on running. */
   covered: boolean;
-  /** Batches until its runs count again: the region has to be in use first. */
+  /** Until when its runs do not count, ms: the region has to be in use first. */
   hold: number;
 }
 
-/** Batches after which a region that was made is in use. */
-const HOLD = 3;
+/** Time after which a region that was handed over is in use, ms. */
+const HOLD_MS = 15;
 /** Recent runs that a covered block needs. */
 const COVERED_RUNS = 64;
 
@@ -241,15 +241,13 @@ class Service {
    */
   private order(): Waiting[] {
     const ready: Waiting[] = [];
+    const now = clock.now();
     for (const w of this.queue.values()) {
       const runs = this.host.runs(w.block.host, w.block.mode);
       // The entry of a region that is to be made anew has no count.
       const more = runs === TRANSLATED ? this.plan.threshold : Math.max(0, runs - w.seen);
       if (runs !== TRANSLATED) w.seen = runs;
-      if (w.hold > 0) {
-        w.hold--;
-        continue;
-      }
+      if (w.hold > now) continue;
       w.heat = (w.heat >> 1) + more;
       if (!w.covered || w.heat >= COVERED_RUNS) ready.push(w);
     }
@@ -257,17 +255,20 @@ class Service {
     return ready.sort((a, b) => Number(a.block.trial) - Number(b.block.trial) || b.heat - a.heat);
   }
 
-  /** A region goes over these blocks too. */
-  private cover(found: Found, mode: number): void {
+  /** A region goes over these blocks too: those that begin at one of its instructions. They are held. */
+  private cover(found: Found, mode: number, held: Set<Waiting>): void {
     for (const b of found.blocks) {
-      // What only leads to others has no code, and no place.
-      if (b.insns.length === 0) continue;
-      const host = (found.pages.get(b.off >> 12) as number) + (b.off & 4095);
-      const w = this.queue.get(keyOf(host, mode));
-      if (w === undefined) continue;
-      w.covered = true;
-      w.heat = 0;
-      w.hold = HOLD;
+      let { off } = b;
+      for (const n of b.insns) {
+        const host = (found.pages.get(off >> 12) as number) + (off & 4095);
+        off += n.length;
+        const w = this.queue.get(keyOf(host, mode));
+        if (w === undefined) continue;
+        w.covered = true;
+        w.heat = 0;
+        w.hold = Number.POSITIVE_INFINITY;
+        held.add(w);
+      }
     }
   }
 
@@ -282,6 +283,7 @@ class Service {
     const regions: TranslateReply['regions'][number][] = [];
     const without: number[] = this.replaced;
     this.replaced = [];
+    const held = new Set<Waiting>();
     let instructions = 0;
     let full = false;
     /** Regions that are not on trial. */
@@ -290,7 +292,7 @@ class Service {
     for (const w of waiting) {
       if (regions.length >= BATCH || tried >= 2 * BATCH) break;
       // One that was made a moment ago may go over it.
-      if (w.hold > 0) continue;
+      if (w.hold > t0) continue;
       tried++;
       const b = w.block;
       this.queue.delete(keyOf(b.host, b.mode));
@@ -303,7 +305,7 @@ class Service {
         full = true;
         break;
       }
-      this.cover(found, b.mode);
+      this.cover(found, b.mode, held);
       m.name(m.lastRef, `region_${b.host.toString(16)}`);
       for (const x of found.blocks) instructions += x.insns.length;
       if (!b.trial) proven++;
@@ -333,6 +335,7 @@ class Service {
       full,
     };
     this.port.post(reply);
+    for (const w of held) w.hold = clock.now() + HOLD_MS;
     return true;
   }
 }

@@ -8,6 +8,7 @@ import * as S from '../src/state.ts';
 import {
   type CompiledStore,
   serveTranslator,
+  type TranslateReply,
   type TranslationStore,
   type TranslatorThread,
 } from '../src/translator.ts';
@@ -64,6 +65,11 @@ const LOOP = [0x43, 0x83, 0xc0, 0x01, 0xeb, 0xfa];
 // The same with a way out that is not taken: jz to nowhere.
 const EXIT = [0x43, 0x83, 0xc0, 0x01, 0x74, 0x10, 0xeb, 0xf8];
 
+/** The four bytes of a number. */
+function le32(n: number): number[] {
+  return [n, n >> 8, n >> 16, n >> 24].map((b) => b & 255);
+}
+
 /** A machine in {@link LOOP} until its translation is ready, not yet taken in. */
 async function hotLoop() {
   const thread = new SameThread();
@@ -91,6 +97,29 @@ describe('translation on another thread', () => {
     runOn(vcpu, 2000);
     expect(vm.counters()['regionsDropped']).toBe(1);
   });
+
+  it('goes over a long straight run of code once', async () => {
+    const thread = new SameThread();
+    // 1200 times add eax, 1 (25 blocks of the interpreter); jmp back
+    const code = Array.from({ length: 1200 }, () => [0x83, 0xc0, 0x01]).flat();
+    const { vcpu } = translated([...code, 0xe9, ...le32(-code.length - 5)], thread);
+    let regions = 0;
+    let bytes = 0;
+    for (let n = 0; n < 4; n++) {
+      runOn(vcpu, 200_000);
+      await thread.ready();
+      for (const r of (thread.answers as TranslateReply[]).flatMap((a) => a.regions)) {
+        regions++;
+        bytes += r.ranges.reduce((sum, [from, to]) => sum + to - from, 0);
+      }
+      thread.deliver();
+    }
+    expect(regions).toBeGreaterThan(3);
+    expect(bytes).toBeGreaterThanOrEqual(code.length);
+    // The jump back may take the beginning in a second time.
+    expect(regions).toBeLessThan(8);
+    expect(bytes).toBeLessThan(1.5 * code.length);
+  }, 30_000);
 
   it('takes in what was translated, and the guest goes on in it', async () => {
     const { thread, vm, vcpu, regions } = await hotLoop();
