@@ -118,7 +118,7 @@ export function runsOf(words: Int32Array, halves: Uint16Array, L: Layout, host: 
     if (words[(head + R.B_HOST) >> 2] === host && words[(head + R.B_MODE) >> 2] === mode) {
       const h = halves[head >> 1];
       if (h === R.H_JIT) return TRANSLATED;
-      return h === R.H_HEAD ? (words[(head + R.B_PAGE2_NEXT) >> 2] as number) : 0;
+      return h === R.H_HEAD ? (words[(head + R.B_RUNS) >> 2] as number) : 0;
     }
     head = words[(head + R.B_NEXT) >> 2] as number;
   }
@@ -247,6 +247,7 @@ export class BlockCache {
         const got = this.decodeCrossing(base, host, pageEnd, bits);
         if (got === 0) return 0;
         page2 = got;
+        this.u8[this.begin(R.H_CROSS, 0, 0) + R.R_LEFT] = 1;
       } else if (st === Status.TooLong) {
         if (count > 0) break;
         return this.raise(base, S.EXC_GP);
@@ -272,14 +273,14 @@ export class BlockCache {
     const records = (this.at - head) / R.REC;
     const h16 = head >> 1;
     const h32 = head >> 2;
-    this.u16[h16] = page2 !== 0 ? R.H_HEAD2 : R.H_HEAD;
+    this.u16[h16] = R.H_HEAD;
     this.u16[h16 + R.B_COUNT / 2] = count;
     this.u16[h16 + R.B_RECORDS / 2] = records;
     this.u16[h16 + R.B_BYTES / 2] = pc - host;
     this.i32[h32 + R.B_HOST / 4] = host;
     this.i32[h32 + R.B_MODE / 4] = mode;
     this.i32[h32 + R.B_PAGE2 / 4] = page2;
-    this.i32[h32 + R.B_PAGE2_NEXT / 4] = 0;
+    this.i32[h32 + R.B_RUNS / 4] = 0;
     this.next = this.at;
     this.decoded++;
     this.decodedInsns += count;
@@ -289,7 +290,7 @@ export class BlockCache {
     const firstBytes = page2 !== 0 ? pageEnd - host : pc - host;
     this.own(host, firstBytes, head, R.B_PAGE_NEXT, 0);
     if (page2 !== 0) this.own(page2, pc - host - firstBytes, head, R.B_PAGE2_NEXT, 1);
-    else this.regions.fresh(head);
+    this.regions.fresh(head);
     return head;
   }
 
@@ -677,24 +678,6 @@ export class BlockCache {
       }
       link = next;
     }
-  }
-
-  /** How often each handler ran, by number, from the execution counts of the blocks that are in the cache now. */
-  handlerCounts(): Map<number, number> {
-    const out = new Map<number, number>();
-    let head = this.first;
-    while (head < this.next) {
-      const records = this.u16[(head + R.B_RECORDS) >> 1] as number;
-      if (this.u16[head >> 1] === R.H_HEAD) {
-        const runs = (this.i32[(head + R.B_PAGE2_NEXT) >> 2] as number) >>> 0;
-        for (let r = head + R.REC; r < head + records * R.REC; r += R.REC) {
-          const h = this.u16[r >> 1] as number;
-          out.set(h, (out.get(h) ?? 0) + runs);
-        }
-      }
-      head += records * R.REC;
-    }
-    return out;
   }
 
   /** Marks bytes of a page as code on behalf of a region: changes of what is read from now on are heard of. */

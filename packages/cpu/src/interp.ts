@@ -828,10 +828,10 @@ export class Interpreter {
             );
             f.st32(jc, host.get);
             f.st32(jc, ld.i32(rec.get, R.B_MODE), 4);
-            f.st32(jc, ld.i32(rec.get, R.B_PAGE2_NEXT), 8);
+            f.st32(jc, ld.i32(rec.get, R.B_RUNS), 8);
             f.if(i32.and(slot, c32(1)), () => {
               const cell = f.tmp(i32.and(slot, c32(-2)));
-              f.st32(cell, ld.i32(rec.get, R.B_PAGE2_NEXT));
+              f.st32(cell, ld.i32(rec.get, R.B_RUNS));
               f.st32(cell, host.get, 4);
             });
           });
@@ -919,25 +919,24 @@ export class Interpreter {
     const bodies: (() => void)[] = [];
     bodies[R.H_HEAD] = () => {
       head();
-      const runs = f.tmp(i32.add(ld.i32(rec.get, R.B_PAGE2_NEXT), c32(1)));
-      f.st32(rec.get, runs, R.B_PAGE2_NEXT);
+      const runs = f.tmp(i32.add(ld.i32(rec.get, R.B_RUNS), c32(1)));
+      f.st32(rec.get, runs, R.B_RUNS);
       const reminder = i32.eqz(i32.and(runs, c32(REMINDER_RUNS - 1)));
       f.if(this.threshold < 0 ? c32(0) : i32.or(i32.eq(runs, c32(this.threshold)), reminder), () =>
         f.do(call(hot, base, rec.get)),
       );
       advance();
     };
-    bodies[R.H_HEAD2] = () => {
-      // The one instruction crosses into a second page: that page must still be where it was.
+    bodies[R.H_CROSS] = () => {
       f.st32(base, c32(0), S.CUR_REC);
       f.set(la, i64.and(i64.add(codeLa(ld.i64(base, S.RIP_BASE)), c64(4096)), c64(-4096)));
       f.set(host, call(fetchMiss, base, la.get));
-      f.if(i32.ne(host.get, ld.i32(rec.get, R.B_PAGE2)), () => {
+      f.if(i32.ne(host.get, ld.i32(i32.sub(rec.get, c32(R.REC)), R.B_PAGE2)), () => {
         f.st64(base, ld.i64(base, S.RIP_BASE), S.RIP);
+        uncount(true);
         f.if(i32.eqz(host.get), () => except(select(ld.i32(base, S.FAULT), c32(S.EX_FAULT), c32(S.EX_CAREFUL))));
         f.ret(c32(S.EX_CAREFUL));
       });
-      head();
       advance();
     };
     const jitType = m.type([I32], I32);
@@ -949,7 +948,7 @@ export class Interpreter {
         advance();
       });
       f.st64(base, ld.i64(base, S.RIP_BASE), S.RIP);
-      f.set(st, callIndirect(jitType, I32, ld.i32(rec.get, R.B_PAGE2_NEXT), base));
+      f.set(st, callIndirect(jitType, I32, ld.i32(rec.get, R.B_RUNS), base));
       f.if(ld.i32(base, S.PEND_KIND), () => f.do(call(env.fn('matState'), base)));
       f.if(i32.eq(st.get, c32(J_FAULT)), () => except(c32(S.EX_FAULT)));
       f.if(i32.eq(st.get, c32(J_BUDGET)), () => f.ret(c32(S.EX_CROSSING)));

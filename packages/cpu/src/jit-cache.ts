@@ -214,7 +214,7 @@ export class JitCache implements RegionIndex {
     const low = this.i32[(base + S.RIP_BASE) >> 2] as number;
     const high = this.i32[(base + S.RIP_BASE + 4) >> 2] as number;
     const page = pageOf(low, high);
-    if (this.i32[(head + R.B_PAGE2_NEXT) >> 2] !== this.threshold) {
+    if (this.i32[(head + R.B_RUNS) >> 2] !== this.threshold) {
       const since = this.askedMs.get(head);
       if (since !== undefined && now() - since > this.patienceMs) this.atOnce(base, head, host, page, mode);
     } else if (!this.takeKept(head, host, mode)) this.ask(base, head, host, page, mode, 'hot', 0);
@@ -451,7 +451,7 @@ export class JitCache implements RegionIndex {
     region.slot = slot;
     this.byHead.set(head, region);
     this.u16[head >> 1] = R.H_JIT;
-    this.i32[(head + R.B_PAGE2_NEXT) >> 2] = slot;
+    this.i32[(head + R.B_RUNS) >> 2] = slot;
     this.compiled++;
   }
 
@@ -523,7 +523,7 @@ export class JitCache implements RegionIndex {
       this.byHead.delete(r.head);
       if (this.u16[r.head >> 1] === R.H_JIT) {
         this.u16[r.head >> 1] = R.H_HEAD;
-        this.i32[(r.head + R.B_PAGE2_NEXT) >> 2] = 0;
+        this.i32[(r.head + R.B_RUNS) >> 2] = 0;
       }
     }
     this.unlist(r);

@@ -747,6 +747,7 @@ export class RegionTranslator {
           const start = off;
           f.unlikely(i32.eqz(mapped(here << 12)), () => {
             f.set(s.out, c32(start * 256 + left));
+            f.set(s.before, c32(1));
             f.br(leaveLabel);
           });
         }

@@ -36,13 +36,15 @@ export const B_NEXT = 16;
 export const B_PAGE_NEXT = 20;
 /** i32: host address of the second page, if the one instruction crosses; else 0. */
 export const B_PAGE2 = 24;
-/** i32: next block of the second page; for others the execution count. */
-export const B_PAGE2_NEXT = 28;
+/** i32: execution count; where a region is entered, its table slot. */
+export const B_RUNS = 28;
+/** i32, in the second record of a block whose instruction crosses: next block of the second page. */
+export const B_PAGE2_NEXT: number = REC + 28;
 
 /** Handlers that are not instructions; all are inline. */
 export const H_HEAD = 0;
-/** Head of a block whose only instruction crosses a page. */
-export const H_HEAD2 = 1;
+/** Second record of a block whose only instruction crosses a page: goes on if that page still is where it was. */
+export const H_CROSS = 1;
 /** Jump to RIP_BASE + immediate (end of a block). */
 export const H_GOTO = 2;
 /** The block is stale: look up again at this instruction. */
@@ -58,7 +60,7 @@ export const H_EA32_BD = 7;
 export const H_EA32_BIS = 8;
 /** Any other: address size in AUX bits 0–7, access size bits 8–23, write bit 24, segment offset in LINK0. */
 export const H_EA_ANY = 9;
-/** Head of a block whose region is translated; the table slot is in B_PAGE2_NEXT. */
+/** Head of a block whose region is translated. */
 export const H_JIT = 10;
 /** Stands in for the next instruction while a kick waits: leave before it. */
 export const H_LEAVE = 11;
