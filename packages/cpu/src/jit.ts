@@ -51,7 +51,9 @@ const FEW_TARGETS = 2;
  * Basic blocks of a region: only such as are as hot as its entry come on top of the first ones. What large regions gain in
  * loops, they lose where code is flat: V8 compiles them later, and much of them for nothing.
  */
-const FEW_BLOCKS = 16;
+const FEW_BLOCKS = 24;
+/** Only the first blocks may be such as have a region of their own, which is a call away: the inner loop of a loop is one. */
+const FIRST_BLOCKS = 4;
 /** Most basic blocks and instructions of a region. */
 const MAX_BLOCKS = 40;
 const MAX_INSNS = 220;
@@ -359,7 +361,8 @@ export class RegionTranslator {
       if (h === 0) return;
       const runs = this.h.runs(h, mode);
       if (runs < this.warm) return;
-      if (leaders.size >= FEW_BLOCKS && (runs < this.hot || (runs === TRANSLATED && !wide))) return;
+      if (leaders.size >= FIRST_BLOCKS && runs === TRANSLATED && !wide) return;
+      if (leaders.size >= FEW_BLOCKS && runs < this.hot) return;
       leaders.add(o);
       work.push(o);
     };
