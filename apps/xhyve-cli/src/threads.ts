@@ -29,6 +29,11 @@ export function nodeThreads(
       worker.unref();
       return connect(worker);
     },
+    alarm(): VcpuWorker {
+      const worker = start('alarm-worker', { name: 'alarm' });
+      worker.unref();
+      return connect(worker);
+    },
   };
 }
 

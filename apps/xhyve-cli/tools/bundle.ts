@@ -15,6 +15,7 @@ const bundle = await rolldown({
     'vcpu-worker': 'src/vcpu-worker.ts',
     'translator-worker': 'src/translator-worker.ts',
     'read-worker': 'src/read-worker.ts',
+    'alarm-worker': 'src/alarm-worker.ts',
   },
   platform: 'node',
   // Packages of others, and the one that looks for its native libraries beside itself.

@@ -69,6 +69,7 @@ import { claimPit, Pit8254 } from '@hyve/vmm/pit';
 import { claimPmTimer, PmTimer } from '@hyve/vmm/pmtimer';
 import { claimRtc, Rtc } from '@hyve/vmm/rtc';
 import { Switchboard } from '@hyve/vmm/threads';
+import { Alarm } from './alarm.ts';
 import { placeBiosVectors, startBiosInterrupts } from './bios.ts';
 import { Drives, type OpenImage } from './drives.ts';
 import { EngineChips } from './engine-chips.ts';
@@ -216,6 +217,7 @@ export class Pc {
   private readonly scheduler: HostScheduler;
   private readonly powerOn: () => Promise<void>;
   private readonly exitValue: () => number;
+  private readonly closeAlarm: () => Promise<void>;
   private readonly threads: VcpuThreads | null;
   /** Ends when the pause that is under way, or was made, is complete. */
   private pausing: Promise<void> | null = null;
@@ -235,6 +237,7 @@ export class Pc {
     powerOn: () => Promise<void>;
     testExit: () => number;
     threads: VcpuThreads | null;
+    closeAlarm: () => Promise<void>;
   }) {
     this.threads = o.threads;
     this.vm = o.vm;
@@ -250,6 +253,7 @@ export class Pc {
     this.scheduler = o.scheduler;
     this.powerOn = o.powerOn;
     this.exitValue = o.testExit;
+    this.closeAlarm = o.closeAlarm;
   }
 
   /** First value that the guest wrote to the exit port of `pc-testdev`, or -1. */
@@ -380,6 +384,7 @@ export class Pc {
     await this.threads?.end();
     for (const d of this.devices) await d.close?.();
     for (const b of this.owned) await b.close();
+    await this.closeAlarm();
     await Promise.all(this.chars.map((c) => c.close()));
     this.vm.close();
   }
@@ -916,7 +921,18 @@ async function assemble(spec: MachineSpec, host: PcHost, undo: (() => unknown)[]
   }
   pci.assign();
 
-  const scheduler = host.scheduler ?? hostScheduler();
+  let alarm: Alarm | null = null;
+  const newAlarm = host.threads?.alarm;
+  const scheduler =
+    host.scheduler ??
+    hostScheduler(
+      newAlarm === undefined
+        ? null
+        : () => {
+            alarm = new Alarm(newAlarm());
+            return alarm;
+          },
+    );
   const wake = (): void => loop?.wake();
   const turns =
     vm.engineThreads !== undefined
@@ -1030,6 +1046,7 @@ async function assemble(spec: MachineSpec, host: PcHost, undo: (() => unknown)[]
     },
     testExit: () => testExit,
     threads,
+    closeAlarm: async () => alarm?.close(),
   });
 
   /** From power-on to the guest's first instruction. */

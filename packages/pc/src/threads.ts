@@ -29,6 +29,8 @@ export interface ThreadHost {
   readonly translator?: () => TranslatorThread;
   /** {@link ThreadHost.translator} has translations of an earlier run of this guest, and is wanted from the start. */
   readonly translatorAtOnce?: boolean;
+  /** A new thread that runs `serveAlarm` of `@hyve/pc/alarm-worker`; absent: sleeps of less than a millisecond keep this one busy. */
+  readonly alarm?: () => VcpuWorker;
 }
 
 /** @internal What a thread is told. */

@@ -301,6 +301,7 @@ describe('what cannot be built is refused by name', () => {
 describe('API', () => {
   it('exports', () => {
     expect(Object.keys(api).sort()).toEqual([
+      'Alarm',
       'MAX_VCPUS',
       'MIN_MEMORY_BYTES',
       'Pc',
