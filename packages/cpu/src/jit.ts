@@ -52,8 +52,11 @@ const FEW_TARGETS = 2;
  * loops, they lose where code is flat: V8 compiles them later, and much of them for nothing.
  */
 const FEW_BLOCKS = 24;
-/** Only the first blocks may be such as have a region of their own, which is a call away: the inner loop of a loop is one. */
-const FIRST_BLOCKS = 4;
+/**
+ * In a loop the first blocks may be such as have a region of their own. Elsewhere none may: a copy would save one call of that
+ * region each time this one is entered.
+ */
+const FIRST_BLOCKS = 16;
 /** Most basic blocks and instructions of a region. */
 const MAX_BLOCKS = 40;
 const MAX_INSNS = 220;
@@ -262,6 +265,8 @@ export interface Found {
   readonly pages: ReadonlyMap<number, number>;
   /** The bytes that the blocks were decoded from, in the order of {@link rangesOf}. Memory may have changed meanwhile. */
   readonly code: Uint8Array;
+  /** Whether blocks besides the entry have regions of their own. */
+  readonly shares: boolean;
 }
 
 /** What the translator needs of its surroundings. */
@@ -321,6 +326,13 @@ export class RegionTranslator {
    * running address space of the vCPU at `base`. `wide`: many hot blocks are taken in even if they have regions of their own.
    */
   discover(base: number, host: number, page: number, mode: number, wide = false): Found | null {
+    const found = this.gather(base, host, page, mode, wide ? MAX_BLOCKS : FIRST_BLOCKS);
+    if (wide || found === null || !found.shares || found.blocks[0]?.loopHead === true) return found;
+    return this.gather(base, host, page, mode, 0);
+  }
+
+  /** What a region has whose first `first` blocks may have regions of their own. */
+  private gather(base: number, host: number, page: number, mode: number, first: number): Found | null {
     const bits = (mode & 3) === 2 ? 64 : 32;
     const pages = new Map<number, number>([[0, host - (host & 4095)]]);
     const hostAt = (off: number): number => {
@@ -354,6 +366,7 @@ export class RegionTranslator {
     /** Offsets of indirect jumps' targets by the offset behind the jump. */
     const fans = new Map<number, number[]>();
     let total = 0;
+    let shares = false;
     // Only where the guest has been often: the rest would cost compile time and registers.
     const add = (o: number): void => {
       if (leaders.has(o) || leaders.size >= MAX_BLOCKS) return;
@@ -361,8 +374,9 @@ export class RegionTranslator {
       if (h === 0) return;
       const runs = this.h.runs(h, mode);
       if (runs < this.warm) return;
-      if (leaders.size >= FIRST_BLOCKS && runs === TRANSLATED && !wide) return;
+      if (runs === TRANSLATED && leaders.size >= first) return;
       if (leaders.size >= FEW_BLOCKS && runs < this.hot) return;
+      if (runs === TRANSLATED) shares = true;
       leaders.add(o);
       work.push(o);
     };
@@ -452,7 +466,7 @@ export class RegionTranslator {
       code.set((copies.get(from >> 12) as Uint8Array).subarray(from & 4095, (from & 4095) + to - from), at);
       at += to - from;
     }
-    return { blocks: ordered, pages, code };
+    return { blocks: ordered, pages, code, shares };
   }
 
   /** Offsets that the indirect jump before `off` was seen to go to; none if it is none. */
