@@ -1,6 +1,6 @@
 // The default host scheduler.
 import type { WakeSignal } from '@hyve/vmm';
-import { describe, expect, it, vi } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import { serveAlarm } from '../src/alarm.ts';
 import { Alarm, hostScheduler } from '../src/index.ts';
 import type { VcpuWorker } from '../src/threads.ts';
@@ -103,14 +103,21 @@ describe('serveAlarm', () => {
 });
 
 describe('hostScheduler with an alarm', () => {
-  /** A scheduler that has gone round the event loop so often that it has its alarm. */
+  afterEach(() => {
+    vi.restoreAllMocks();
+    vi.useRealTimers();
+  });
+
+  /** A scheduler that has gone round the event loop so often that it has its alarm. No time goes by from then on. */
   async function ringing() {
+    vi.spyOn(performance, 'now').mockReturnValue(0);
     const thread = new FakeThread();
     const start = vi.fn(() => new Alarm(thread));
     const s = hostScheduler(start);
     const signal: WakeSignal = { woken: false, onWake: null };
     for (let n = 0; n < 400_000 && start.mock.calls.length === 0; n++) await s.sleep(1000, signal);
     expect(start).toHaveBeenCalledTimes(1);
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
     return { s, signal, thread };
   }
 
@@ -139,7 +146,11 @@ describe('hostScheduler with an alarm', () => {
     const early = s.sleep(900_000, signal);
     signal.onWake?.();
     await early;
-    await s.sleep(900_000, signal);
+    const late = s.sleep(900_000, signal);
+    vi.advanceTimersByTime(1);
+    expect(signal.onWake).not.toBeNull();
+    vi.advanceTimersByTime(2);
+    await late;
     thread.onDeath?.('gone');
     const order = thread.words[0];
     await s.sleep(900_000, signal);
