@@ -58,6 +58,16 @@ const CONDITION_FLAGS: readonly number[] = [FO_OF, FO_CF, FO_ZF, FO_CF | FO_ZF, 
 
 const LOG2: Readonly<Record<number, number>> = { 1: 0, 2: 1, 4: 2, 8: 3 };
 
+/** Bits of a place for the instructions of the block that did not run; the others are for the offset. */
+export const LEFT_BITS = 8;
+/** Most instructions of a block. */
+export const LEFT_MASK: number = (1 << LEFT_BITS) - 1;
+
+/** Where a region is left to: offset of the RIP, less than FAR either way, and instructions of the block that did not run. */
+export function placeOf(off: number, left: number): Node {
+  return c32(off * (1 << LEFT_BITS) + left);
+}
+
 /** What all instructions of one region share. */
 export interface RegionState {
   readonly f: Fn;
@@ -106,7 +116,7 @@ export interface RegionState {
   /** Where a fault, or a need to leave before or after an instruction, goes. */
   readonly faultLabel: Label;
   readonly leaveLabel: Label;
-  /** For those: offset of the RIP to leave at times 256, plus the instructions of the block that did not run. */
+  /** For those: {@link placeOf}. */
   readonly out: Local;
   /** Not 0: a store wants the region to be left, after the next instruction that stores and does not jump. */
   readonly attention: Local;
@@ -366,7 +376,7 @@ export class JitCtx extends SemCtx {
     this.f.set(this.fastLocal(), super.fastFloat());
   }
   override readonly leaveAfter = (): void => {
-    this.f.set(this.s.out, this.place(this.off + this.insn.length, this.left - 1));
+    this.f.set(this.s.out, placeOf(this.off + this.insn.length, this.left - 1));
     this.f.br(this.s.leaveLabel);
   };
   private setLane(n: number, size: 1 | 2 | 4 | 8, at: number, v: Node): void {
@@ -452,27 +462,23 @@ export class JitCtx extends SemCtx {
   leaveIfWaiting(): void {
     this.f.unlikely(ld.i32(this.base, S.IRQ_WINDOW), () => this.leaveBefore());
   }
-  /** Where the region is left to, for {@link RegionState.out}. */
-  private place(off: number, left: number): Node {
-    return c32(off * 256 + left);
-  }
   leaveFault(): void {
-    this.f.set(this.s.out, this.place(this.off, this.left));
+    this.f.set(this.s.out, placeOf(this.off, this.left));
     this.f.br(this.s.faultLabel);
   }
   override checkFault(): void {
-    this.f.set(this.s.out, this.place(this.off, this.left));
+    this.f.set(this.s.out, placeOf(this.off, this.left));
     this.f.brUnlikely(this.s.faultLabel, ld.i32(this.base, S.FAULT));
   }
   /** Leaves to the interpreter before this instruction. */
   leaveBefore(): void {
     this.f.set(this.s.before, c32(1));
-    this.f.set(this.s.out, this.place(this.off, this.left));
+    this.f.set(this.s.out, placeOf(this.off, this.left));
     this.f.br(this.s.leaveLabel);
   }
   /** Leaves after this instruction if somebody asked for attention (stores that hit devices or code). */
   checkAttention(): void {
-    this.f.set(this.s.out, this.place(this.off + this.insn.length, this.left - 1));
+    this.f.set(this.s.out, placeOf(this.off + this.insn.length, this.left - 1));
     this.f.brUnlikely(this.s.leaveLabel, this.s.attention.get);
   }
   override tlbEntry(la: Node): Node {

@@ -19,6 +19,9 @@ import {
   FO_VALUE,
   FO_ZF,
   JitCtx,
+  LEFT_BITS,
+  LEFT_MASK,
+  placeOf,
   type RegionState,
 } from './jit-ctx.ts';
 import { FAR, MISSES_NOTED } from './jump-targets.ts';
@@ -427,6 +430,7 @@ export class RegionTranslator {
       const b = emptyBlock(start);
       let off = start;
       for (;;) {
+        if (b.insns.length === LEFT_MASK) leaders.add(off);
         if (off !== start && within(off)) {
           b.exit = 'fall';
           b.fall = off;
@@ -714,7 +718,7 @@ export class RegionTranslator {
           exitIndirect(dest.get);
           return;
         }
-        f.set(s.out, c32(off * 256));
+        f.set(s.out, placeOf(off, 0));
         f.br(leaveLabel);
         return;
       }
@@ -763,7 +767,7 @@ export class RegionTranslator {
           // Its last bytes are in the next page.
           const start = off;
           f.unlikely(i32.eqz(mapped(here << 12)), () => {
-            f.set(s.out, c32(start * 256 + left));
+            f.set(s.out, placeOf(start, left));
             f.set(s.before, c32(1));
             f.br(leaveLabel);
           });
@@ -782,7 +786,7 @@ export class RegionTranslator {
             case 'relative':
               if (b.taken !== NOWHERE) {
                 if (c.stores) {
-                  f.set(s.out, c32(b.taken * 256));
+                  f.set(s.out, placeOf(b.taken, 0));
                   f.brUnlikely(leaveLabel, s.attention.get);
                 }
                 goTo(b, b.taken, c.pending);
@@ -839,7 +843,7 @@ export class RegionTranslator {
     f.unreachable();
     f.close();
     // Fault: FAULT is set, the instruction did not happen.
-    const ripOut = (): Node => cut(i64.add(s.pageRip.get, i64.extend_s(i32.shr_s(s.out.get, c32(8)))));
+    const ripOut = (): Node => cut(i64.add(s.pageRip.get, i64.extend_s(i32.shr_s(s.out.get, c32(LEFT_BITS)))));
     f.set(code, c32(J_FAULT));
     f.set(xrip, ripOut());
     f.br(tail);
@@ -871,7 +875,7 @@ export class RegionTranslator {
       f.st64(base, s.fr.get, S.PEND_R);
     });
     f.st64(base, xrip.get, S.RIP);
-    f.set(t32, i32.sub(i32.sub(bud0.get, bud.get), select(code.get, i32.and(s.out.get, c32(255)), c32(0))));
+    f.set(t32, i32.sub(i32.sub(bud0.get, bud.get), select(code.get, i32.and(s.out.get, c32(LEFT_MASK)), c32(0))));
     f.st64(base, i64.add(ld.i64(base, S.ICOUNT), i64.extend_s(t32.get)), S.ICOUNT);
     f.st32(base, i32.sub(ld.i32(base, S.BUDGET), t32.get), S.BUDGET);
     f.unlikely(i32.eq(code.get, c32(J_FAULT)), () => f.ret(c32(J_FAULT)));
