@@ -241,6 +241,17 @@ describe('conversions', () => {
     const a = m.run((c) => c.op('CVTPS2PI', 'mm1', 'xmm0'), { xmm: { 0: join([2.5, -7].map(f32), 32) }, fsw: 0x3800 });
     expect([a.mmx(1), a.ftw, a.fsw]).toEqual([join([2n, -7n], 32), 0xff, 0]);
   });
+  it('CVTPI2PS and CVTPI2PD do so from a register, not from memory', () => {
+    for (const name of ['CVTPI2PS', 'CVTPI2PD']) {
+      const data = bytesOf(join([2n, -7n], 32), 16);
+      const before = { fsw: 0x3800 };
+      const a = m.run((c) => c.op(name, 'xmm0', mem64(DATA)), { ...before, data });
+      expect([a.ftw, a.fsw]).toEqual([0, 0x3800]);
+      expect(a.xmm(0)).toBe(name === 'CVTPI2PS' ? join([2, -7].map(f32), 32) : join([2, -7].map(f64), 64));
+      const b = m.run((c) => c.op(name, 'xmm0', 'mm1'), before);
+      expect([b.ftw, b.fsw]).toEqual([0xff, 0]);
+    }
+  });
   it('RCPPS and RSQRTPS: 12 bits, denormals as zero, no flags', () => {
     const a = m.run((c) => c.op('RCPPS', 'xmm0', 'xmm1').op('RSQRTPS', 'xmm2', 'xmm1'), {
       xmm: { 1: join([f32(3), f32(4), 1n, f32(-1)], 32) },

@@ -281,6 +281,18 @@ describe('ports', () => {
     expect(r.run(0xf3, 0x6c)).toEqual(fault(S.EXC_PF, 2));
     expect([r.cpu.r32(7), r.cpu.r32(1), r.rip, r.io.length]).toEqual([0x7000, 3, CODE, 2]);
   });
+  it('a repetition of none looks at the port, and at nothing else', () => {
+    const r = new Rig().protected(3);
+    r.cpu.setR32(1, 0);
+    r.cpu.setR32(2, 0xcb8); // beyond the bitmap
+    for (const op of [0x6c, 0x6d, 0x6e, 0x6f]) expect(r.run(0xf3, op)).toEqual(fault(S.EXC_GP));
+    const k = new Rig().protected();
+    k.absent.add(7);
+    k.cpu.setR32(1, 0);
+    k.cpu.setR32(7, 0x7000);
+    expect(k.run(0xf3, 0x6c)).toEqual(NEXT);
+    expect(k.io).toEqual([]);
+  });
   it('INS respects limits and write rights; OUTS from SS raises #SS', () => {
     const r = new Rig().protected();
     r.cpu.setSeg(S.ES, SEL.ro, 0, 0, 0xffffffff, 0xc091);

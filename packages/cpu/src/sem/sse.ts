@@ -980,15 +980,16 @@ const toMmx =
     const r = slow(c, name, a, c32(truncate ? 0xc00 : 0), c32(1));
     writeMmx(c, 0, r);
   };
+// A memory source leaves the x87 alone: both here, whatever the SDM says of CVTPI2PS, and for doubles.
 const mmxToPs: Semantic = (c) => {
-  checkPending(c);
+  const mmx = c.kind(1) === Kind.Mmx;
+  if (mmx) checkPending(c);
   const a = c.readV(1, 8);
-  mmxState(c);
+  if (mmx) mmxState(c);
   const r = slow(c, 'sse_pi_ps', a, c32(1));
   c.setXLow(0, 8, lane(r, 8, 0));
 };
 const mmxToPd: Semantic = (c) => {
-  // A memory source leaves the x87 alone.
   const mmx = c.kind(1) === Kind.Mmx;
   if (mmx) checkPending(c);
   writeLanes(c, [vf64.fromLowI32(c.readV(1, 8))]);

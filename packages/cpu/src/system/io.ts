@@ -63,8 +63,9 @@ export function stringIo(c: SysCtx, i: Insn, out: boolean): number {
   const index = out ? 6 : 7;
   const size = i.addrSize;
   const by = cpu.get(S.EFL) & S.FLAG_DF ? -width : width;
-  if (i.rep !== 0 && exhausted(c, size)) return S.ST_NEXT;
+  // The port is looked at even if there is nothing to do.
   checkPorts(c, port, width);
+  if (i.rep !== 0 && exhausted(c, size)) return S.ST_NEXT;
   for (let n = 0; n < STRING_BATCH; n++) {
     const lo = size === 2 ? cpu.r16(index) : cpu.r32(index);
     const hi = size === 8 ? cpu.getHi(S.GPR + index * 8) | 0 : 0;
