@@ -20,17 +20,23 @@ export const EXCLUDED_OPS: Readonly<Record<string, string>> = {
   VMFUNC: guest,
 };
 
+/** Makers whose processors do some things differently. */
+export type Vendor = 'AMD' | 'Intel';
+
 /** A condition under which one instruction is left out. */
 export interface Exclusion {
   /** Short name for the report. */
   readonly name: string;
   /** Why. */
   readonly why: string;
+  /** On whose processors it is left out; on others it is compared. Default everybody's. */
+  readonly on?: Vendor;
   /** Whether it applies. `mode` is 32 or 64. */
   readonly applies: (insn: Insn, name: string, mode: number, bytes: Uint8Array) => boolean;
 }
 
 const BRANCHES: ReadonlySet<string> = new Set(['JCC', 'JMP', 'CALL', 'RET', 'LOOP', 'LOOPE', 'LOOPNE', 'JCXZ']);
+const STRINGS: ReadonlySet<string> = new Set(['MOVS', 'STOS', 'LODS', 'CMPS', 'SCAS', 'INS', 'OUTS']);
 const FAR_POINTERS: ReadonlySet<string> = new Set(['CALLF', 'JMPF', 'LSS', 'LFS', 'LGS']);
 const LEGACY_PREFIX: ReadonlySet<number> = new Set([0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3]);
 
@@ -54,28 +60,27 @@ export const EXCLUSIONS: readonly Exclusion[] = [
   {
     name: 'SHA with a misaligned operand',
     why: 'AMD does not look at the alignment, Intel raises #GP as for all of SSE; the software CPU follows Intel',
+    on: 'AMD',
     applies: (insn, name) => name.startsWith('SHA') && insn.kind1 === Kind.Mem,
   },
   {
     name: 'VPEXTRD, VPINSRD with VEX.W outside 64-bit mode',
     why: 'AMD raises #UD, Intel ignores W; the software CPU follows Intel',
+    on: 'AMD',
     applies: (insn, name, mode, bytes) =>
       mode === 32 && (name === 'VPEXTRD' || name === 'VPINSRD') && vexW(bytes, insn),
   },
   {
     name: 'near branch with 66 in 64-bit mode',
     why: 'AMD cuts the target to 16 bits, Intel ignores the prefix; the software CPU follows Intel',
+    on: 'AMD',
     applies: (_, name, mode, bytes) => mode === 64 && BRANCHES.has(name) && hasPrefix(bytes, 0x66),
   },
   {
     name: 'SYSRET outside 64-bit mode',
     why: 'AMD has it there and raises #GP, Intel #UD',
+    on: 'AMD',
     applies: (_, name, mode) => name === 'SYSRET' && mode === 32,
-  },
-  {
-    name: 'INS, OUTS with a repeat prefix',
-    why: 'with a count of 0 AMD raises #GP for the port all the same, Intel does nothing',
-    applies: (insn, name) => (name === 'INS' || name === 'OUTS') && insn.rep !== 0,
   },
   {
     name: 'ARPL through CS',
@@ -85,6 +90,7 @@ export const EXCLUSIONS: readonly Exclusion[] = [
   {
     name: 'MOVSXD of words',
     why: 'AMD reads four bytes for it, Intel two',
+    on: 'AMD',
     applies: (insn, name) => name === 'MOVSXD' && insn.opSize === 2,
   },
   {
@@ -96,12 +102,8 @@ export const EXCLUSIONS: readonly Exclusion[] = [
   {
     name: 'MASKMOVQ',
     why: 'when it faults, AMD has switched the x87 state to MMX already',
+    on: 'AMD',
     applies: (_, name, mode) => name === 'MASKMOVQ' && mode === 32,
-  },
-  {
-    name: 'CVTPI2PS from memory',
-    why: 'AMD leaves the x87 state alone, Intel switches it to MMX',
-    applies: (insn, name) => name === 'CVTPI2PS' && insn.kind1 === Kind.Mem,
   },
   {
     name: 'INT 80h',
@@ -122,13 +124,27 @@ export const EXCLUSIONS: readonly Exclusion[] = [
   {
     name: 'far pointers with 64-bit offsets',
     why: 'AMD ignores REX.W there, Intel does not; the software CPU follows Intel',
+    on: 'AMD',
     applies: (insn, name) => FAR_POINTERS.has(name) && insn.opSize === 8,
   },
   {
     name: '0F 0D with a register',
     why: 'a reserved NOP of Intel; AMD raises #UD',
+    on: 'AMD',
     applies: (insn, name, _mode, bytes) =>
       name === 'NOP' && insn.kind0 === Kind.Gpr && bytes[bytes.length - 2] === 0x0d && bytes[bytes.length - 3] === 0x0f,
+  },
+  {
+    name: 'PUSH of segment registers as more than a word',
+    why: 'Intel leaves the upper bytes on the stack as they are, AMD clears them, and so does the software CPU',
+    on: 'Intel',
+    applies: (insn, name) => name === 'PUSH' && insn.kind0 === Kind.Seg && insn.opSize > 2,
+  },
+  {
+    name: 'repeated string instructions with 32-bit addresses in 64-bit mode',
+    why: 'where no iteration completes, Intel clears the upper halves of the registers, AMD and the software CPU do not',
+    on: 'Intel',
+    applies: (insn, name, mode) => mode === 64 && insn.rep !== 0 && insn.addrSize === 4 && STRINGS.has(name),
   },
 ];
 
@@ -149,9 +165,9 @@ export const AVOIDED: readonly string[] = [
 ];
 
 /** Reason to leave an instruction out, or ''. */
-export function excluded(insn: Insn, mode: number, bytes: Uint8Array): string {
+export function excluded(insn: Insn, mode: number, bytes: Uint8Array, vendor: Vendor): string {
   const name = OP_NAMES[insn.op] as string;
   if (Object.hasOwn(EXCLUDED_OPS, name)) return name;
-  for (const e of EXCLUSIONS) if (e.applies(insn, name, mode, bytes)) return e.name;
+  for (const e of EXCLUSIONS) if ((e.on ?? vendor) === vendor && e.applies(insn, name, mode, bytes)) return e.name;
   return '';
 }

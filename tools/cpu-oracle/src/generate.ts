@@ -1,7 +1,7 @@
 // Random test programs: one to eight instructions whose memory operands hit the test pages, with registers, flags and
 // memory set to values that find bugs. Every program is straight-line but for jumps ahead.
 import { ccFlags, Decoder, encodeRandom, Insn, Kind, OP_NAMES, ROWS, type Row, Status } from '@hyve/x86';
-import { excluded } from './exclusions.ts';
+import { excluded, type Vendor } from './exclusions.ts';
 import * as L from './layout.ts';
 import { double, extended, integer, Random, single } from './random.ts';
 
@@ -26,8 +26,8 @@ export interface Program {
   readonly start: number;
   /** Status flags with undefined values at some point, FLAG_ bits: not compared. */
   readonly undefinedFlags: number;
-  /** The last instruction approximates: `estimate` (RCPPS and the like), `x87` (transcendental). */
-  readonly approximate: '' | 'estimate' | 'x87';
+  /** The last instruction approximates: `estimate` (RCPPS and the like), `x87` (transcendental), `nan` (which NaN a sum gives). */
+  readonly approximate: '' | 'estimate' | 'x87' | 'nan';
   /** Parts of the record that are not compared: offset and length, in pairs. */
   readonly ignored: readonly number[];
   /** Whether the address of a page fault is compared. */
@@ -40,6 +40,8 @@ export interface Choice {
   readonly rows: readonly Row[];
   /** Features both sides have. */
   readonly features: ReadonlySet<string>;
+  /** Maker of the processor. */
+  readonly vendor: Vendor;
   /** Most instructions per program; default 8. */
   readonly longest?: number;
 }
@@ -141,6 +143,7 @@ export class Generator {
   private readonly longest: number;
   /** How often each exclusion applied. */
   readonly excluded: Map<string, number> = new Map();
+  private readonly vendor: Vendor;
   private readonly pool: Uint8Array;
 
   // The program under construction.
@@ -178,6 +181,7 @@ export class Generator {
 
   constructor(choice: Choice) {
     this.decoder = new Decoder(choice.features);
+    this.vendor = choice.vendor;
     this.longest = choice.longest ?? 8;
     const usable = choice.rows.filter((r) => r.feature === '' || choice.features.has(r.feature));
     this.byMode = {
@@ -222,7 +226,7 @@ export class Generator {
         const bytes = encodeRandom(row, () => r.u32(), { mode });
         if (bytes === null || this.decoder.decode(this.insn, bytes, 0, bytes.length, mode) !== Status.Ok) continue;
         if (this.insn.row !== row.id) continue;
-        why = excluded(this.insn, mode, bytes);
+        why = excluded(this.insn, mode, bytes, this.vendor);
         if (why === '') return '';
       }
     return why;
@@ -452,7 +456,7 @@ export class Generator {
     if (bytes === null || offset + bytes.length > limit) return null;
     const insn = this.insn;
     if (this.decoder.decode(insn, bytes, 0, bytes.length, mode) !== Status.Ok || insn.row !== row.id) return null;
-    const why = excluded(insn, mode, bytes);
+    const why = excluded(insn, mode, bytes, this.vendor);
     if (why !== '') {
       this.excluded.set(why, (this.excluded.get(why) ?? 0) + 1);
       return null;
@@ -481,6 +485,8 @@ export class Generator {
     this.clobber(row, name, insn);
     if (ESTIMATES.has(name)) this.approximate = 'estimate';
     else if (TRANSCENDENTAL.has(name)) this.approximate = 'x87';
+    // Intel adds the products in another order for each element, AMD in one for all.
+    else if (/^V?DPP[SD]$/.test(name)) this.approximate = 'nan';
     if (LARGE.has(name) && !this.settled) this.faultAddress = false;
     if (family(row) !== 'int') this.floating = true;
     if (name === 'WRFSBASE' || name === 'WRGSBASE') this.stray = true;

@@ -14,6 +14,7 @@
 import { spawn } from 'node:child_process';
 import { parseArgs } from 'node:util';
 import { AVOIDED, EXCLUDED_OPS, EXCLUSIONS } from './exclusions.ts';
+import { ENDS, FAULTS } from './leeway.ts';
 import { whyNotNative } from './native.ts';
 import { Oracle } from './oracle.ts';
 
@@ -69,6 +70,9 @@ function compareCpus(): number {
     for (const e of EXCLUSIONS) console.log(`  ${e.name} (${oracle.exclusions.get(e.name) ?? 0} times): ${e.why}`);
     for (const [name, why] of Object.entries(EXCLUDED_OPS)) console.log(`  ${name}: ${why}`);
     for (const text of AVOIDED) console.log(`  ${text}`);
+    console.log('Not compared:');
+    for (const f of FAULTS) console.log(`  ${f.parts.join(', ')} where ${f.ops.source} faults: ${f.why}`);
+    for (const e of ENDS) console.log(`  ${e.why}`);
   }
   const [generating, native, soft, comparing] = oracle.times.map((ms) => `${(ms / 1000).toFixed(1)} s`);
   const traps = [...oracle.traps].sort((a, b) => b[1] - a[1]).map(([v, c]) => `${v}: ${c}`);

@@ -3,6 +3,7 @@ import { spawnSync } from 'node:child_process';
 import { closeSync, existsSync, mkdtempSync, openSync, readFileSync, readSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import type { Vendor } from './exclusions.ts';
 import { REC_SIZE } from './layout.ts';
 import { runnerImage } from './runner.ts';
 
@@ -19,6 +20,11 @@ export function hostFeatures(): ReadonlySet<string> {
   const flags = /^flags\s*:(.*)$/m.exec(text)?.[1] ?? '';
   const renamed: Readonly<Record<string, string>> = { pni: 'sse3', abm: 'lzcnt', sha_ni: 'sha', sep: 'sysenter' };
   return new Set(flags.split(' ').map((f) => renamed[f] ?? f));
+}
+
+/** Who made it. */
+export function hostVendor(): Vendor {
+  return /^vendor_id\s*: (AuthenticAMD|HygonGenuine)$/m.test(readFileSync('/proc/cpuinfo', 'latin1')) ? 'AMD' : 'Intel';
 }
 
 /** The host's processor. */

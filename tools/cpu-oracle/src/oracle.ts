@@ -5,7 +5,7 @@ import { compare, operation, report } from './compare.ts';
 import { EXCLUDED_OPS, EXCLUSIONS } from './exclusions.ts';
 import { Generator, type Program, rowsOf, type Step } from './generate.ts';
 import * as L from './layout.ts';
-import { hostFeatures, Native } from './native.ts';
+import { hostFeatures, hostVendor, Native } from './native.ts';
 import { Random } from './random.ts';
 import { Soft } from './soft.ts';
 
@@ -92,6 +92,7 @@ export class Oracle {
     this.generator = new Generator({
       rows: this.rows,
       features: this.features,
+      vendor: hostVendor(),
       ...(o.longest === undefined ? {} : { longest: o.longest }),
     });
     this.tamper = o.tamper ?? null;

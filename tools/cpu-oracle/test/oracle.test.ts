@@ -59,7 +59,7 @@ describe.skipIf(why !== '')(`the software CPU against this processor${why === ''
   it('knows a program that ends on one side only from one that ends on neither', { timeout: 60_000 }, () => {
     const rows = rowsOf(['int']).filter((r) => r.mnemonic === 'STC');
     const record = new Uint8Array(L.REC_SIZE);
-    const program = new Generator({ rows, features: new Set() }).make(
+    const program = new Generator({ rows, features: new Set(), vendor: 'Intel' }).make(
       1,
       record,
       rows[0] as (typeof rows)[0],
