@@ -8,9 +8,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { pullImage } from 'xhyve/images';
-import { type EngineName, type EngineOptions, findEngines, type Guest, startGuest } from './src/engines.ts';
+import { type EngineName, type EngineOptions, findEngines, followGuest, type Guest } from './src/engines.ts';
 import { loads, programsArchive } from './src/host-programs.ts';
-import { median } from './src/report.ts';
+import { geomean, median } from './src/report.ts';
 
 const { values: o } = parseArgs({
   options: {
@@ -34,33 +34,19 @@ if (chosen.length === 0) throw new Error('none of these programs is on this host
 
 /** Milliseconds of each run of each program, by the guest's clock. @throws if the guest does not come to an end */
 function measure(engine: EngineName, guest: Guest, cache: string | null): Promise<Map<string, number[]>> {
-  return new Promise((resolve, reject) => {
-    const child = startGuest(engine, guest, cache === null ? options : { ...options, cache });
-    let text = '';
-    const end = (e: Error | null): void => {
-      clearTimeout(timer);
-      child.removeAllListeners('exit');
-      child.kill('SIGKILL');
-      if (e !== null) {
-        reject(e);
-        return;
-      }
+  let said = '';
+  return followGuest(engine, guest, cache === null ? options : { ...options, cache }, {
+    limitMs: Number(o.timeout) * 1000,
+    read(text) {
+      said += text;
+      if (!said.includes('@D')) return null;
       const times = new Map<string, number[]>();
-      for (const [, name = '', us, status] of text.matchAll(/@W (\S+) (\d+) (\d+)/g)) {
+      for (const [, name = '', us, status] of said.matchAll(/@W (\S+) (\d+) (\d+)/g)) {
         if (status !== '0') console.log(`${engine}: ${name} ended with status ${status}`);
         times.set(name, [...(times.get(name) ?? []), Number(us) / 1000]);
       }
-      resolve(times);
-    };
-    const timer = setTimeout(
-      () => end(new Error(`${engine}: no end within ${o.timeout} s: ${text.slice(-300)}`)),
-      Number(o.timeout) * 1000,
-    );
-    child.on('exit', (code, signal) => end(new Error(`${engine} ended: ${signal ?? code}: ${text.slice(-300)}`)));
-    child.stdout?.on('data', (d: Buffer) => {
-      text += d.toString();
-      if (text.includes('@D')) end(null);
-    });
+      return times;
+    },
   });
 }
 
@@ -102,9 +88,9 @@ function print(all: ReadonlyMap<EngineName, readonly Map<string, number[]>[]>): 
         `  ${name.padEnd(14)} ${ratio.padStart(6)}  ${ms.map((x) => `${x.toFixed(0)} ms`.padStart(9)).join(' ')}`,
       );
     }
-    if (ratios.length > 0) {
-      const mean = Math.exp(ratios.reduce((n, r) => n + Math.log(r), 0) / ratios.length);
-      console.log(`  geometric mean of ${ratios.length}: ${mean.toFixed(2)} (speed of Hyve / speed of QEMU)`);
-    }
+    if (ratios.length > 0)
+      console.log(
+        `  geometric mean of ${ratios.length}: ${geomean(ratios).toFixed(2)} (speed of Hyve / speed of QEMU)`,
+      );
   }
 }

@@ -151,6 +151,44 @@ export function startGuest(engine: EngineName, guest: Guest, o: EngineOptions): 
   return spawn(program, args, { stdio: ['ignore', 'pipe', 'inherit'], env: environment(o.cache) });
 }
 
+/** How {@link followGuest} reads a console. */
+export interface Following<T> {
+  /** Milliseconds after which the run is given up; they begin again when `read` calls `again`. */
+  readonly limitMs: number;
+  /** Gets what the console says, piece by piece; gives the result once there is one, null before. */
+  read(text: string, child: ChildProcess, again: () => void): T | null;
+}
+
+/** Runs a guest until its console has said enough. @throws if it ends before, or takes too long, with the console's last words */
+export function followGuest<T>(engine: EngineName, guest: Guest, o: EngineOptions, follow: Following<T>): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const child = startGuest(engine, guest, o);
+    let last = '';
+    const end = (why: string, result: T | null): void => {
+      clearTimeout(timer);
+      child.removeAllListeners('exit');
+      child.stdout?.removeAllListeners('data');
+      child.kill('SIGKILL');
+      if (result !== null) resolve(result);
+      else reject(new Error(`${engine} ${why}: ${last}`));
+    };
+    const start = (): NodeJS.Timeout =>
+      setTimeout(() => end(`has not come to an end in ${follow.limitMs / 1000} s`, null), follow.limitMs);
+    let timer = start();
+    const again = (): void => {
+      clearTimeout(timer);
+      timer = start();
+    };
+    child.on('exit', (code, signal) => end(`ended: ${signal ?? code}`, null));
+    child.stdout?.on('data', (d: Buffer) => {
+      const text = d.toString();
+      last = (last + text).slice(-300);
+      const result = follow.read(text, child, again);
+      if (result !== null) end('', result);
+    });
+  });
+}
+
 /** Reads a started engine's console until the mark, then ends it. */
 export function watch(child: ChildProcess, until: string, linger: number, limitMs: number): Promise<RunResult> {
   const from = performance.now();

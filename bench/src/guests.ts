@@ -3,7 +3,7 @@ import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { Cpio } from './cpio.ts';
+import { CpioWriter } from '../../apps/xhyve-cli/src/images/cpio.ts';
 
 /** Width of a guest's programs and kernel. */
 export type Bits = 32 | 64;
@@ -79,9 +79,10 @@ export function startPayload(): string {
 
 /** An archive that holds `program` as /init, and /dev/console. */
 function archive(program: Uint8Array): Uint8Array {
-  const cpio = new Cpio();
-  cpio.console();
-  cpio.file('init', 0o755, program);
+  const cpio = new CpioWriter();
+  // Without it /init has no output.
+  cpio.charDevice('dev/console', 5, 1);
+  cpio.file('init', program, 0o755);
   return cpio.finish();
 }
 

@@ -3,7 +3,7 @@
 import { execFileSync } from 'node:child_process';
 import { existsSync, lstatSync, readdirSync, readFileSync, readlinkSync, realpathSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { Cpio } from './cpio.ts';
+import { CpioWriter } from '../../apps/xhyve-cli/src/images/cpio.ts';
 
 /** Something to run. */
 export interface Load {
@@ -129,7 +129,7 @@ export function loads(only: readonly string[] | null): { chosen: Load[]; left: s
 
 /** Puts host files into an archive, each once, with the libraries of programs. */
 class HostFiles {
-  readonly cpio = new Cpio();
+  readonly cpio = new CpioWriter();
   private readonly there: Set<string> = new Set();
 
   /** A file as what its path leads to, under that path. */
@@ -137,7 +137,7 @@ class HostFiles {
     if (this.there.has(path)) return;
     this.there.add(path);
     const real = realpathSync(path);
-    this.cpio.file(path.slice(1), statSync(real).mode & 0o777, readFileSync(real));
+    this.cpio.file(path.slice(1), readFileSync(real), statSync(real).mode & 0o777);
   }
 
   /** A program under /usr/bin, by the name that scripts call it, with its libraries. */
@@ -146,7 +146,7 @@ class HostFiles {
     if (this.there.has(to)) return;
     this.there.add(to);
     const real = realpathSync(path);
-    this.cpio.file(to.slice(1), 0o755, readFileSync(real));
+    this.cpio.file(to.slice(1), readFileSync(real), 0o755);
     let libraries = '';
     try {
       libraries = execFileSync('ldd', [real], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] });
@@ -165,7 +165,7 @@ class HostFiles {
       if (s.isDirectory()) this.tree(at);
       else if (s.isSymbolicLink()) {
         this.there.add(at);
-        this.cpio.link(at.slice(1), readlinkSync(at));
+        this.cpio.symlink(at.slice(1), readlinkSync(at));
       } else if (s.isFile()) this.file(at);
     }
   }
@@ -175,9 +175,9 @@ class HostFiles {
 export function programsArchive(chosen: readonly Load[], runs: number): Uint8Array {
   const files = new HostFiles();
   const { cpio } = files;
-  cpio.console();
-  for (const d of ['proc', 'sys', 'tmp', 'usr/bin', 'usr/lib', 'lib/work']) cpio.directory(d);
-  cpio.link('bin', 'usr/bin');
+  cpio.charDevice('dev/console', 5, 1);
+  for (const d of ['proc', 'sys', 'tmp', 'usr/bin', 'usr/lib', 'lib/work']) cpio.dir(d);
+  cpio.symlink('bin', 'usr/bin');
   for (const name of new Set([...COMMON, ...chosen.flatMap((l) => l.needs)])) {
     const path = find(name);
     if (path === null) throw new Error(`this host has no ${name}`);
@@ -185,12 +185,12 @@ export function programsArchive(chosen: readonly Load[], runs: number): Uint8Arr
     if (name === 'python') files.tree(`/usr/lib/${path.slice(path.lastIndexOf('/') + 1)}`);
     if (name === 'cc1') files.tree(join(dirname(path), 'include'));
     if (name === 'openssl' && existsSync('/etc/ssl/openssl.cnf')) {
-      cpio.directory('usr/lib/ssl');
-      cpio.file('usr/lib/ssl/openssl.cnf', 0o644, readFileSync('/etc/ssl/openssl.cnf'));
+      cpio.dir('usr/lib/ssl');
+      cpio.file('usr/lib/ssl/openssl.cnf', readFileSync('/etc/ssl/openssl.cnf'));
     }
   }
   for (const t of new Set(chosen.flatMap((l) => l.trees ?? []))) files.tree(t);
-  const text = (path: string, content: string): void => cpio.file(path, 0o644, Buffer.from(content));
+  const text = (path: string, content: string): void => cpio.file(path, content);
   text('lib/work/work.py', PYTHON);
   text('lib/work/work.pl', PERL);
   text('lib/work/work.c', C);
@@ -218,6 +218,6 @@ done
 echo "@D"
 while :; do sleep 1000; done
 `;
-  cpio.file('init', 0o755, Buffer.from(init));
+  cpio.file('init', init, 0o755);
   return cpio.finish();
 }

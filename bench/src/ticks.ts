@@ -1,5 +1,5 @@
 // A 1 kHz timer in a guest that is busy with other things.
-import { type EngineName, type EngineOptions, type Guest, startGuest } from './engines.ts';
+import { type EngineName, type EngineOptions, followGuest, type Guest } from './engines.ts';
 import { guestInitrd } from './guests.ts';
 
 /** What the guest counted, and how long the host's clock says it took. */
@@ -33,31 +33,19 @@ export function ticks(
     cmdline: `console=ttyS0 quiet panic=-1 tsc=reliable cryptomgr.notests=1 seconds=${seconds} loads=${loads}`,
     memoryMib: 256,
   };
-  return new Promise((resolve, reject) => {
-    const child = startGuest(engine, guest, o);
-    let text = '';
-    let from = 0;
-    const end = (e: Error | Ticks): void => {
-      clearTimeout(timer);
-      child.removeAllListeners('exit');
-      child.kill('SIGKILL');
-      if (e instanceof Error) reject(e);
-      else resolve(e);
-    };
-    const timer = setTimeout(
-      () => end(new Error(`no end of the guest's counting: ${text.slice(-300)}`)),
-      seconds * 5000 + 120_000,
-    );
-    child.on('exit', (code, signal) => end(new Error(`${engine} ended: ${signal ?? code}`)));
-    child.stdout?.on('data', (d: Buffer) => {
-      text += d.toString();
-      if (from === 0 && text.includes('@S')) from = performance.now();
-      const m = /^@T (\d+) (\d+) (\d+) (\d+) (\d+)\r?\n/m.exec(text);
-      if (m === null) return;
+  let said = '';
+  let from = 0;
+  return followGuest(engine, guest, o, {
+    limitMs: seconds * 5000 + 120_000,
+    read(text) {
+      said += text;
+      if (from === 0 && said.includes('@S')) from = performance.now();
+      const m = /^@T (\d+) (\d+) (\d+) (\d+) (\d+)\r?\n/m.exec(said);
+      if (m === null) return null;
       const [expirations = 0, , missed = 0, worst = 0, elapsed = 0] = m.slice(1).map(Number);
       // The timer starts a tenth of a second after the line.
       const hostMs = performance.now() - from - 100;
-      end({ expirations, missed, worstMs: worst / 1e6, guestMs: elapsed / 1e6, hostMs });
-    });
+      return { expirations, missed, worstMs: worst / 1e6, guestMs: elapsed / 1e6, hostMs };
+    },
   });
 }
