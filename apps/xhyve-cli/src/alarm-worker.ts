@@ -1,8 +1,6 @@
 // The program of the thread that wakes the machine's own.
-import { parentPort } from 'node:worker_threads';
 import { serveAlarm } from '@hyve/pc/alarm-worker';
+import { workerPort } from './worker-port.ts';
 
-if (parentPort !== null) {
-  const port = parentPort;
-  serveAlarm({ post: (m) => port.postMessage(m), listen: (f) => void port.on('message', f) });
-}
+const port = workerPort();
+if (port !== null) serveAlarm(port);

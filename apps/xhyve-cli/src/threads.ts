@@ -24,26 +24,25 @@ export function nodeThreads(
     start: (name) => connect(start('vcpu-worker', { name })),
     translator(): TranslatorThread {
       settings.note(true);
-      const worker = start('translator-worker', { name: 'translator', workerData: translations });
-      // It has nothing to do once the machine has ended.
-      worker.unref();
-      return connect(worker);
+      return connect(startHelper('translator-worker', { name: 'translator', workerData: translations }));
     },
-    alarm(): VcpuWorker {
-      const worker = start('alarm-worker', { name: 'alarm' });
-      worker.unref();
-      return connect(worker);
-    },
+    alarm: () => connect(startHelper('alarm-worker', { name: 'alarm' })),
   };
 }
 
 /** A thread that takes part in large reads of disks. */
 export function readThread(): ReadHelperThread {
-  const worker = start('read-worker', { name: 'reads' });
-  worker.unref();
+  const worker = startHelper('read-worker', { name: 'reads' });
   // Without it reads are no less right.
   worker.on('error', () => {});
   return { post: (m) => worker.postMessage(m), close: async () => void (await worker.terminate()) };
+}
+
+/** Starts one that has nothing to do once the machine has ended. */
+function startHelper(program: string, options: WorkerOptions): Worker {
+  const worker = start(program, options);
+  worker.unref();
+  return worker;
 }
 
 /** Starts a program of this package; built ones lie beside this file as this one does. */

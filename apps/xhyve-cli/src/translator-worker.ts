@@ -1,20 +1,21 @@
 // The program of the translator's thread.
-import { parentPort, workerData } from 'node:worker_threads';
+import { workerData } from 'node:worker_threads';
 import { compiledCode } from '@hyve/hv-native/compiled';
 import { serveTranslator, type TranslationStore } from '@hyve/pc/translator-worker';
 import { CompiledFile } from './compiled-file.ts';
 import { lowerThisThread } from './priority.ts';
 import { TranslationFile, type TranslationPlace } from './translations.ts';
 import { CompileSettings } from './v8-settings.ts';
+import { workerPort } from './worker-port.ts';
 
-if (parentPort !== null) {
+const port = workerPort();
+if (port !== null) {
   const settings = new CompileSettings();
   // V8 would compile a region when the vCPU first calls it, on the vCPU's time: here it does so on threads of its own.
   settings.set(true);
   lowerThisThread();
-  const port = parentPort;
   const place = workerData as TranslationPlace | null;
-  serveTranslator({ post: (m) => port.postMessage(m), listen: (f) => void port.on('message', f) }, (machine) => {
+  serveTranslator(port, (machine) => {
     const file = place === null ? null : TranslationFile.open(place, machine);
     if (file === null) return null;
     const store: TranslationStore = {

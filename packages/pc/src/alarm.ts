@@ -1,9 +1,8 @@
 // A thread that says when a time has come: the event loop's own timers are a millisecond coarse.
-
 import type { VcpuWorker } from './threads.ts';
 import type { VcpuPort } from './vcpu-worker.ts';
 
-/** Words shared with the thread: number of the order, its time in microseconds (0: none, {@link END}: end). */
+/** Words shared with the thread: number of the last order, and its time in microseconds ({@link END}: end). */
 const ORDER = 0;
 const TIME = 1;
 const END = -1;

@@ -1,5 +1,4 @@
 // The PC board. The machine's description is plain data (spec.ts).
-
 export { Alarm } from './alarm.ts';
 export {
   boardSupport,
@@ -14,7 +13,6 @@ export {
 } from './board.ts';
 export type { DriveInfo, DrivePorts, Drives, DrivesOptions, OpenImage } from './drives.ts';
 export { hostScheduler } from './scheduler.ts';
-
 export {
   type BoardSupport,
   type BootromBootSpec,

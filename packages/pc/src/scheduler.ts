@@ -71,6 +71,7 @@ export function hostScheduler(alarm: (() => Alarm) | null = null): HostScheduler
           // Woken early, this comes a second time, when the signal may be another sleep's.
           if (signal.onWake === done) signal.onWake = null;
           if (timer !== null) g.clearTimeout(timer);
+          set?.clear();
           resolve();
         }
         signal.onWake = done;
