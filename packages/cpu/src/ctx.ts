@@ -38,6 +38,18 @@ import {
 const PLAIN_MASK: number = S.ATTR_UNUSABLE | S.ATTR_P | S.ATTR_S | 0xe;
 const PLAIN: number = S.ATTR_P | S.ATTR_S | 2;
 
+/** Whether the processor runs 64-bit code. */
+export function is64Bit(base: Node): Node {
+  return i32.eq(i32.and(ld.i32(base, S.MODE), c32(S.MODE_SIZE)), c32(2));
+}
+
+/** The bits that `count` vectors of the state have between them, from an offset on. */
+export function orOfVectors(base: Node, from: number, count: number): Node {
+  let all = ld.v128(base, from);
+  for (let n = 1; n < count; n++) all = simd(80, [all, ld.v128(base, from + 16 * n)]);
+  return all;
+}
+
 /** How code and stack are addressed; part of what a handler or block is specialised for. */
 export interface CodeMode {
   /** Code size: 16, 32 or 64. */
@@ -811,7 +823,7 @@ export abstract class SemCtx {
     const f = this.f;
     f.unlikely(i32.eqz(ld.i32(this.base, S.UPPERS_ZERO)), () =>
       f.if(
-        i32.eq(i32.and(ld.i32(this.base, S.MODE), c32(S.MODE_SIZE)), c32(2)),
+        is64Bit(this.base),
         () => this.clearUppersInState(16),
         () => this.clearUppersInState(8),
       ),
@@ -821,12 +833,8 @@ export abstract class SemCtx {
   protected clearUppersInState(count: number): void {
     const f = this.f;
     for (let n = 0; n < count; n++) f.stV(this.base, cZeroV(), S.YMMH + 16 * n);
-    let others: Node | null = null;
-    for (let n = count; n < 16; n++) {
-      const x = ld.v128(this.base, S.YMMH + 16 * n);
-      others = others === null ? x : simd(80, [others, x]);
-    }
-    f.st32(this.base, others === null ? c32(1) : i32.eqz(simd(83, [others], I32)), S.UPPERS_ZERO);
+    const others = (): Node => simd(83, [orOfVectors(this.base, S.YMMH + 16 * count, 16 - count)], I32);
+    f.st32(this.base, count === 16 ? c32(1) : i32.eqz(others()), S.UPPERS_ZERO);
   }
   /** 4 or 8 bytes from byte `at` (0 or 8) of operand `i`, an integer. */
   getXLow(i: number, size: number, at = 0): Node {

@@ -4,6 +4,7 @@
 // task gates, descriptors that are not flat or not accessed, stacks that are not at hand, single step, breakpoints) is left to
 // system/, which does all of it. Intel SDM volume 3A 3.4, 5.5, 6.12, 6.14.
 import { isCanonical } from './addresses.ts';
+import { is64Bit } from './ctx.ts';
 import type { MemFns } from './mem.ts';
 import * as S from './state.ts';
 import * as B from './system/bits.ts';
@@ -182,7 +183,7 @@ export function emitDelivery(m: Module, mem: MemFns, getFlags: FnRef): Delivery 
     const no = i32.eqz;
     const word = long ? 8 : 4;
     const gateSize = 2 * word;
-    giveUpIf(long ? i32.ne(i32.and(ld.i32(base, S.MODE), c32(S.MODE_SIZE)), c32(2)) : no(isFlat32(base)));
+    giveUpIf(long ? i32.eqz(is64Bit(base)) : no(isFlat32(base)));
     f.set(efl, ld.i32(base, S.EFL));
     giveUpIf(i32.or(ld.i32(base, S.NOFILL), i32.and(efl.get, c32(S.FLAG_TF))));
     f.set(user, i32.eq(ld.i32(base, S.CPL), c32(3)));
@@ -301,7 +302,7 @@ export function emitDelivery(m: Module, mem: MemFns, getFlags: FnRef): Delivery 
   {
     const f = softInterrupt;
     const args = (): Node[] => [p(f, 0), p(f, 1), p(f, 2), p(f, 3), c32(-1)];
-    f.if(i32.eq(i32.and(ld.i32(p(f, 0), S.MODE), c32(S.MODE_SIZE)), c32(2)), () => f.returnCall(enter64, ...args()));
+    f.if(is64Bit(p(f, 0)), () => f.returnCall(enter64, ...args()));
     f.returnCall(enter32, ...args());
   }
 
@@ -316,7 +317,7 @@ export function emitDelivery(m: Module, mem: MemFns, getFlags: FnRef): Delivery 
     const by = (enter: FnRef): Node =>
       call(enter, base, c32(S.EXC_PF), ld.i64(base, S.RIP), flags, ld.i32(base, S.FAULT_CODE));
     f.if(
-      i32.eq(i32.and(ld.i32(base, S.MODE), c32(S.MODE_SIZE)), c32(2)),
+      is64Bit(base),
       () => giveUpIf(i32.eqz(by(enter64))),
       () => giveUpIf(i32.eqz(by(enter32))),
     );

@@ -2,7 +2,7 @@
 // of all others made on first use as small functions reached through a table.
 import { Insn, Kind, OP, OP_NAMES } from '@hyve/x86';
 import { tlbSlot } from './addresses.ts';
-import { type CodeMode, type Env, type Semantic, SemCtx } from './ctx.ts';
+import { type CodeMode, type Env, is64Bit, type Semantic, SemCtx } from './ctx.ts';
 import { emitDelivery } from './deliver.ts';
 import { fusedMultiplyAdd } from './fused.ts';
 import { emitMatFlags, emitMatState, hashHost, J_BUDGET, J_FAULT, J_INTERPRET, JC_ENTRIES } from './jit.ts';
@@ -754,11 +754,7 @@ export class Interpreter {
     const handlerType = m.type([I32, I32, I64], I32);
     const nHandlers = H_INLINE_FIRST + inlineKeys.length;
     const codeLa = (rip: Node): Node =>
-      select(
-        i32.eq(i32.and(ld.i32(base, S.MODE), c32(S.MODE_SIZE)), c32(2)),
-        rip,
-        i64.and(i64.add(rip, ld.i64(base, S.SEG + S.CS * S.SEG_STRIDE)), c64(0xffffffff)),
-      );
+      select(is64Bit(base), rip, i64.and(i64.add(rip, ld.i64(base, S.SEG + S.CS * S.SEG_STRIDE)), c64(0xffffffff)));
     // A link asked for before the last return would be patched with whatever runs next.
     f.st32(base, c32(0), S.LINK_SLOT);
     // Who names a record wants one block, and its exceptions.
@@ -957,10 +953,7 @@ export class Interpreter {
     };
     bodies[R.H_GOTO] = () => {
       const t = i64.add(ld.i64(base, S.RIP_BASE), ld.i64(rec.get, R.R_IMM));
-      direct(
-        select(i32.eq(i32.and(ld.i32(base, S.MODE), c32(S.MODE_SIZE)), c32(2)), t, i64.and(t, c64(0xffffffff))),
-        R.R_LINK0,
-      );
+      direct(select(is64Bit(base), t, i64.and(t, c64(0xffffffff))), R.R_LINK0);
     };
     bodies[R.H_STALE] = () => {
       f.st64(base, ripOfRec(), S.RIP);
@@ -999,7 +992,7 @@ export class Interpreter {
       const seg = f.tmp(ld.i32(rec.get, R.R_LINK0));
       f.if(seg, () => {
         f.if(
-          i32.eq(i32.and(ld.i32(base, S.MODE), c32(S.MODE_SIZE)), c32(2)),
+          is64Bit(base),
           () => f.set(ea, i64.add(ea.get, ld.i64(i32.add(base, seg)))),
           () => {
             f.set(

@@ -223,7 +223,7 @@ export class JitCache implements RegionIndex {
   /** Translates a block here: the thread has been asked for it and does not get to it, on a host that has much else to do. */
   private atOnce(base: number, head: number, host: number, page: number, mode: number): void {
     this.askedMs.delete(head);
-    if (this.thread === null || this.nextSlot + 2 > TABLE_SLOTS || this.cells.left < MIN_CELLS) return;
+    if (this.thread === null || !this.hasRoom(1)) return;
     this.find(base, host, page, mode, head, 'hot', 0);
     const t0 = now();
     this.compile(this.queue.splice(0));
@@ -400,8 +400,13 @@ export class JitCache implements RegionIndex {
     this.ms += now() - t0;
   }
 
+  /** Whether there are slots and link cells for some more regions. */
+  private hasRoom(regions: number): boolean {
+    return this.nextSlot + regions + 1 <= TABLE_SLOTS && this.cells.left >= MIN_CELLS;
+  }
+
   private compile(batch: { region: Region; found: Found }[]): void {
-    if (this.nextSlot + batch.length + 1 > TABLE_SLOTS || this.cells.left < MIN_CELLS) {
+    if (!this.hasRoom(batch.length)) {
       this.blocks.flush();
       return;
     }

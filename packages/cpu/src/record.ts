@@ -1,5 +1,6 @@
 // Decoded records: 32 bytes each, consecutive within a block. A block is a head, the micro-operations of its
-// instructions, and a closing jump where the last instruction is none.
+// instructions, and a closing jump where the last instruction is none. A block whose one instruction lies in two pages has a
+// second record after the head, H_CROSS.
 //
 //  0 u16 handler    2 4 6 u16 register fields (state offsets) of operands 0 1 2    8 i32 operand 3's, or imm2
 // 12 u16 offset of the instruction from the block's first    14 u8 its length    15 u8 instructions left, itself included

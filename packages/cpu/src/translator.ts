@@ -335,7 +335,8 @@ class Service {
       full,
     };
     this.port.post(reply);
-    for (const w of held) w.hold = clock.now() + HOLD_MS;
+    const until = clock.now() + HOLD_MS;
+    for (const w of held) w.hold = until;
     return true;
   }
 }

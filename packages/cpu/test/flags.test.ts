@@ -2,21 +2,11 @@
 // that the others follow from, the interpreter in memory. Both must agree at every point where flags are looked at.
 import { Exit } from '@hyve/core';
 import { describe, expect, it } from 'vitest';
-import { createMachine, flat32, runOn } from './machine.ts';
+import { createMachine, flat32, le32, numbers, runOn } from './machine.ts';
 
 const CODE = 0x1000;
 const OUT = 0x20000;
 const END = 0x40000;
-const le = (v: number): number[] => [v & 255, (v >> 8) & 255, (v >> 16) & 255, (v >>> 24) & 255];
-
-/** A generator of numbers below `n`. */
-function random(seed: number): (n: number) => number {
-  let s = seed;
-  return (n) => {
-    s = (Math.imul(s, 1664525) + 1013904223) >>> 0;
-    return (s >>> 8) % n;
-  };
-}
 
 /**
  * One instruction on EAX, EBX, EDX or EBP. Operations whose flags all follow from operands, some that set CF, OF or ZF alone,
@@ -89,13 +79,13 @@ describe('flags set in part', () => {
     const interpreted = bench(0);
     const translated = bench(1);
     for (let seed = 1; seed <= 150; seed++) {
-      const r = random(seed * 977);
+      const r = numbers(seed * 977);
       const body: number[] = [];
       const length = 4 + r(24);
       for (let n = 0; n < length; n++) body.push(...instruction(r));
       // ESI passes, with another CL in each; the end of each pass keeps all flags: pushf; pop [edi]; add edi, 4; add ecx, 5; dec esi; jnz
       body.push(0x9c, 0x8f, 0x07, 0x83, 0xc7, 0x04, 0x83, 0xc1, 0x05, 0x4e);
-      const program = [...body, 0x0f, 0x85, ...le(-(body.length + 6)), 0xf4];
+      const program = [...body, 0x0f, 0x85, ...le32(-(body.length + 6)), 0xf4];
       expect(translated(program), `seed ${seed}`).toEqual(interpreted(program));
     }
   });

@@ -3,7 +3,7 @@
 // and page tables there are. Intel SDM volume 3A 3.4, 4.4, 5.5, 6.12, volume 2 of each instruction.
 import { Exit, type VcpuStateV1 } from '@hyve/core';
 import { describe, expect, it, vi } from 'vitest';
-import { createMachine, runOn } from './machine.ts';
+import { createMachine, le32, numbers, runOn } from './machine.ts';
 
 const PDPT = 0x1000;
 const TABLES = 0x2000;
@@ -108,8 +108,7 @@ function bench(threshold: number, long: boolean) {
   if (long) vcpu.setDebug({ step: false, breakpoints: [{ address: 0xf0000n, on: 'write', size: 1 }] });
   const m = vm.memory;
   const put = (at: number, bytes: readonly number[]): void => m.load(at, Uint8Array.from(bytes));
-  const word = (v: number): number[] => [v & 255, (v >> 8) & 255, (v >> 16) & 255, v >>> 24];
-  const load = (reg: number, v: number): number[] => [0xb8 + reg, ...word(v)];
+  const load = (reg: number, v: number): number[] => [0xb8 + reg, ...le32(v)];
 
   const zeros = new Uint8Array(1 << 20);
 
@@ -149,24 +148,24 @@ function bench(threshold: number, long: boolean) {
     m.write32(TSS + 8, c.ss0);
     for (let n = 0; n < 16; n++) m.write32(DATA + n * 4, 0x1110000 * n + 5);
     // The event; mov eax, fs:[4]; mov ebx, gs:[8]; hlt
-    const event = c.how === '#PF' ? [0xa1, ...word(MISSING)] : c.how === 'INT' ? [0xcd, 0x80] : [0x0f, 0x34];
-    const after = [0x64, 0xa1, ...word(4), 0x65, 0x8b, 0x1d, ...word(8), 0xf4];
+    const event = c.how === '#PF' ? [0xa1, ...le32(MISSING)] : c.how === 'INT' ? [0xcd, 0x80] : [0x0f, 0x34];
+    const after = [0x64, 0xa1, ...le32(4), 0x65, 0x8b, 0x1d, ...le32(8), 0xf4];
     put(CODE, [...event, ...after]);
     // push ds; push es; push fs; push gs; mov ds, eax; mov es, eax; mov fs, [esp + 8]; mov fs, eax
     const code = [0x1e, 0x06, 0x0f, 0xa0, 0x0f, 0xa8, ...load(0, c.ds), 0x8e, 0xd8, 0x8e, 0xc0, 0x8e, 0x64, 0x24, 4];
-    code.push(...load(0, c.fs), 0x8e, 0xe0, 0x64, 0x8b, 0x0d, ...word(4), ...load(0, c.gs), 0x8e, 0xe8);
+    code.push(...load(0, c.fs), 0x8e, 0xe0, 0x64, 0x8b, 0x0d, ...le32(4), ...load(0, c.gs), 0x8e, 0xe8);
     if (c.cr3 !== null) code.push(...load(0, c.cr3), 0x0f, 0x22, 0xd8);
     // pop gs; pop fs; pop es; pop ds
     code.push(0x0f, 0xa9, 0x0f, 0xa1, 0x07, 0x1f);
     const store = (at: number, v: number | null): void => {
-      if (v !== null) code.push(0xc7, 0x44, 0x24, at, ...word(v));
+      if (v !== null) code.push(0xc7, 0x44, 0x24, at, ...le32(v));
     };
     if (c.how === '#PF') code.push(0x58);
     const next = CODE + event.length;
     if (c.sysexit) code.push(...load(2, c.eip ?? next), ...load(1, STACK + c.sp), 0x0f, 0x35);
     else {
       // SYSENTER leaves no frame: here is one.
-      if (c.how === 'SYSENTER') for (const v of [USS, STACK + c.sp, 0x246, UCS, next]) code.push(0x68, ...word(v));
+      if (c.how === 'SYSENTER') for (const v of [USS, STACK + c.sp, 0x246, UCS, next]) code.push(0x68, ...le32(v));
       if (c.how === '#PF' && c.eip === null) store(0, next);
       else store(0, c.eip);
       store(4, c.cs);
@@ -268,11 +267,7 @@ describe('kernels of 32 bits', () => {
     it(`do the same the short way and the long way, ${name}`, () => {
       const short = bench(threshold, false);
       const long = bench(threshold, true);
-      let seed = 0x2545f491;
-      const below = (n: number): number => {
-        seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
-        return Math.floor((seed / 0x1_0000_0000) * n);
-      };
+      const below = numbers(0x2545f491);
       const one = <T>(...list: readonly T[]): T => list[below(list.length)] as T;
       /** Mostly the usual value: what is unusual in ten ways never comes far. */
       const odd = <T>(usual: T, ...list: readonly T[]): T => (below(12) === 0 ? one(...list) : usual);

@@ -1,7 +1,7 @@
 // Global pages: MOV to CR3 may leave their translations, and nothing else. Intel SDM volume 3A 4.10.2.4, 4.10.4.1.
 import { Exit } from '@hyve/core';
 import { describe, expect, it } from 'vitest';
-import { createMachine, runOn } from './machine.ts';
+import { createMachine, le32, numbers, runOn } from './machine.ts';
 
 const CODE = 0x8000;
 const OUT = 0x18000;
@@ -15,8 +15,6 @@ const FRAMES = 0x100000;
 const ALIAS = 8 << 20;
 const CR4 = 0x620;
 const PGE = 0x80;
-
-const word = (v: number): number[] => [v & 255, (v >> 8) & 255, (v >> 16) & 255, v >>> 24];
 
 /** A machine with three address spaces, and a way to run 64-bit code. Bit p of `global` makes page p global, everywhere. */
 function bench(threshold: number, global: number) {
@@ -55,11 +53,11 @@ function bench(threshold: number, global: number) {
   };
 }
 
-const toSpace = (n: number): number[] => [0xb8, ...word(SPACES + n * SPACE), 0x0f, 0x22, 0xd8];
-const toCr4 = (v: number): number[] => [0xb8, ...word(v), 0x0f, 0x22, 0xe0];
-const invlpg = (la: number): number[] => [0x0f, 0x01, 0x3c, 0x25, ...word(la)];
+const toSpace = (n: number): number[] => [0xb8, ...le32(SPACES + n * SPACE), 0x0f, 0x22, 0xd8];
+const toCr4 = (v: number): number[] => [0xb8, ...le32(v), 0x0f, 0x22, 0xe0];
+const invlpg = (la: number): number[] => [0x0f, 0x01, 0x3c, 0x25, ...le32(la)];
 /** mov eax, [la]; stosd */
-const read = (la: number): number[] => [0x8b, 0x04, 0x25, ...word(la), 0xab];
+const read = (la: number): number[] => [0x8b, 0x04, 0x25, ...le32(la), 0xab];
 /** Another page is in the same place elsewhere, for global ones and others to displace each other. */
 const linear = (page: number, alias = 0): number => (FIRST + ((page + alias) % PAGES)) * 0x1000 + alias * ALIAS;
 const frameOf = (space: number, page: number): number => FRAMES + (space * PAGES + page) * 0x1000;
@@ -86,11 +84,7 @@ describe('global pages', () => {
     });
 
     it(`are told from others wherever in the TLB they come to be, ${name}`, () => {
-      let seed = 0x1234567;
-      const below = (n: number): number => {
-        seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
-        return Math.floor((seed / 0x1_0000_0000) * n);
-      };
+      const below = numbers(0x1234567);
       let kept = 0;
       for (let round = 0; round < 12; round++) {
         const global = below(256);

@@ -2,7 +2,7 @@
 import { Exit } from '@hyve/core';
 import { describe, expect, it } from 'vitest';
 import { spread } from '../src/jit.ts';
-import { createMachine, flat32, runOn } from './machine.ts';
+import { createMachine, flat32, le32, runOn } from './machine.ts';
 
 describe('spread', () => {
   it('gives each value a place of its own', () => {
@@ -23,7 +23,6 @@ const CODE = 0x1000;
 const TABLE = 0x4000;
 const PROGRAM = 0x5000;
 const STACK = 0x8000;
-const le = (v: number): number[] => [v & 255, (v >> 8) & 255, (v >> 16) & 255, (v >>> 24) & 255];
 /** Bytes from one operation to the next. */
 const STEP = 64;
 
@@ -41,20 +40,20 @@ function interpreter(o: {
 }) {
   const { vm, vcpu } = createMachine({ cpu: { threshold: o.threshold }, ram: 1 << 16 });
   // lodsd; jmp [TABLE + eax*4], or a call of the same and a jump back to the start
-  const dispatch = [0xad, 0xff, o.called ? 0x14 : 0x24, 0x85, ...le(TABLE)];
+  const dispatch = [0xad, 0xff, o.called ? 0x14 : 0x24, 0x85, ...le32(TABLE)];
   const start = CODE + STEP * (o.operations + 1);
   for (let n = 0; n < o.operations; n++) {
     // add ebx, 7n+1; rol ebx, 3
-    const code = [0x81, 0xc3, ...le(7 * n + 1), 0xc1, 0xc3, 3, ...(o.called ? [0xc3] : dispatch)];
+    const code = [0x81, 0xc3, ...le32(7 * n + 1), 0xc1, 0xc3, 3, ...(o.called ? [0xc3] : dispatch)];
     vm.memory.load(CODE + STEP * n, Uint8Array.from(code));
-    vm.memory.load(TABLE + 4 * n, Uint8Array.from(le(CODE + STEP * n)));
+    vm.memory.load(TABLE + 4 * n, Uint8Array.from(le32(CODE + STEP * n)));
   }
   // The last one begins anew: mov esi, PROGRAM; dec edi; jz to HLT
-  const last = [0xbe, ...le(PROGRAM), 0x4f, 0x74, o.called ? 0x01 : dispatch.length];
+  const last = [0xbe, ...le32(PROGRAM), 0x4f, 0x74, o.called ? 0x01 : dispatch.length];
   const end = CODE + STEP * o.operations;
   vm.memory.load(end, Uint8Array.from([...last, ...(o.called ? [0xc3, 0xf4] : [...dispatch, 0xf4])]));
-  vm.memory.load(TABLE + 4 * o.operations, Uint8Array.from(le(end)));
-  vm.memory.load(PROGRAM, Uint8Array.from([...o.program, o.operations].flatMap(le)));
+  vm.memory.load(TABLE + 4 * o.operations, Uint8Array.from(le32(end)));
+  vm.memory.load(PROGRAM, Uint8Array.from([...o.program, o.operations].flatMap(le32)));
   // call …; jmp start
   vm.memory.load(start, Uint8Array.from([...dispatch, 0xeb, 256 - dispatch.length - 2]));
   const s = flat32(vcpu, start);
@@ -98,7 +97,7 @@ describe('an interpreter in the guest', () => {
     expect(first).toBe(model([0, 1, 0, 1], 99_991));
     expect(m.vm.counters()['regions']).toBeGreaterThan(0);
     expect(m.vm.counters()['regionsRenewed']).toBe(0);
-    m.vm.memory.load(PROGRAM, Uint8Array.from([...program, 10].flatMap(le)));
+    m.vm.memory.load(PROGRAM, Uint8Array.from([...program, 10].flatMap(le32)));
     const s = m.vcpu.getState();
     const gpr = s.gpr.slice();
     gpr[6] = BigInt(PROGRAM);

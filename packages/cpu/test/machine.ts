@@ -88,3 +88,17 @@ export function realMode(vcpu: SoftVcpu, ip: number): VcpuStateV1 {
     segments: s.segments.map((g, n) => (n === 1 ? { ...g, selector: 0, base: 0n } : g)),
   };
 }
+
+/** Numbers from 0 to below `n` that are the same each time: a linear congruential generator. */
+export function numbers(seed: number): (n: number) => number {
+  let x = seed;
+  return (n) => {
+    x = (Math.imul(x, 1664525) + 1013904223) >>> 0;
+    return Math.floor((x / 2 ** 32) * n);
+  };
+}
+
+/** The four bytes of an immediate or a displacement. */
+export function le32(v: number): number[] {
+  return [v & 255, (v >> 8) & 255, (v >> 16) & 255, v >>> 24];
+}

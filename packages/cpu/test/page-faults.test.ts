@@ -2,7 +2,7 @@
 // gates, descriptors and stacks there are. Intel SDM volume 3A 6.12 and 6.14, volume 2 IRET.
 import { Exit, type ExitReason, type VcpuStateV1 } from '@hyve/core';
 import { describe, expect, it, vi } from 'vitest';
-import { createMachine } from './machine.ts';
+import { createMachine, le32, numbers } from './machine.ts';
 
 const TABLES = 0x1000;
 const GDT = 0x5000;
@@ -71,7 +71,6 @@ function bench(threshold: number, long: boolean) {
   if (long) vcpu.setDebug({ step: false, breakpoints: [{ address: 0x1f0000n, on: 'write', size: 1 }] });
   const m = vm.memory;
   const put = (at: number, bytes: readonly number[]): void => m.load(at, Uint8Array.from(bytes));
-  const word = (v: number): number[] => [v & 255, (v >> 8) & 255, (v >> 16) & 255, v >>> 24];
 
   function set(c: Case): void {
     m.load(TABLES, new Uint8Array(0x10000));
@@ -97,11 +96,11 @@ function bench(threshold: number, long: boolean) {
     }
     m.write32(TSS + 4, INNER_STACK + c.sp0);
     m.write32(TSS + 0x24, IST_STACK + 0x800);
-    put(CODE, [0x48, 0x8b, 0x04, 0x25, ...word(MISSING), 0xf4]); // mov rax, [MISSING]; hlt
+    put(CODE, [0x48, 0x8b, 0x04, 0x25, ...le32(MISSING), 0xf4]); // mov rax, [MISSING]; hlt
     // pop rax; add qword [rsp], 8, or another frame; iretq
     const code = [0x58];
     const store = (at: number, v: number | null): void => {
-      if (v !== null) code.push(0x48, 0xc7, 0x44, 0x24, at, ...word(v));
+      if (v !== null) code.push(0x48, 0xc7, 0x44, 0x24, at, ...le32(v));
     };
     if (c.rip === null) code.push(0x48, 0x83, 0x04, 0x24, 8);
     else store(0, c.rip);
@@ -184,11 +183,7 @@ describe('page faults and IRET in 64-bit mode', () => {
     it(`do the same the short way and the long way, ${name}`, () => {
       const short = bench(threshold, false);
       const long = bench(threshold, true);
-      let seed = 0x2545f491;
-      const below = (n: number): number => {
-        seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
-        return Math.floor((seed / 0x1_0000_0000) * n);
-      };
+      const below = numbers(0x2545f491);
       const one = <T>(...list: readonly T[]): T => list[below(list.length)] as T;
       /** Mostly the usual value: what is unusual in ten ways never comes far. */
       const odd = <T>(usual: T, ...list: readonly T[]): T => (below(6) === 0 ? one(...list) : usual);

@@ -2,7 +2,7 @@
 // volume 3A 4.10, volume 2 MOV and RDFSBASE.
 import { Exit } from '@hyve/core';
 import { describe, expect, it, vi } from 'vitest';
-import { createMachine, runOn } from './machine.ts';
+import { createMachine, le32, numbers, runOn } from './machine.ts';
 
 const CODE = 0x8000;
 const LIST = 0x10000;
@@ -46,10 +46,9 @@ function bench(threshold: number, spaces: number, cr4: number) {
   return { vm, vcpu, run };
 }
 
-const word = (v: number): number[] => [v & 255, (v >> 8) & 255, (v >> 16) & 255, v >>> 24];
 /** mov rax, [rsi]; mov cr3, rax; mov rbx, cr3; mov eax, [SHARED]; mov [rdi], eax; mov [rdi + 4], ebx; next; dec ecx; hlt. */
 const SWITCHES = [
-  0x48, 0x8b, 0x06, 0x0f, 0x22, 0xd8, 0x0f, 0x20, 0xdb, 0x8b, 0x04, 0x25, ...word(SHARED), 0x89, 0x07, 0x89, 0x5f, 0x04,
+  0x48, 0x8b, 0x06, 0x0f, 0x22, 0xd8, 0x0f, 0x20, 0xdb, 0x8b, 0x04, 0x25, ...le32(SHARED), 0x89, 0x07, 0x89, 0x5f, 0x04,
   0x48, 0x83, 0xc6, 0x08, 0x48, 0x83, 0xc7, 0x08, 0xff, 0xc9, 0x75, 0xdd, 0xf4,
 ]; // biome-ignore format: code
 
@@ -67,13 +66,12 @@ describe('moves of 64-bit systems', () => {
         const { vm, vcpu, run } = bench(threshold, spaces, cr4);
         const exec = vi.spyOn(vcpu.system, 'exec');
         const wanted: number[] = [];
-        let seed = 77;
+        const below = numbers(77);
         for (let n = 0; n < 400; n++) {
-          seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
-          const k = (seed >>> 16) % spaces;
+          const k = below(spaces);
           const cr3 = (SPACES + k * 0x4000) | (cr4 === 0 ? 0 : k + 1);
           vm.memory.write32(LIST + n * 8, cr3);
-          vm.memory.write32(LIST + n * 8 + 4, cr4 !== 0 && seed & 1 ? 0x80000000 : 0);
+          vm.memory.write32(LIST + n * 8 + 4, cr4 !== 0 && below(2) === 1 ? 0x80000000 : 0);
           wanted.push(0x1000 + k, cr3);
         }
         run(SWITCHES, { 1: 400, 6: LIST, 7: OUT });
@@ -86,7 +84,7 @@ describe('moves of 64-bit systems', () => {
       const { vcpu, run } = bench(threshold, 1, 0x10000);
       const exec = vi.spyOn(vcpu.system, 'exec');
       const code = [
-        0x48, 0xb8, ...word(0x89abcdef), ...word(0x00001234), // mov rax, imm64
+        0x48, 0xb8, ...le32(0x89abcdef), ...le32(0x00001234), // mov rax, imm64
         0xf3, 0x48, 0x0f, 0xae, 0xd0, 0xf3, 0x48, 0x0f, 0xae, 0xd8, // wrfsbase rax; wrgsbase rax
         0xf3, 0x0f, 0xae, 0xd3, // wrfsbase ebx (upper half of RBX is not zero)
         0xf3, 0x48, 0x0f, 0xae, 0xc1, 0xf3, 0x0f, 0xae, 0xca, // rdfsbase rcx; rdgsbase edx
@@ -111,11 +109,11 @@ describe('moves of 64-bit systems', () => {
       // inc rbx (or add by 2); xchg [pte], rdx; invlpg [rsi]; dec ecx; jnz at; hlt
       const body = (first: number[]): Uint8Array =>
         Uint8Array.from([
-          ...first, 0x48, 0x87, 0x14, 0x25, ...word(pte), 0x0f, 0x01, 0x3e, 0xff, 0xc9, 0x75, 0xed, 0xf4,
+          ...first, 0x48, 0x87, 0x14, 0x25, ...le32(pte), 0x0f, 0x01, 0x3e, 0xff, 0xc9, 0x75, 0xed, 0xf4,
         ]); // biome-ignore format: code
       vm.memory.load(FRAMES + 0x20, body([0x48, 0x83, 0xc3, 0x01]));
       vm.memory.load(FRAMES + 0x1020, body([0x48, 0x83, 0xc3, 0x02]));
-      const { gpr } = run([0x48, 0xc7, 0xc0, ...word(at), 0xff, 0xe0], {
+      const { gpr } = run([0x48, 0xc7, 0xc0, ...le32(at), 0xff, 0xe0], {
         1: 40,
         2: (FRAMES + 0x1000) | 0x23,
         6: SHARED,
@@ -133,18 +131,18 @@ describe('moves of 64-bit systems', () => {
       vm.memory.write32(SPACES + 0x3000 + 1 * 8, 0x2003);
       // Piece 1 of the window is read, the window becomes what the low pages are, INVLPG of its piece 5, piece 1 again.
       const code = [
-        0x8b, 0x04, 0x25, ...word(0x201000), // mov eax, [0x201000]
-        0x8b, 0x0c, 0x25, ...word(SHARED), // mov ecx, [SHARED]
-        0xc7, 0x04, 0x25, ...word(pde), ...word((SPACES + 0x3000) | 3), // mov dword [pde], table
-        0x0f, 0x01, 0x3c, 0x25, ...word(0x205000), // invlpg [0x205000]
-        0x8b, 0x14, 0x25, ...word(0x201000), // mov edx, [0x201000]
+        0x8b, 0x04, 0x25, ...le32(0x201000), // mov eax, [0x201000]
+        0x8b, 0x0c, 0x25, ...le32(SHARED), // mov ecx, [SHARED]
+        0xc7, 0x04, 0x25, ...le32(pde), ...le32((SPACES + 0x3000) | 3), // mov dword [pde], table
+        0x0f, 0x01, 0x3c, 0x25, ...le32(0x205000), // invlpg [0x205000]
+        0x8b, 0x14, 0x25, ...le32(0x201000), // mov edx, [0x201000]
         // An ordinary page beside it: what it was changed to is seen only after its own INVLPG.
-        0x8b, 0x1c, 0x25, ...word(SHARED), // mov ebx, [SHARED]
-        0xc7, 0x04, 0x25, ...word(SPACES + 0x3000 + (SHARED >> 12) * 8), ...word((FRAMES + 0x1000) | 0x63),
-        0x0f, 0x01, 0x3c, 0x25, ...word(SHARED + 0x1000), // invlpg [SHARED + 4096]
-        0x8b, 0x34, 0x25, ...word(SHARED), // mov esi, [SHARED]
-        0x0f, 0x01, 0x3c, 0x25, ...word(SHARED), // invlpg [SHARED]
-        0x8b, 0x3c, 0x25, ...word(SHARED), // mov edi, [SHARED]
+        0x8b, 0x1c, 0x25, ...le32(SHARED), // mov ebx, [SHARED]
+        0xc7, 0x04, 0x25, ...le32(SPACES + 0x3000 + (SHARED >> 12) * 8), ...le32((FRAMES + 0x1000) | 0x63),
+        0x0f, 0x01, 0x3c, 0x25, ...le32(SHARED + 0x1000), // invlpg [SHARED + 4096]
+        0x8b, 0x34, 0x25, ...le32(SHARED), // mov esi, [SHARED]
+        0x0f, 0x01, 0x3c, 0x25, ...le32(SHARED), // invlpg [SHARED]
+        0x8b, 0x3c, 0x25, ...le32(SHARED), // mov edi, [SHARED]
         0xf4,
       ]; // biome-ignore format: code
       vm.memory.write32(FRAMES + 0x1000, 0x2000);

@@ -4,20 +4,11 @@
 import { Exit, type VcpuStateV1 } from '@hyve/core';
 import { describe, expect, it } from 'vitest';
 import type { SoftVcpu, SoftVm } from '../src/index.ts';
-import { createMachine, flat32, runOn } from './machine.ts';
+import { createMachine, flat32, le32, numbers, runOn } from './machine.ts';
 
 const CODE = 0x1000;
 const DATA = 0x8000;
 const TABLES = 0x10000;
-const le = (v: number): number[] => [v & 255, (v >> 8) & 255, (v >> 16) & 255, (v >>> 24) & 255];
-
-function random(seed: number): (n: number) => number {
-  let s = seed;
-  return (n) => {
-    s = (Math.imul(s, 1664525) + 1013904223) >>> 0;
-    return (s >>> 8) % n;
-  };
-}
 
 /** VEX.256 or VEX.128 of `66.0F` or `0F`, operands reg, vvvv, rm: all register numbers below 8. */
 const vex = (wide: boolean, pp: number, op: number, reg: number, v: number, rm: number): number[] => [
@@ -103,7 +94,7 @@ describe('upper halves of YMM registers', () => {
     const interpreted = bench(0);
     const translated = bench(1);
     for (let seed = 1; seed <= 120; seed++) {
-      const r = random(seed * 977);
+      const r = numbers(seed * 977);
       const bits = r(4) === 0 ? 32 : 64;
       const body: number[] = [];
       // YMM15, which 32-bit code neither has nor clears, holds something now and then.
@@ -111,7 +102,7 @@ describe('upper halves of YMM registers', () => {
       const length = 2 + r(20);
       for (let n = 0; n < length; n++) body.push(...instruction(r));
       body.push(0x83, 0xee, 0x01); // sub esi, 1; jnz
-      const program = [...body, 0x0f, 0x85, ...le(-(body.length + 6)), 0xf4];
+      const program = [...body, 0x0f, 0x85, ...le32(-(body.length + 6)), 0xf4];
       expect(translated(bits, program), `seed ${seed}`).toEqual(interpreted(bits, program));
     }
   });
@@ -150,12 +141,12 @@ describe('upper halves of YMM registers', () => {
         ...vexMem(true, 2, 0x6f, 3, 0, 0),
         0x81,
         0xc7,
-        ...le(4096),
+        ...le32(4096),
         0x83,
         0xee,
         1,
       ];
-      const before = [0xbe, ...le(1000), ...vexMem(true, 2, 0x6f, 2, 0, 0)];
+      const before = [0xbe, ...le32(1000), ...vexMem(true, 2, 0x6f, 2, 0, 0)];
       const program = [...before, ...body, 0x75, 256 - body.length - 2, 0xf4];
       return bench(threshold)(64, program, Exit.Shutdown);
     };
@@ -171,11 +162,11 @@ describe('upper halves of YMM registers', () => {
   ])('that XRSTOR brings, %s, are cleared by the next VZEROUPPER', (_name, at) => {
     // vzeroupper; vmovdqu ymm1, [rdi]; mov eax, 7; xsave [at]; vzeroupper; xrstor [at]; vmovdqu [rdi+32], ymm1; vzeroupper;
     // vmovdqu [rdi+64], ymm1; sub esi, 1; jnz
-    const image = [0x24, 0x25, ...le(at)]; // /4
+    const image = [0x24, 0x25, ...le32(at)]; // /4
     const zero = [0xc5, 0xf8, 0x77];
     const body = [
-      ...[...zero, ...vexMem(true, 2, 0x6f, 1, 0, 0), 0xb8, ...le(7), 0x0f, 0xae, ...image],
-      ...[...zero, 0x0f, 0xae, 0x2c, 0x25, ...le(at), ...vexMem(true, 2, 0x7f, 1, 0, 32)],
+      ...[...zero, ...vexMem(true, 2, 0x6f, 1, 0, 0), 0xb8, ...le32(7), 0x0f, 0xae, ...image],
+      ...[...zero, 0x0f, 0xae, 0x2c, 0x25, ...le32(at), ...vexMem(true, 2, 0x7f, 1, 0, 32)],
       ...[...zero, ...vexMem(true, 2, 0x7f, 1, 0, 64), 0x31, 0xd2, 0x83, 0xee, 0x01],
     ];
     for (const threshold of [0, 1]) {

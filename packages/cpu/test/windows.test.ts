@@ -5,7 +5,7 @@ import { describe, expect, it } from 'vitest';
 import { FEATURES } from '../src/features.ts';
 import { windowsOf } from '../src/windows.ts';
 import { DATA, Machine } from './float-rig.ts';
-import { createMachine, flat32, runOn } from './machine.ts';
+import { createMachine, flat32, numbers, runOn } from './machine.ts';
 
 /** The windows of 64-bit code: for each instruction `slot:at/span`, with `w` if something is written, or `-`. */
 function windows(...code: readonly number[]): string {
@@ -176,11 +176,7 @@ describe('a window', () => {
 describe('alignment within a window', () => {
   it('is looked at for each access', () => {
     const tiers = [new Machine(0), new Machine(1)];
-    let s = 7;
-    const r = (n: number): number => {
-      s = (Math.imul(s, 1664525) + 1013904223) >>> 0;
-      return (s >>> 8) % n;
-    };
+    const r = numbers(7);
     let faults = 0;
     for (let program = 0; program < 80; program++) {
       // By EDI, which goes on by 16 bytes each time and by 8 once, five places at multiples of 8.

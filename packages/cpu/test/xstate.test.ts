@@ -2,7 +2,7 @@
 import type { VcpuStateV1 } from '@hyve/core';
 import { describe, expect, it, vi } from 'vitest';
 import * as S from '../src/state.ts';
-import { createMachine, flat32, runOn } from './machine.ts';
+import { createMachine, flat32, numbers, runOn } from './machine.ts';
 
 const CODE = 0x1000;
 /** An image within a page, one in two pages; both aligned to 64 bytes. */
@@ -16,15 +16,6 @@ const FORMS: readonly (readonly [string, readonly number[]])[] = [
   ['XSAVEC', [0x0f, 0xc7, 0x27]],
   ['XRSTOR', [0x0f, 0xae, 0x2f]],
 ];
-
-/** Numbers that are the same each time: a linear congruential generator. */
-function numbers(seed: number): (n: number) => number {
-  let x = seed;
-  return (n) => {
-    x = (Math.imul(x, 1664525) + 1013904223) >>> 0;
-    return Math.floor((x / 2 ** 32) * n);
-  };
-}
 
 interface Case {
   /** Words of the state from FPR to past YMMH. */

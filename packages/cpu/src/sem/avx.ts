@@ -1,7 +1,7 @@
 // AVX, AVX2, FMA and F16C instructions that have no SSE counterpart. The others are the SSE semantics of sse.ts and
 // simd-int.ts. Intel SDM volume 1 chapter 14, volume 2.
 import { Kind, OP, type OpName } from '@hyve/x86';
-import type { Semantic, SemCtx } from '../ctx.ts';
+import { is64Bit, type Semantic, type SemCtx } from '../ctx.ts';
 import * as S from '../state.ts';
 import { c32, c64, cV128, I32, I64, i32, i64, ld, type Node, select } from '../wasm/builder.ts';
 import { imm8, probeWrite } from './simd-int.ts';
@@ -192,9 +192,7 @@ const gather =
     const place = (i: number, s: number): number => (i * s < 16 ? i * s : UPPER + i * s - 16);
     const base = f.tmp(c.ea());
     const scale = f.tmp(i64.extend_u(c.imm32()));
-    const cut = f.tmp(
-      select(i32.eq(i32.and(ld.i32(c.base, S.MODE), c32(S.MODE_SIZE)), c32(2)), c64(-1), c64(0xffffffff)),
-    );
+    const cut = f.tmp(select(is64Bit(c.base), c64(-1), c64(0xffffffff)));
     f.st32(c.base, c32(0), S.UPPERS_ZERO);
     // Every mask element becomes all ones or zero first.
     for (let i = 0; i < total; i++) {
@@ -272,7 +270,7 @@ export function avxSemantics(): Map<number, Semantic> {
         for (let n = from; n < from + 8; n++) c.setXmm(n, v.zero());
       };
       clear(0);
-      c.f.if(i32.eq(i32.and(ld.i32(c.base, S.MODE), c32(S.MODE_SIZE)), c32(2)), () => clear(8));
+      c.f.if(is64Bit(c.base), () => clear(8));
     };
   };
   def('VZEROUPPER', zeroUpper(false));

@@ -2,7 +2,7 @@
 // chapter 8. Each handler checks for a pending exception, does its memory access, and leaves the rest to functions of the
 // main module, which are shared by all operand forms.
 import { Kind, OP } from '@hyve/x86';
-import { NUM, type Num, type Semantic, type SemCtx } from '../ctx.ts';
+import { is64Bit, NUM, type Num, type Semantic, type SemCtx } from '../ctx.ts';
 import * as S from '../state.ts';
 import {
   c32,
@@ -245,7 +245,7 @@ function emitCore(m: Module): Record<string, FnRef> {
     const f = operand;
     const b = param(f, 0);
     const seg = i32.add(b, i32.mul(param(f, 2), c32(S.SEG_STRIDE)));
-    const is64 = i32.eq(i32.and(ld.i32(b, S.MODE), c32(S.MODE_SIZE)), c32(2));
+    const is64 = is64Bit(b);
     const segBase = select(i32.and(is64, i32.lt_u(param(f, 2), c32(S.FS))), c64(0), ld.i64(seg, S.SEG + S.SEG_BASE));
     const offset = f.tmp(i64.sub(param(f, 1), segBase));
     f.st64(b, select(is64, offset, i64.and(offset, c64(0xffffffff))), S.FDP);

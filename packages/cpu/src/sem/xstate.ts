@@ -2,7 +2,7 @@
 // every signal. Everything else about them, and every fault, is in system/xsave.ts, which has the layout of the image as well.
 // Intel SDM volume 1 chapter 13.
 import { OP } from '@hyve/x86';
-import type { Semantic } from '../ctx.ts';
+import { orOfVectors, type Semantic } from '../ctx.ts';
 import type { MemFns } from '../mem.ts';
 import * as S from '../state.ts';
 import {
@@ -89,27 +89,17 @@ function begin(f: Fn): Frame {
   };
 }
 
-/** Sixteen vectors of the state, or'ed. */
-function allOf(base: Node, from: number, count: number): Node {
-  let all = ld.v128(base, from);
-  for (let n = 1; n < count; n++) all = v.or(all, ld.v128(base, from + 16 * n));
-  return all;
+/** Does something with the offset of each vector register that the form has from its first: sixteen in 64-bit mode, else eight. */
+function eachVector(f: Fn, g: Frame, one: (off: number) => void): void {
+  const some = (first: number): void => {
+    for (let n = first; n < first + 8; n++) one(16 * n);
+  };
+  some(0);
+  f.if(g.form(LONG), () => some(8));
 }
 
 function copyVectors(f: Fn, g: Frame, to: Node, toOff: number, from: Node, fromOff: number): void {
-  const some = (first: number): void => {
-    for (let n = first; n < first + 8; n++) f.stV(to, ld.v128(from, fromOff + 16 * n), toOff + 16 * n);
-  };
-  some(0);
-  f.if(g.form(LONG), () => some(8));
-}
-
-function zeroVectors(f: Fn, g: Frame, at: number): void {
-  const some = (first: number): void => {
-    for (let n = first; n < first + 8; n++) f.stV(g.base, v.zero(), at + 16 * n);
-  };
-  some(0);
-  f.if(g.form(LONG), () => some(8));
+  eachVector(f, g, (off) => f.stV(to, ld.v128(from, fromOff + off), toOff + off));
 }
 
 /** Address, less the offset of FPR, of x87 register ST(n). */
@@ -129,13 +119,13 @@ function emitSave(m: Module, mem: MemFns): Fn {
   const control = i32.or(i32.xor(word(S.FCW), c32(FCW_INIT)), i32.or(word(S.FTOP), word(S.FSW)));
   const opcode = i32.or(i32.or(word(S.FTW), word(S.FOP)), i32.or(word(S.FCS), word(S.FDS)));
   const pointers = i64.ne(i64.or(ld.i64(base, S.FIP), ld.i64(base, S.FDP)), c64(0));
-  const x87 = f.tmp(i32.or(i32.or(i32.or(control, opcode), pointers), v.anyTrue(allOf(base, S.FPR, 8))));
+  const x87 = f.tmp(i32.or(i32.or(i32.or(control, opcode), pointers), v.anyTrue(orOfVectors(base, S.FPR, 8))));
   const used = f.local(I32);
   f.set(
     used,
     i32.or(
-      i32.or(i32.ne(x87, c32(0)), i32.shl(v.anyTrue(allOf(base, S.XMM, 16)), c32(1))),
-      i32.shl(v.anyTrue(allOf(base, S.YMMH, 16)), c32(2)),
+      i32.or(i32.ne(x87, c32(0)), i32.shl(v.anyTrue(orOfVectors(base, S.XMM, 16)), c32(1))),
+      i32.shl(v.anyTrue(orOfVectors(base, S.YMMH, 16)), c32(2)),
     ),
   );
   // For the form that leaves it out, MXCSR is part of SSE state.
@@ -256,7 +246,7 @@ function emitRestore(m: Module, mem: MemFns): Fn {
     f.if(
       i32.and(load, c32(component)),
       () => copyVectors(f, g, base, to, at, from),
-      () => f.if(i32.and(asked, c32(component)), () => zeroVectors(f, g, to)),
+      () => f.if(i32.and(asked, c32(component)), () => eachVector(f, g, (off) => f.stV(base, v.zero(), to + off))),
     );
   vectors(XF_SSE, 160, S.XMM);
   vectors(XF_AVX, XSAVE_AVX, S.YMMH);
