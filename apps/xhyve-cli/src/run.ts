@@ -17,7 +17,7 @@ import { KernelCache } from './kernel-cache.ts';
 import { startProfile, TraceFile, watchRates } from './observe.ts';
 import { lowerCompilers } from './priority.ts';
 import { formatBytes } from './sizes.ts';
-import { nodeThreads } from './threads.ts';
+import { nodeThreads, threadCpuNs } from './threads.ts';
 import { guestWords, translationPlace } from './translations.ts';
 import { userCache } from './user-cache.ts';
 import { CompileSettings } from './v8-settings.ts';
@@ -395,6 +395,7 @@ export async function runMachine(spec: MachineSpec, options: RunOptions): Promis
     const pc = await options.board.createPc(choice.spec, {
       engines: choice.engines,
       threads: nodeThreads(cores, translations, settings),
+      threadCpuNs,
       ...(reads === null ? {} : { work: reads }),
       ...(placement === null ? {} : { placement }),
       ...(code === null ? {} : { code }),

@@ -242,7 +242,7 @@ describe('conversions', () => {
     expect([a.mmx(1), a.ftw, a.fsw]).toEqual([join([2n, -7n], 32), 0xff, 0]);
   });
   it('CVTPI2PS and CVTPI2PD do so from a register, not from memory', () => {
-    for (const name of ['CVTPI2PS', 'CVTPI2PD']) {
+    for (const name of ['CVTPI2PS', 'CVTPI2PD'] as const) {
       const data = bytesOf(join([2n, -7n], 32), 16);
       const before = { fsw: 0x3800 };
       const a = m.run((c) => c.op(name, 'xmm0', mem64(DATA)), { ...before, data });

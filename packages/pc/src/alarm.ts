@@ -6,6 +6,8 @@ import type { VcpuPort } from './vcpu-worker.ts';
 const ORDER = 0;
 const TIME = 1;
 const END = -1;
+/** What the thread says first. */
+const BEGUN = 'begun';
 
 const clock = (globalThis as unknown as { performance: { now(): number } }).performance;
 
@@ -14,13 +16,17 @@ export class Alarm {
   private readonly thread: VcpuWorker;
   private readonly words: Int32Array = new Int32Array(new SharedArrayBuffer(8));
   private ring: (() => void) | null = null;
-  /** Whether the thread has failed: nothing rings any more. */
-  dead = false;
+  /** Whether the thread has begun, which takes it some 70 ms, and has not ended: nothing rings otherwise. */
+  ready = false;
 
   /** @param thread runs {@link serveAlarm} */
   constructor(thread: VcpuWorker) {
     this.thread = thread;
     thread.onMessage = (order) => {
+      if (order === BEGUN) {
+        this.ready = true;
+        return;
+      }
       const f = this.ring;
       // The answer to an order that another has replaced comes late.
       if (f === null || order !== this.words[ORDER]) return;
@@ -28,7 +34,7 @@ export class Alarm {
       f();
     };
     thread.onDeath = () => {
-      this.dead = true;
+      this.ready = false;
     };
     thread.post(this.words);
   }
@@ -46,7 +52,7 @@ export class Alarm {
 
   /** Ends the thread. */
   async close(): Promise<void> {
-    this.dead = true;
+    this.ready = false;
     this.ring = null;
     this.order(END);
     await this.thread.close();
@@ -63,6 +69,7 @@ export class Alarm {
 export function serveAlarm(port: VcpuPort): void {
   port.listen((message) => {
     const words = message as Int32Array;
+    port.post(BEGUN);
     for (let seen = 0; ; ) {
       // Until there is another order than the last.
       Atomics.wait(words, ORDER, seen);

@@ -85,6 +85,7 @@ import {
   memoryPieces,
   saveParts,
 } from './state.ts';
+import { SteadyTime } from './steady-time.ts';
 import { type ThreadHost, VcpuThreads, withBell } from './threads.ts';
 import { heldDisk, patientConsole, repeatableEntropy, repeatableWords } from './virtual.ts';
 
@@ -145,6 +146,11 @@ export interface PcHost {
     /** Minutes that local time is ahead of UTC now. */
     offsetMinutes(): number;
   };
+  /**
+   * Processor time that the calling thread has used, ns; absent: unknown. With it, time for which the host had no processor
+   * for the machine does not go by for a guest on the software CPU at once, but little by little.
+   */
+  threadCpuNs?(): number;
   /** The host's event loop; default setTimeout and MessageChannel, as browsers and Node have them. */
   readonly scheduler?: HostScheduler;
   /** What this host does beside the guest, such as large reads of disks; engines with threads of their own do not need it. */
@@ -479,7 +485,16 @@ async function assemble(spec: MachineSpec, host: PcHost, undo: (() => unknown)[]
       : null;
   const start = monotonicMs.now();
   const cpuCount = spec.cpus.count;
-  const time = new HostTime(() => monotonicMs.now() * 1e6, start * 1e6);
+  const engine = pickEngine(spec, host);
+  const engineKind = engineControllers(spec, engine);
+  const threadHost = engineKind !== null ? null : threadsFor(spec, host, engine);
+  const hostNs = (): number => monotonicMs.now() * 1e6;
+  // Processors of the host, and threads of vCPUs, have clocks of their own, which go on.
+  const steady =
+    virtual !== null || threadHost !== null || engineKind !== null || engine.fixedTscHz !== undefined
+      ? null
+      : new SteadyTime(hostNs, host.threadCpuNs ?? null);
+  const time = new HostTime(steady === null ? hostNs : () => steady.now(), start * 1e6, () => steady?.settle());
   const clock: RunClock & Clock = virtual ?? new TimerQueue(() => time.now());
   const wallStart = spec.clock.startSeconds === null ? host.wallClock.nowMs() : spec.clock.startSeconds * 1000;
   const localMs = spec.clock.rtc === 'local' ? host.wallClock.offsetMinutes() * 60_000 : 0;
@@ -496,16 +511,13 @@ async function assemble(spec: MachineSpec, host: PcHost, undo: (() => unknown)[]
   const mmio = new Bus({ name: 'mmio', size: 2 ** 52 });
 
   // Processors and interrupt controllers.
-  const engine = pickEngine(spec, host);
   const topology = { sockets: spec.cpus.sockets, cores: spec.cpus.cores, threads: spec.cpus.threads };
   const supported = engine.supportedCpuid();
   const physBits = physBitsOf(supported);
   const tscHz = engine.fixedTscHz ?? TSC_HZ;
-  const engineKind = engineControllers(spec, engine);
   const apics = new ApicBus();
   const x2apic = spec.x2apic ? 'on' : 'offered';
   const apicIds = Array.from({ length: cpuCount }, (_, i) => apicIdOf(i, topology));
-  const threadHost = engineKind !== null ? null : threadsFor(spec, host, engine);
   const switchboard: Switchboard | null =
     threadHost === null ? null : new Switchboard(Switchboard.allocate(cpuCount), 0, (i) => vm.kick?.(i));
   const lapics: LocalApic[] = [];
@@ -941,6 +953,7 @@ async function assemble(spec: MachineSpec, host: PcHost, undo: (() => unknown)[]
           vcpus: vm.vcpus,
           apics,
           clock,
+          ...(steady === null ? {} : { resting: steady }),
           ...(ownPic === null ? {} : { pic: ownPic }),
           host: switchboard === null ? scheduler : withBell(scheduler, switchboard, wake),
           ...(host.work === undefined ? {} : { work: host.work }),

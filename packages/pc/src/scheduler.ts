@@ -64,7 +64,7 @@ export function hostScheduler(alarm: (() => Alarm) | null = null): HostScheduler
       if (signal.woken) return Promise.resolve();
       return new Promise((resolve) => {
         const ms = ns / 1e6;
-        const set = bell !== null && !bell.dead && ns >= SHORTEST_ALARM_NS && ns < LONGEST_ALARM_NS ? bell : null;
+        const set = bell?.ready === true && ns >= SHORTEST_ALARM_NS && ns < LONGEST_ALARM_NS ? bell : null;
         const round = set === null && ms < 1;
         const timer = round ? null : g.setTimeout(done, Math.min(set === null ? ms : ms + LATE_MS, LONGEST_MS));
         function done(): void {

@@ -15,12 +15,18 @@ import type { MsrPolicy, VirtualClock } from '@hyve/vmm';
 /** Guest time from the host's clock, with a switch: while it is off no guest time passes. */
 export class HostTime {
   private readonly source: () => number;
+  private readonly settle: () => void;
   private offset: number;
   private stopped: number | null = null;
 
-  /** @param source nanoseconds, never going back @param origin its value when guest time is 0; default now */
-  constructor(source: () => number, origin: number = source()) {
+  /**
+   * @param source nanoseconds, never going back
+   * @param origin its value when guest time is 0; default now
+   * @param settle called before time goes on: what went by meanwhile was no stall
+   */
+  constructor(source: () => number, origin: number = source(), settle: () => void = () => {}) {
     this.source = source;
+    this.settle = settle;
     this.offset = origin;
   }
 
@@ -42,6 +48,7 @@ export class HostTime {
   /** Lets it go on from where it stopped. */
   go(): void {
     if (this.stopped === null) return;
+    this.settle();
     this.offset = this.source() - this.stopped;
     this.stopped = null;
   }

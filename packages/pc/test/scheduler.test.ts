@@ -42,6 +42,10 @@ class FakeThread implements VcpuWorker {
   get us(): number {
     return this.words[1] as number;
   }
+  /** It has come so far that it serves. */
+  begin(): void {
+    this.onMessage?.('begun');
+  }
   /** Rings for an order: the last unless said. */
   ring(order = this.words[0] as number): void {
     this.onMessage?.(order);
@@ -74,19 +78,25 @@ describe('Alarm', () => {
   it('tells its thread to end', async () => {
     const thread = new FakeThread();
     const alarm = new Alarm(thread);
+    expect(alarm.ready).toBe(false);
+    thread.begin();
+    expect(alarm.ready).toBe(true);
     await alarm.close();
-    expect([thread.us, thread.closed, alarm.dead]).toEqual([-1, true, true]);
+    expect([thread.us, thread.closed, alarm.ready]).toEqual([-1, true, false]);
   });
 });
 
 describe('serveAlarm', () => {
   it('rings when the time has come, not for an order that came too late, and returns at the end', () => {
     const words = new Int32Array(new SharedArrayBuffer(8));
-    const rung: unknown[] = [];
+    const said: unknown[] = [];
+    const rung: number[] = [];
     let serve: (message: unknown) => void = () => {};
     serveAlarm({
       // What it says comes between its looks at the words: here the next order is given.
       post: (m) => {
+        said.push(m);
+        if (typeof m !== 'number') return;
         rung.push(m);
         words[1] = rung.length < 3 ? 100 * rung.length : -1;
         words[0] = (words[0] as number) + 1;
@@ -98,7 +108,7 @@ describe('serveAlarm', () => {
     words[1] = 1;
     words[0] = 1;
     serve(words);
-    expect(rung).toEqual([1, 2, 3]);
+    expect(said).toEqual(['begun', 1, 2, 3]);
   });
 });
 
@@ -117,6 +127,11 @@ describe('hostScheduler with an alarm', () => {
     const signal: WakeSignal = { woken: false, onWake: null };
     for (let n = 0; n < 400_000 && start.mock.calls.length === 0; n++) await s.sleep(1000, signal);
     expect(start).toHaveBeenCalledTimes(1);
+    // Until the thread has begun, the event loop goes round.
+    const order = thread.words[0];
+    await s.sleep(900_000, signal);
+    expect(thread.words[0]).toBe(order);
+    thread.begin();
     vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
     return { s, signal, thread };
   }

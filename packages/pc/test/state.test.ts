@@ -168,6 +168,20 @@ describe('pause and resume', () => {
     ns += 1;
     expect(t.now()).toBe(9001);
   });
+
+  it('host time says when what went by was no stall', () => {
+    let settled = 0;
+    const t = new HostTime(
+      () => 0,
+      0,
+      () => settled++,
+    );
+    t.go();
+    expect(settled).toBe(0);
+    t.stop();
+    t.go();
+    expect(settled).toBe(1);
+  });
 });
 
 describe('reset', () => {

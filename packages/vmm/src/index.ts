@@ -18,6 +18,7 @@ export {
   type HostWork,
   type Outcome,
   type OutcomeKind,
+  type RestingClock,
   type RunClock,
   RunLoop,
   type RunLoopOptions,

@@ -44,6 +44,14 @@ export interface RunClock {
   skipTo?(ns: number): void;
 }
 
+/** A clock that knows when nobody looks at it. */
+export interface RestingClock {
+  /** Nobody looks for `ns`; gives how long the host is to sleep for that, ns. */
+  rest(ns: number): number;
+  /** That is over. */
+  wake(): void;
+}
+
 /** How a sleeping {@link HostScheduler.sleep} hears that it should end. */
 export interface WakeSignal {
   /** Whether the sleep should not start, or end. */
@@ -88,6 +96,8 @@ export interface RunLoopOptions {
   readonly work?: HostWork;
   /** Guest time. */
   readonly clock: RunClock;
+  /** What is behind it, if it is to be told of sleeps. */
+  readonly resting?: RestingClock;
   /** The 8259 pair, if there is one. */
   readonly pic?: ExtIntSource;
   /** Needed for {@link RunLoop.run}. */
@@ -149,6 +159,7 @@ export class RunLoop {
   private readonly peersStuck: (() => boolean) | null;
   private readonly onPause: (() => void) | null;
   private readonly clock: RunClock;
+  private readonly resting: RestingClock | null;
   private readonly virtual: boolean;
   private readonly pic: ExtIntSource | null;
   private readonly host: HostScheduler | null;
@@ -200,6 +211,7 @@ export class RunLoop {
     this.work?.attach();
     this.peersStuck = o.peersStuck ?? null;
     this.onPause = o.onPause ?? null;
+    this.resting = o.resting ?? null;
     this.clock = o.clock;
     this.virtual = o.clock.skipTo !== undefined;
     this.pic = o.pic ?? null;
@@ -612,7 +624,9 @@ export class RunLoop {
     const work = this.work;
     if (work === null || work.pending === 0) return this.sleep(host, until);
     const end = Math.min(until, this.clock.now() + WORK_HELP_NS);
+    this.resting?.rest(end - this.clock.now());
     for (let left = end - this.clock.now(); left > 0 && !work.poll(); left = end - this.clock.now()) work.help(left);
+    this.resting?.wake();
     this.nHostYields++;
     return host.yieldToHost();
   }
@@ -629,7 +643,8 @@ export class RunLoop {
       return;
     }
     this.nSleeps++;
-    await host.sleep(ns, this.signal);
+    await host.sleep(this.resting === null ? ns : this.resting.rest(ns), this.signal);
+    this.resting?.wake();
     this.signal.onWake = null;
     this.sleptNs += this.clock.now() - before;
   }

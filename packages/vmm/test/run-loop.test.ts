@@ -614,6 +614,24 @@ describe('work of the host', () => {
     expect(s.host.sleeps).toEqual([Number.POSITIVE_INFINITY]);
   });
 
+  it('tells the clock of its sleeps, and of the time that it gives to the host’s work', async () => {
+    const log: string[] = [];
+    const resting = {
+      rest: (ns: number): number => {
+        log.push(`rest ${ns}`);
+        return ns / 2;
+      },
+      wake: () => void log.push('wake'),
+    };
+    const w = work(() => s, log);
+    const s = setup([[sti, hlt]], { loop: { work: w, resting } });
+    w.pending = 1;
+    w.left = 1;
+    s.host.work.push(nop as () => void, () => s.loop.stop());
+    await s.loop.run();
+    expect(log).toEqual(['attach', 'rest 500000', 'help', 'ended', 'wake', 'rest Infinity', 'wake']);
+  });
+
   it('ends while the machine is paused too', async () => {
     const log: string[] = [];
     const w = work(() => s, log);
