@@ -48,6 +48,7 @@ const wanted = (o.engines ?? (quick ? 'hyve,qemu' : 'hyve,qemu,v86')).split(',')
 spawnSync(process.execPath, [
   join(import.meta.dirname, '../packages/hv-native/scripts/build-native.ts'),
   'compiled',
+  'thread',
   '--try',
 ]);
 const { found: engines, missing } = findEngines(wanted);

@@ -146,7 +146,9 @@ async function main() {
       return 1;
     }
     // As it is in the published package. Without a compiler guests start slower from the second time on, that is all.
-    const built = spawnSync(node, ['packages/hv-native/scripts/build-native.ts', 'compiled', '--try'], { cwd: root });
+    const built = spawnSync(node, ['packages/hv-native/scripts/build-native.ts', 'compiled', 'thread', '--try'], {
+      cwd: root,
+    });
     if (built.status !== 0) console.error(`hyve: the native library was not built: ${built.stdout}${built.stderr}`);
   }
   if (program === undefined) return 0;

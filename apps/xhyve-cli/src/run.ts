@@ -7,6 +7,7 @@ import { availableParallelism, totalmem } from 'node:os';
 import { gunzipSync, zstdDecompressSync } from 'node:zlib';
 import { openCharBackend } from '@hyve/char-backends';
 import { type CharBackend, type Hypervisor, isHyveError, type Logger } from '@hyve/core';
+import { threadClock } from '@hyve/hv-native/thread';
 import type { KernelCompression } from '@hyve/loaders';
 import type { BoardSupport, CharRequest, Drives, MachineSpec, PcHost, StopReason } from '@hyve/pc';
 import { codeCache } from './code-cache.ts';
@@ -17,7 +18,7 @@ import { KernelCache } from './kernel-cache.ts';
 import { startProfile, TraceFile, watchRates } from './observe.ts';
 import { lowerCompilers } from './priority.ts';
 import { formatBytes } from './sizes.ts';
-import { nodeThreads, threadCpuNs } from './threads.ts';
+import { nodeThreads } from './threads.ts';
 import { guestWords, translationPlace } from './translations.ts';
 import { userCache } from './user-cache.ts';
 import { CompileSettings } from './v8-settings.ts';
@@ -382,6 +383,7 @@ export async function runMachine(spec: MachineSpec, options: RunOptions): Promis
       // Without the library the engine itself says why there is none.
     }
     lowerCompilers();
+    const used = threadClock();
     const cores = options.cores ?? availableParallelism();
     // Without a translator's thread nothing is kept, and the kernel's place is new at each start.
     const keeps = options.board.hasTranslatorThread(choice.spec, cores);
@@ -395,7 +397,7 @@ export async function runMachine(spec: MachineSpec, options: RunOptions): Promis
     const pc = await options.board.createPc(choice.spec, {
       engines: choice.engines,
       threads: nodeThreads(cores, translations, settings),
-      threadCpuNs,
+      ...(used === null ? {} : { threadCpuNs: used }),
       ...(reads === null ? {} : { work: reads }),
       ...(placement === null ? {} : { placement }),
       ...(code === null ? {} : { code }),

@@ -30,12 +30,6 @@ export function nodeThreads(
   };
 }
 
-/** Processor time that the calling thread has used, ns. */
-export function threadCpuNs(): number {
-  const { user, system } = process.threadCpuUsage();
-  return (user + system) * 1000;
-}
-
 /** A thread that takes part in large reads of disks. */
 export function readThread(): ReadHelperThread {
   const worker = startHelper('read-worker', { name: 'reads' });

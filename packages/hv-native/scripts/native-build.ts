@@ -40,6 +40,9 @@ const ENGINE: Library = {
 /** V8's machine code of modules. */
 const COMPILED: Library = { file: 'hyve-compiled.node', sources: ['compiled.cc'], headers: [], flags: ['-ldl'] };
 
+/** The thread's processor time. */
+const THREAD: Library = { file: 'hyve-thread.node', sources: ['thread.cc'], headers: [], flags: [] };
+
 /** Builds the engine unless there is nothing to do. Says why where it cannot. */
 export function buildNative(o: { force?: boolean; sanitize?: string; target?: string } = {}): BuildResult {
   if (process.platform !== 'linux' || process.arch !== 'x64')
@@ -52,6 +55,12 @@ export function buildCompiled(o: { force?: boolean; sanitize?: string; target?: 
   if (process.platform !== 'linux')
     return { ok: false, detail: `machine code of modules is not kept on ${process.platform} yet` };
   return build(COMPILED, o);
+}
+
+/** The same for the library behind `threadClock`. */
+export function buildThread(o: { force?: boolean; sanitize?: string; target?: string } = {}): BuildResult {
+  if (process.platform !== 'linux') return { ok: false, detail: `stalls are not measured on ${process.platform} yet` };
+  return build(THREAD, o);
 }
 
 function build(library: Library, o: { force?: boolean; sanitize?: string; target?: string }): BuildResult {

@@ -1,7 +1,6 @@
 // Machine code of WebAssembly modules that outlives the process: V8 makes it while a program runs and forgets it at its end.
 import { existsSync, statSync } from 'node:fs';
-import { createRequire } from 'node:module';
-import { fileURLToPath } from 'node:url';
+import { loadLibrary } from './library.ts';
 
 /** Reads and makes modules' machine code, for the V8 of this process. */
 export interface CompiledCode {
@@ -30,7 +29,7 @@ export const TRIED_V8: readonly string[] = ['14.6'];
 export function compiledCode(): CompiledCode | null {
   const { v8 } = process.versions;
   if (!TRIED_V8.some((known) => v8.startsWith(`${known}.`))) return null;
-  const library = loadLibrary();
+  const library = loadLibrary(FILE) as Library | null;
   if (library?.serialize === undefined || library.deserialize === undefined) return null;
   const { serialize, deserialize } = library;
   return {
@@ -43,23 +42,6 @@ export function compiledCode(): CompiledCode | null {
 type Library = Partial<Pick<CompiledCode, 'serialize' | 'deserialize'>>;
 
 const FILE = 'hyve-compiled.node';
-
-/** Where this package's own build puts it. */
-export function localCompiled(): string {
-  return fileURLToPath(new URL(`../npm/${process.platform}-${process.arch}/${FILE}`, import.meta.url));
-}
-
-function loadLibrary(): Library | null {
-  const require = createRequire(import.meta.url);
-  for (const from of [`@hyve/hv-native-${process.platform}-${process.arch}/${FILE}`, localCompiled()]) {
-    try {
-      return require(from) as Library;
-    } catch {
-      // Not there, or not for this machine.
-    }
-  }
-  return null;
-}
 
 /** Two builds of the same version may differ: the program's file is part of it. */
 function hostName(): string {

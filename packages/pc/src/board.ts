@@ -147,7 +147,7 @@ export interface PcHost {
     offsetMinutes(): number;
   };
   /**
-   * Processor time that the calling thread has used, ns; absent: unknown. With it, time for which the host had no processor
+   * Processor time that the calling thread has used, ns, to the moment; absent: unknown. With it, time for which the host had no processor
    * for the machine does not go by for a guest on the software CPU at once, but little by little.
    */
   threadCpuNs?(): number;
