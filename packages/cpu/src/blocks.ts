@@ -39,8 +39,8 @@ export interface RegionIndex {
   flush(): void;
   /** A head record with translated code is no longer found. */
   headKilled(head: number): void;
-  /** There is a new head record, whose block has not run yet. */
-  fresh(head: number): void;
+  /** There is a new head record, whose block the vCPU at `base` is about to run for the first time. */
+  fresh(head: number, base: number): void;
 }
 
 /** Instructions after which a block ends, besides jumps. */
@@ -290,7 +290,7 @@ export class BlockCache {
     const firstBytes = page2 !== 0 ? pageEnd - host : pc - host;
     this.own(host, firstBytes, head, R.B_PAGE_NEXT, 0);
     if (page2 !== 0) this.own(page2, pc - host - firstBytes, head, R.B_PAGE2_NEXT, 1);
-    this.regions.fresh(head);
+    this.regions.fresh(head, base);
     return head;
   }
 

@@ -45,6 +45,23 @@ interface KeptCode {
   exports: WebAssembly.Exports | null;
 }
 
+/** A region of an earlier run. */
+interface KeptEntry {
+  readonly region: KeptRegion;
+  readonly shared: KeptCode;
+  /** Its function in the module. */
+  readonly name: string;
+  /** For each of its ranges, which of its pages it is in; null if that cannot be told: it is good where it was alone. */
+  readonly places: readonly number[] | null;
+  /** Where its pages were when it came into use: its links are good for these alone. Null: it has not. */
+  hosts: readonly number[] | null;
+}
+
+/** Bytes at its entry by which a region is found that may lie elsewhere than it did. */
+const KEY_BYTES = 8;
+/** Runs after which a block is looked at again whose kept region has pages that nobody has run yet. */
+const SOON = 64;
+
 /** How a region came about: its block was hot, its indirect jumps missed, or time was seen to go by in entering it. */
 type Cause = 'hot' | 'missed' | 'entered';
 
@@ -110,7 +127,9 @@ export class JitCache implements RegionIndex {
   private asked: HotBlock[] = [];
   private readonly waiting: Map<number, Waiting> = new Map();
   /** Regions of earlier runs by the host address of their entry. */
-  private readonly kept: Map<number, { region: KeptRegion; shared: KeptCode; name: string }[]> = new Map();
+  private readonly kept: Map<number, KeptEntry[]> = new Map();
+  /** The same by what they begin with. */
+  private readonly byStart: Map<number, KeptEntry[]> = new Map();
   /** Regions of earlier runs that came into use. */
   reused = 0;
   private queue: { region: Region; found: Found }[] = [];
@@ -217,7 +236,8 @@ export class JitCache implements RegionIndex {
     if (this.i32[(head + R.B_RUNS) >> 2] !== this.threshold) {
       const since = this.askedMs.get(head);
       if (since !== undefined && now() - since > this.patienceMs) this.atOnce(base, head, host, page, mode);
-    } else if (!this.takeKept(head, host, mode)) this.ask(base, head, host, page, mode, 'hot', 0);
+    } else if (this.takeKept(head, host, mode, base, page) !== 'taken')
+      this.ask(base, head, host, page, mode, 'hot', 0);
   }
 
   /** Translates a block here: the thread has been asked for it and does not get to it, on a host that has much else to do. */
@@ -348,40 +368,81 @@ export class JitCache implements RegionIndex {
     for (const { module, regions } of m.modules) {
       const shared: KeptCode = { module, exports: null };
       regions.forEach((region, i) => {
-        const known = this.kept.get(region.host) ?? [];
-        known.push({ region, shared, name: `r${i}` });
-        this.kept.set(region.host, known);
+        const entry: KeptEntry = { region, shared, name: `r${i}`, places: placesOf(region), hosts: null };
+        listIn(this.kept, region.host).push(entry);
+        const start = startOf(region);
+        if (start !== null && entry.places !== null) listIn(this.byStart, start).push(entry);
         // Its block may have been decoded before this came.
         const head = this.blocks.find(region.host, region.mode);
-        if (head !== 0 && this.u16[head >> 1] === R.H_HEAD) this.takeKept(head, region.host, region.mode);
+        if (head !== 0 && this.u16[head >> 1] === R.H_HEAD) this.takeKept(head, region.host, region.mode, 0, 0);
       });
     }
   }
 
-  /** Gives the block the region that an earlier run made of it, if its bytes are the same now; whether there was one. */
-  private takeKept(head: number, host: number, mode: number): boolean {
-    const known = this.kept.get(host);
-    if (known === undefined || this.nextSlot >= TABLE_SLOTS) return false;
+  /**
+   * Gives the block the region that an earlier run made of it, if its bytes are the same now. `later`: there may be one once
+   * more of its pages have run. `base`: the vCPU whose page number `page` the block is in; 0 where none is about to run it.
+   */
+  private takeKept(head: number, host: number, mode: number, base: number, page: number): 'taken' | 'later' | 'none' {
+    if (this.nextSlot >= TABLE_SLOTS) return 'none';
     // What was made last knows most.
-    const k = known.findLast((x) => x.region.mode === mode && this.holds(x.region.ranges, x.region.code));
-    if (k === undefined) return false;
+    const there = this.kept.get(host) ?? [];
+    for (let n = there.length - 1; n >= 0; n--) {
+      const k = there[n] as KeptEntry;
+      if (k.region.mode !== mode) continue;
+      const hosts = k.region.pages.map((p) => p[1]);
+      if (this.use(k, head, k.region.ranges, hosts)) return 'taken';
+    }
+    if (base === 0 || (host & 4095) > 4096 - KEY_BYTES) return 'none';
+    const alike = this.byStart.get(startKey(this.u8, host, host & 4095, mode)) ?? [];
+    let later = false;
+    for (let n = alike.length - 1; n >= 0; n--) {
+      const k = alike[n] as KeptEntry;
+      const { region } = k;
+      if (region.mode !== mode || ((region.host ^ host) & 4095) !== 0) continue;
+      const hosts = region.pages.map(([d]) => (d === 0 ? host - (host & 4095) : codePageOf(this.i32, base, page + d)));
+      if (hosts.includes(0)) {
+        later = true;
+        continue;
+      }
+      const places = k.places as readonly number[];
+      const ranges = region.ranges.map(([from, to], i): readonly [number, number] => {
+        const at = (hosts[places[i] as number] as number) + (from & 4095);
+        return [at, at + to - from];
+      });
+      if (this.use(k, head, ranges, hosts)) return 'taken';
+    }
+    return later ? 'later' : 'none';
+  }
+
+  /** Brings a kept region into use with its pages at `hosts`, if its bytes are there. */
+  private use(k: KeptEntry, head: number, ranges: Region['ranges'], hosts: readonly number[]): boolean {
+    if (k.hosts?.some((h, i) => h !== hosts[i])) return false;
+    if (!this.holds(ranges, k.region.code)) return false;
     if (this.stale === null) this.makeStale();
     try {
       k.shared.exports ??= new WebAssembly.Instance(k.shared.module, this.interp.importObject()).exports;
     } catch {
-      this.kept.delete(host);
       return false;
     }
-    const region = newRegion(head, { ranges: k.region.ranges, bytes: k.region.code }, 'hot', 0);
+    const region = newRegion(head, { ranges, bytes: k.region.code }, 'hot', 0);
     if (!this.enlist(region)) return false;
+    k.hosts = hosts;
+    k.region.pages.forEach(([, , cell], i) => {
+      if (cell !== 0) this.i32[cell >> 2] = hosts[i] as number;
+    });
     this.install(region, k.shared.exports[k.name]);
     this.reused++;
     return true;
   }
 
-  fresh(head: number): void {
-    if (this.kept.size > 0)
-      this.takeKept(head, this.i32[(head + R.B_HOST) >> 2] as number, this.i32[(head + R.B_MODE) >> 2] as number);
+  fresh(head: number, base: number): void {
+    if (this.kept.size === 0) return;
+    const host = this.i32[(head + R.B_HOST) >> 2] as number;
+    const mode = this.i32[(head + R.B_MODE) >> 2] as number;
+    const page = pageOf(this.i32[(base + S.RIP) >> 2] as number, this.i32[(base + S.RIP + 4) >> 2] as number);
+    if (this.takeKept(head, host, mode, base, page) === 'later' && this.threshold > SOON)
+      this.i32[(head + R.B_RUNS) >> 2] = this.threshold - SOON;
   }
 
   /** Compiles what has gathered; call it often, outside the guest. */
@@ -577,6 +638,7 @@ export class JitCache implements RegionIndex {
     this.waiting.clear();
     this.askedMs.clear();
     this.kept.clear();
+    this.byStart.clear();
     this.generation++;
     this.nextSlot = JIT_FIRST_SLOT;
     this.slots.clear();
@@ -584,6 +646,40 @@ export class JitCache implements RegionIndex {
     this.i32.fill(0, this.L.jumpCache >> 2, (this.L.jumpCache >> 2) + JC_ENTRIES * 4);
     this.attention();
   }
+}
+
+/** The list that a map has under a key, made if there is none. */
+function listIn<T>(map: Map<number, T[]>, key: number): T[] {
+  const known = map.get(key);
+  if (known !== undefined) return known;
+  const list: T[] = [];
+  map.set(key, list);
+  return list;
+}
+
+/** Which of a region's pages each of its ranges is in, null if two of them were one, or one is none of them. */
+function placesOf({ pages, ranges }: KeptRegion): readonly number[] | null {
+  const hosts = pages.map((p) => p[1]);
+  if (new Set(hosts).size !== hosts.length) return null;
+  const places = ranges.map(([from]) => hosts.indexOf(from - (from & 4095)));
+  return places.includes(-1) ? null : places;
+}
+
+/** {@link startKey} of a region; null if too little of it is there. */
+function startOf({ host, mode, ranges, code }: KeptRegion): number | null {
+  let at = 0;
+  for (const [from, to] of ranges) {
+    if (from <= host && host + KEY_BYTES <= to) return startKey(code, at + host - from, host & 4095, mode);
+    at += to - from;
+  }
+  return null;
+}
+
+/** A number for the bytes at `at`, where they lie in their page, and a mode (FNV-1a). */
+function startKey(bytes: Uint8Array, at: number, offset: number, mode: number): number {
+  let h = Math.imul(0x811c9dc5 ^ offset, 0x01000193) ^ mode;
+  for (let n = 0; n < KEY_BYTES; n++) h = Math.imul(h ^ (bytes[at + n] as number), 0x01000193);
+  return h;
 }
 
 /** Number of the page of a linear address, signed, from its halves. */

@@ -97,6 +97,9 @@ export function jitHost(
     special: leftToInterpreter,
     unavailable: (n, mode) => modeForbids(units, n, mode),
     cell: () => cells.take(),
+    place: (cell, host) => {
+      words[cell >> 2] = host;
+    },
     runs: (host, mode) => runsOf(words, halves, L, host, mode),
     codePage: (base, page) => codePageOf(words, base, page),
     jumpTargets: (jump) => jumpTargets(words, L, jump),

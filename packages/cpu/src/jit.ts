@@ -266,6 +266,8 @@ export interface Found {
   readonly blocks: Block[];
   /** Host address by distance from the page of entry; 0 where nothing is mapped. */
   readonly pages: ReadonlyMap<number, number>;
+  /** Link cells that hold such host addresses, by distance: the code has them from there, so that it can be used elsewhere. */
+  readonly cells: Map<number, number>;
   /** The bytes that the blocks were decoded from, in the order of {@link rangesOf}. Memory may have changed meanwhile. */
   readonly code: Uint8Array;
   /** Whether blocks besides the entry have regions of their own. */
@@ -285,6 +287,8 @@ export interface JitHost {
   runs(host: number, mode: number): number;
   /** A fresh link cell, 0 when there are no more. */
   cell(): number;
+  /** Writes what a cell is to hold. */
+  place(cell: number, host: number): void;
   /**
    * Host address of the page that the vCPU at `base` has as number `page` (linear address >> 12, signed), if its code TLB
    * knows; else 0.
@@ -470,7 +474,7 @@ export class RegionTranslator {
       code.set((copies.get(from >> 12) as Uint8Array).subarray(from & 4095, (from & 4095) + to - from), at);
       at += to - from;
     }
-    return { blocks: ordered, pages, code, shares };
+    return { blocks: ordered, pages, cells: new Map(), code, shares };
   }
 
   /** Offsets that the indirect jump before `off` was seen to go to; none if it is none. */
@@ -629,6 +633,17 @@ export class RegionTranslator {
       bud0,
       bud,
     };
+    /** Host address of the page at a distance, which has one. */
+    const pageAt = (distance: number): Node => {
+      let cell = found.cells.get(distance);
+      if (cell === undefined) {
+        cell = this.h.cell();
+        if (cell === 0) outOfCells = true;
+        else this.h.place(cell, found.pages.get(distance) as number);
+        found.cells.set(distance, cell);
+      }
+      return ld.i32(c32(cell));
+    };
     const cut = (v: Node, size = 8): Node =>
       codeMode.bits === 64 ? v : i64.and(v, c64(size === 2 ? 0xffff : 0xffffffff));
     /** Leaves for `off`; `from` is the page that the code is in. */
@@ -653,13 +668,12 @@ export class RegionTranslator {
         f.st32(c32(misses), n);
         f.unlikely(i32.eqz(i32.and(n, c32(MISSES_NOTED - 1))), () => {
           const low = i32.wrap(s.pageRip.get);
-          const host = (found.pages.get(0) as number) + entry.off;
           f.do(
             call(
               env.fn('missed'),
               base,
               c32(misses),
-              c32(host),
+              i32.add(pageAt(0), c32(entry.off)),
               low,
               i32.wrap(i64.shr_u(s.pageRip.get, c64(32))),
               i32.add(low, c32(jump)),
@@ -692,10 +706,9 @@ export class RegionTranslator {
     const isThere = (off: number): Node => {
       const la = f.tmp(cut(i64.add(s.pageRip.get, c64(off))));
       const t = f.tmp(tlbSlot(la, ld.i32(base, S.TLB_CODE)));
-      const host = (found.pages.get(off >> 12) as number) + (off & 4095);
       return i32.and(
         i64.eq(ld.i64(t, 16), i64.and(la, c64(-4096))),
-        i32.eq(i32.add(i32.wrap(la), ld.i32(t, 24)), c32(host)),
+        i32.eq(i32.add(i32.wrap(la), ld.i32(t, 24)), i32.add(pageAt(off >> 12), c32(off & 4095))),
       );
     };
     const goTo = (from: Block, off: number, pending: number): void => {
@@ -1047,6 +1060,12 @@ export function rangesOf(found: Found): [number, number][] {
     const host = (found.pages.get(from >> 12) as number) + (from & 4095);
     return [host, host + to - from];
   });
+}
+
+/** The pages that a region needs: distance from that of entry, host address, the cell that holds it or 0. */
+export function pagesOf(found: Found): [number, number, number][] {
+  const distances = new Set([0, ...found.cells.keys(), ...piecesOf(found.blocks).map(([from]) => from >> 12)]);
+  return [...distances].map((d) => [d, found.pages.get(d) as number, found.cells.get(d) ?? 0]);
 }
 
 /** Jump cache hash of a host code address. */

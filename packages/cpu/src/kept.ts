@@ -1,6 +1,6 @@
-// Translations kept from one run to the next. A kept region is good for exactly the bytes, the place in memory and the mode
-// that it was made for, and for the layout and the translator that made it: its store is chosen by those two, the rest is
-// checked when it is taken in. See docs/decisions/0010.
+// Translations kept from one run to the next. A kept region is good for exactly the bytes and the mode that it was made for,
+// and for the layout and the translator that made it: its store is chosen by those two, the rest is checked when it is taken
+// in. Where its pages lie it has from cells, so that they may lie elsewhere in another run. See docs/decisions/0010.
 
 /** Keeps what the host's WebAssembly engine makes of modules from one run to the next, where the host can do that. */
 export interface CompiledStore {
@@ -31,6 +31,8 @@ export interface KeptRegion {
   readonly ranges: readonly (readonly [number, number])[];
   /** The bytes in them. */
   readonly code: Uint8Array;
+  /** Its pages: distance from that of entry, host address, the cell that holds it or 0. */
+  readonly pages: readonly (readonly [number, number, number])[];
 }
 
 /** @internal A module and the link cells that it uses: addresses [from, to). */
@@ -51,7 +53,13 @@ export function packKept(k: KeptModule): Uint8Array {
   const header: Header = {
     cells: k.cells,
     wasm: k.wasm.length,
-    regions: k.regions.map((r) => ({ host: r.host, mode: r.mode, ranges: r.ranges, code: r.code.length })),
+    regions: k.regions.map((r) => ({
+      host: r.host,
+      mode: r.mode,
+      ranges: r.ranges,
+      pages: r.pages,
+      code: r.code.length,
+    })),
   };
   const head = new TextEncoder().encode(JSON.stringify(header));
   const out = new Uint8Array(4 + head.length + k.wasm.length + k.regions.reduce((n, r) => n + r.code.length, 0));

@@ -6,7 +6,7 @@ import { TRANSLATED } from './blocks.ts';
 import { FEATURES } from './features.ts';
 import { fusedMultiplyAdd } from './fused.ts';
 import { type Signature, satelliteOf } from './interp.ts';
-import { type Found, type JitHost, RegionTranslator, rangesOf } from './jit.ts';
+import { type Found, type JitHost, pagesOf, RegionTranslator, rangesOf } from './jit.ts';
 import { jitHost, LinkCells } from './jit-host.ts';
 import { type CompiledStore, type KeptRegion, packKept, type TranslationStore, unpackKept } from './kept.ts';
 import type { Layout } from './layout.ts';
@@ -309,7 +309,14 @@ class Service {
       m.name(m.lastRef, `region_${b.host.toString(16)}`);
       for (const x of found.blocks) instructions += x.insns.length;
       if (!b.trial) proven++;
-      regions.push({ id: b.id, host: b.host, mode: b.mode, ranges: rangesOf(found), code: found.code });
+      regions.push({
+        id: b.id,
+        host: b.host,
+        mode: b.mode,
+        ranges: rangesOf(found),
+        code: found.code,
+        pages: pagesOf(found),
+      });
     }
     let module: WebAssembly.Module | null = null;
     let bytes = 0;

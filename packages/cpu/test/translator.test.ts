@@ -189,6 +189,7 @@ describe('translation on another thread', () => {
         special: () => false,
         unavailable: () => 0,
         cell: () => 0,
+        place: () => {},
         codePage: () => 0,
         jumpTargets: () => [],
         jumpCache: 0,
@@ -330,6 +331,94 @@ describe('translation on another thread', () => {
       const { modules } = thread.answers[0] as { modules: { regions: { code: Uint8Array }[] }[] };
       const code = modules[0]?.regions[0]?.code as Uint8Array;
       expect(code.buffer.byteLength).toBe(code.length);
+    });
+
+    /** A loop over two pages, by paging: copies of it at each of `copies`' pairs of physical pages, from 0x400000 on. */
+    function paged(copies: readonly (readonly [number, number])[], thread: TranslatorThread) {
+      const { vm, vcpu } = createMachine({
+        cpu: { threshold: 100, translator: () => thread, translatorAtOnce: true },
+      });
+      vm.memory.write32(0x10004, 0x11007);
+      copies.flat().forEach((page, n) => {
+        vm.memory.write32(0x11000 + 4 * n, page | 7);
+        // inc ebx; nop; nop; nop; jmp +0x1b, into the second page, which has: add eax, 1; jmp -0x24
+        const code = n % 2 === 0 ? [0x43, 0x90, 0x90, 0x90, 0xe9, 0x17, 0, 0, 0] : [0x83, 0xc0, 0x01, 0xeb, 0xdb];
+        vm.memory.load(page + (n % 2 === 0 ? 0xff0 : 0x010), Uint8Array.from(code));
+      });
+      const start = (copy: number): void => {
+        const state = flat32(vcpu, 0x400ff0 + 0x2000 * copy);
+        vcpu.setState({ ...state, cr0: 0x80000011n, cr3: 0x10000n, gpr: state.gpr.map(() => 0n) });
+      };
+      start(0);
+      const sums = (): readonly bigint[] => {
+        const [eax, , , ebx] = vcpu.getState().gpr as [bigint, bigint, bigint, bigint];
+        return [eax, ebx - eax];
+      };
+      return { vm, vcpu, start, sums };
+    }
+
+    it('comes into use where the pages of its code lie elsewhere', async () => {
+      const store = new Kept();
+      const first = new SameThread(store);
+      runOn(paged([[0x20000, 0x25000]], first).vcpu, 200_000);
+      await first.ready();
+      expect(store.records.length).toBe(1);
+      const thread = new SameThread(store);
+      const { vm, vcpu, sums } = paged([[0x33000, 0x31000]], thread);
+      thread.deliver();
+      runOn(vcpu, 4000);
+      expect(vm.counters()).toMatchObject({ regionsReused: 1, blocksDecoded: 2 });
+      expect(sums()[0]).toBeGreaterThan(300n);
+      expect([0n, 1n]).toContain(sums()[1]);
+      expect(thread.answers).toEqual([]);
+      // Its second page is another from here on, and subtracts.
+      vm.memory.load(0x40010, Uint8Array.from([0x83, 0xe8, 0x01, 0xeb, 0xdb]));
+      vm.memory.write32(0x11004, 0x40007);
+      const state = vcpu.getState();
+      vcpu.setState({ ...state, rip: 0x400ff0n, gpr: state.gpr.map(() => 0n) });
+      runOn(vcpu, 4000);
+      const [eax, more] = sums() as [bigint, bigint];
+      expect(BigInt.asIntN(32, eax)).toBeLessThan(-300n);
+      expect([0n, 1n]).toContain(BigInt.asUintN(32, more + 2n * eax));
+    });
+
+    it('is left alone where one of its pages holds something else', async () => {
+      const store = new Kept();
+      const first = new SameThread(store);
+      runOn(paged([[0x20000, 0x25000]], first).vcpu, 200_000);
+      await first.ready();
+      const thread = new SameThread(store);
+      const { vm, vcpu, sums } = paged([[0x33000, 0x31000]], thread);
+      vm.memory.write8(0x31012, 0x02); // add eax, 2
+      thread.deliver();
+      runOn(vcpu, 4000);
+      expect(vm.counters()['regionsReused']).toBe(0);
+      const [eax, more] = sums() as [bigint, bigint];
+      expect([0n, 1n]).toContain(more + eax / 2n);
+    });
+
+    it('is in use in one place at a time', async () => {
+      const store = new Kept();
+      const first = new SameThread(store);
+      runOn(paged([[0x20000, 0x25000]], first).vcpu, 200_000);
+      await first.ready();
+      const thread = new SameThread(store);
+      const copies = [
+        [0x33000, 0x31000],
+        [0x26000, 0x29000],
+      ] as const;
+      const { vm, vcpu, start, sums } = paged(copies, thread);
+      thread.deliver();
+      for (const copy of [0, 1, 0, 1]) {
+        start(copy);
+        runOn(vcpu, 4000);
+        expect(sums()[0]).toBeGreaterThan(300n);
+        expect([0n, 1n]).toContain(sums()[1]);
+      }
+      expect(vm.counters()['regionsReused']).toBe(1);
+      // The second copy has been asked for.
+      await thread.ready();
+      expect(thread.answers.length).toBe(1);
     });
 
     it('goes when its code changes', async () => {
