@@ -722,8 +722,21 @@ export class RegionTranslator {
       f.likely(mapped(off), () => edge(from, off, pending));
       exitTo(off, here);
     };
+    /** What is known of floats on every way to a block that several lead to, of those that have been written. */
+    const known = new Map<Block, { normal4: number; normal8: number }>();
     const edge = (from: Block, off: number, pending: number): void => {
       const to = byOff.get(off) as Block;
+      const { normal4, normal8 } = s;
+      if (to.index > from.index && to.merge) {
+        const k = known.get(to) ?? { normal4: -1, normal8: -1 };
+        known.set(to, { normal4: k.normal4 & normal4, normal8: k.normal8 & normal8 });
+      }
+      follow(from, to, off, pending);
+      // The other ways on from here know what was known here.
+      s.normal4 = normal4;
+      s.normal8 = normal8;
+    };
+    const follow = (from: Block, to: Block, off: number, pending: number): void => {
       if (to.index <= from.index) {
         // Back edge: the way out for timers and interrupts.
         f.likely(i32.gt_s(bud.get, ld.i32(base, S.ATTN)), () => f.br(loops.get(to) as Label));
@@ -766,8 +779,6 @@ export class RegionTranslator {
       }
       f.set(bud, i32.sub(bud.get, c32(b.insns.length)));
       let pending = pendingIn;
-      s.normal4 = 0;
-      s.normal8 = 0;
       let off = b.off;
       s.live = 0;
       const uses = windowsOf(b.insns, codeMode.bits as 32 | 64, b.off);
@@ -842,11 +853,15 @@ export class RegionTranslator {
       labels.set(y, f.open('block'));
       within(b, merges.slice(1), pending);
       f.close();
+      s.normal4 = known.get(y)?.normal4 ?? 0;
+      s.normal8 = known.get(y)?.normal8 ?? 0;
       tree(y, -1);
     };
     const tree = (b: Block, pending: number): void => {
       const merges = (children[b.index] as Block[]).filter((x) => x.merge).sort((x, y) => y.index - x.index);
       if (b.loopHead) {
+        s.normal4 = 0;
+        s.normal8 = 0;
         loops.set(b, f.open('loop'));
         within(b, merges, -1);
         f.close();

@@ -46,6 +46,7 @@ import {
   readLane,
   v,
   v32,
+  v64,
   vf32,
   vf64,
   withLane,
@@ -418,6 +419,22 @@ function inRangeV(size: Size, r: Node): Node {
   return v.and(k.vec.gt(k.vec.abs(r), k.vmin()), k.vec.le(k.vec.abs(r), k.vmax()));
 }
 
+/**
+ * Whether all lanes are of moderate size, which needs no constants: the two highest bits of an exponent differ in doubles from
+ * 2^-511 to below 2^513 and singles from 2^-63 to below 2^65. The sum of two of them is exact if it is small.
+ */
+function moderateV(size: Size, xs: readonly Node[]): Node {
+  const w = size === 4 ? v32 : v64;
+  const differ = xs.map((x) => v.xor(x, w.shl(x, c32(1)))).reduce(v.and);
+  return i32.eq(w.bitmask(w.shl(differ, c32(1))), c32(size === 4 ? 15 : 3));
+}
+/** The same of scalars, from their bits. */
+function moderate(size: Size, bits: readonly Node[]): Node {
+  if (size === 4)
+    return i32.lt_s(bits.map((b) => i32.xor(i32.shl(b, c32(1)), i32.shl(b, c32(2)))).reduce(i32.and), c32(0));
+  return i64.lt_s(bits.map((b) => i64.xor(i64.shl(b, c64(1)), i64.shl(b, c64(2)))).reduce(i64.and), c64(0));
+}
+
 /** Operand `i` as integer bits of a scalar, and as a float. */
 function scalarIn(c: SemCtx, i: number, size: Size): { bits: Node; x: Node; normal: boolean } {
   const k = KIT[size];
@@ -441,14 +458,19 @@ function fastOr(
   const f = c.f;
   const r = f.temp(ty);
   f.block((done) => {
-    const attempt = (): void => {
+    f.block((otherwise) => {
+      if (mode !== null) f.brUnlikely(otherwise, i32.eqz(mode));
       const t = fast();
       f.set(r, t.r);
-      if (t.quick !== undefined) f.brIf(done, t.quick(r.get));
-      f.brIf(done, t.ok(r.get));
-    };
-    if (mode === null) attempt();
-    else f.if(mode, attempt);
+      const { quick } = t;
+      if (quick !== undefined)
+        f.block((look) => {
+          f.brUnlikely(look, i32.eqz(quick(r.get)));
+          f.br(done);
+        });
+      f.brUnlikely(otherwise, i32.eqz(t.ok(r.get)));
+      f.br(done);
+    });
     f.set(r, slow());
     c.checkFault();
     c.mxcsrChanged();
@@ -513,6 +535,7 @@ function packedArith(c: SemCtx, size: Size, op: Binary, a: Node, b: Node): Node 
       null,
       () => ({
         r: op === 'min' ? k.vec.pmin(b, a) : k.vec.pmax(b, a),
+        quick: () => moderateV(size, [a, b]),
         ok: () => k.vec.allTrue(v.and(plainV(size, a), plainV(size, b))),
       }),
       slow,
@@ -524,11 +547,7 @@ function packedArith(c: SemCtx, size: Size, op: Binary, a: Node, b: Node): Node 
     () => ({
       r: k.vec[op](a, b),
       // Most often nothing is small.
-      quick: (r) => {
-        const size1 = c.f.tmp(k.vec.abs(r));
-        const least = k.vec.pmin(k.vec.pmin(k.vec.abs(a), k.vec.abs(b)), size1);
-        return k.vec.allTrue(v.and(k.vec.gt(least, k.vmin()), k.vec.le(size1, k.vmax())));
-      },
+      quick: (r) => moderateV(size, op === 'add' || op === 'sub' ? [a, b] : [a, b, r]),
       ok: (r) => {
         const isZero = (x: Node): Node => k.vec.eq(x, v.zero());
         const z = zeroOk(op, isZero, a, b, r, v);
@@ -583,10 +602,7 @@ function scalarCompute(
     f.block((slow) => {
       for (const w of o.wrong()) f.brUnlikely(slow, w);
       f.set(r, o.compute());
-      if (o.any !== true) {
-        f.brUnlikely(slow, i32.eqz(k.n.gt(k.n.abs(r.get), k.min())));
-        f.brUnlikely(slow, k.n.gt(k.n.abs(r.get), k.max()));
-      }
+      if (o.any !== true) f.brUnlikely(slow, i32.eqz(moderate(size, [f.tmp(k.bits(r.get))])));
       f.br(done);
     });
     f.set(r, k.n.reinterpret(call(c.env.fn(name), c.base, ...sources.map((s) => k.bits(s.x)), ...extra)));
@@ -712,6 +728,7 @@ export function packedFma(c: SemCtx, size: 4 | 8, a: Node, b: Node, z: Node, sig
     c.fastFloat(),
     () => ({
       r: k.vec.madd(signed(a, 1, 4), b, signed(z, 2, 8)),
+      quick: (r) => moderateV(size, [a, b, z, r]),
       ok: (r) => {
         const size1 = c.f.tmp(k.vec.abs(r));
         const least = [a, b, z].reduce((m, x) => k.vec.pmin(m, k.vec.abs(x)), size1);
@@ -786,7 +803,9 @@ const comi =
       I32,
       null,
       () => ({
-        r: i32.or(k.n.lt(a.x, b.x), i32.shl(k.n.eq(a.x, b.x), c32(1))),
+        // CF and ZF of numbers, with comparisons that need no look at NaNs: 1 if less, 2 if equal, 0 if greater.
+        r: i32.sub(c32(2), i32.add(k.n.lt(a.x, b.x), i32.shl(k.n.gt(a.x, b.x), c32(1)))),
+        quick: () => moderate(size, [a.bits, b.bits]),
         ok: () => i32.and(plainIn(size, a), plainIn(size, b)),
       }),
       () => {
@@ -1085,6 +1104,7 @@ const addSub = (size: Size): Semantic =>
       c.fastFloat(),
       () => ({
         // The even lanes subtract. A NaN would lose its sign here, but none comes this way.
+        quick: () => moderateV(size, [a, b]),
         r: k.vec.add(a, v.xor(b, size === 4 ? cV128(1 << 31, 0, 1 << 31, 0) : cV128(0, 1 << 31, 0, 0))),
         ok: (r) =>
           k.vec.allTrue(v.and(v.and(plainV(size, a), plainV(size, b)), v.or(inRangeV(size, r), k.vec.eq(r, v.zero())))),

@@ -4,6 +4,7 @@
 // by functions of the main module. What those cannot do (device memory, elements across pages, overlaps shorter than an
 // element) is done element by element, and then they are asked again.
 import { OP } from '@hyve/x86';
+import { tlbSlot } from '../addresses.ts';
 import { NUM, type Num, type Semantic, type SemCtx } from '../ctx.ts';
 import type { MemFns } from '../mem.ts';
 import * as S from '../state.ts';
@@ -83,9 +84,7 @@ export function emitString(m: Module, mem: MemFns): Record<string, FnRef> {
   const host = (f: Fn, la: Node, n: Node, write: 0 | 1): Node => {
     const base = p(f, 0);
     const r = f.local(I32);
-    const e = f.tmp(
-      i32.add(ld.i32(base, S.TLB_DATA), i32.and(i32.wrap(i64.shr_u(la, c64(7))), c32((S.TLB_ENTRIES - 1) << 5))),
-    );
+    const e = f.tmp(tlbSlot(la, ld.i32(base, S.TLB_DATA)));
     f.likely(
       i64.eq(ld.i64(e, 8 * write), i64.and(la, c64(-4096))),
       () => f.set(r, i32.add(i32.wrap(la), ld.i32(e, 24))),
