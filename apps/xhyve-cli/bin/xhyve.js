@@ -16,6 +16,13 @@ v8.setFlagsFromString('--no-parallel-scavenge');
 // Threads get a larger one: to the translator each region is thousands of short-lived objects, and in a nursery of 1 MiB the
 // collector runs every half millisecond. It is set here because machine code that is kept knows V8's settings.
 v8.setFlagsFromString('--min-semi-space-size=4');
+// Every region would note whom it calls, for an optimiser that copies the called function in: the guest's code is called
+// through tables that change, and the notes cost each entry of a region. The first of the two needs the notes.
+v8.setFlagsFromString('--no-wasm-inlining-call-indirect');
+v8.setFlagsFromString('--no-wasm-inlining');
+// The machine code of regions counts as memory outside the heap, and grows by megabytes a second while a guest starts
+// programs: it is no reason to collect the whole heap each half second. It still counts against the limit of all memory.
+v8.setFlagsFromString('--external-memory-accounted-in-global-limit');
 // Compiled code is kept between runs.
 process.getBuiltinModule('node:module').enableCompileCache();
 // A published package has the program in a few files of bundle/; in the repository Node runs the TypeScript as it is, so
