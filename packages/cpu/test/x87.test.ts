@@ -3,7 +3,7 @@ import { mem, mem16, mem32, mem64 } from '@hyve/x86/asm';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { DATA, Machine, operands } from './float-rig.ts';
-import { arith, defaultNan, F64, F80, infinity, type Mode, round } from './ieee-model.ts';
+import { arith, defaultNan, F32, F64, F80, infinity, type Mode, round } from './ieee-model.ts';
 
 const m = new Machine();
 const num = (v: number): bigint => {
@@ -89,14 +89,16 @@ describe('arithmetic', () => {
         operands(F80),
         fc.constantFrom<Mode>(0, 1, 2, 3),
         fc.constantFrom(0, 2, 3),
-        (a, b, mode, pc) => {
+        fc.constantFrom('add', 'sub', 'mul', 'div'),
+        (a, b, mode, pc, op) => {
           const precision = pc === 0 ? 24 : pc === 2 ? 53 : 64;
-          const want = arith(F80, 'mul', a, b, { mode, masks: 63, precision });
-          const got = m.run((c) => c.op('FMUL', 'st0', 'st1'), { st: [a, b], fcw: 0x3f | (pc << 8) | (mode << 10) });
-          expect([hex(got.st(0)), got.fsw & 0x23f]).toEqual([hex(want.bits), want.flags]);
+          const want = arith(F80, op, a, b, { mode, masks: 63, precision });
+          const name = ({ add: 'FADD', sub: 'FSUB', mul: 'FMUL', div: 'FDIV' } as const)[op];
+          const got = m.run((c) => c.op(name, 'st0', 'st1'), { st: [a, b], fcw: 0x3f | (pc << 8) | (mode << 10) });
+          expect([op, hex(got.st(0)), got.fsw & 0x23f]).toEqual([op, hex(want.bits), want.flags]);
         },
       ),
-      { numRuns: 60 },
+      { numRuns: 600 },
     );
   });
   it('a denormal memory operand raises DE though its 80-bit form is normal', () => {
@@ -194,16 +196,44 @@ describe('loads and stores', () => {
     expect([...a.data(DATA, 10)]).toEqual([0x78, 0x56, 0x34, 0x12, 0, 0, 0, 0, 0, 0x80]);
     expect(a.st(0)).toBe(num(-12345678));
   });
-  it('FST m64 rounds as the control word says', () => {
+  it('FST m32 and m64 round as the control word says, also where the range of normal numbers begins and ends', () => {
+    const exponents = [
+      0x3c00, 0x3c01, 0x3c02, 0x3f80, 0x3f81, 0x3f82, 0x3fff, 0x4005, 0x407d, 0x407e, 0x407f, 0x43fd, 0x43fe,
+    ];
+    const fractions = fc.oneof(
+      fc.bigInt({ min: 0n, max: (1n << 63n) - 1n }),
+      // Ties, and carries into the exponent.
+      fc.constantFrom(
+        0n,
+        0x400n,
+        0xc00n,
+        1n << 39n,
+        3n << 39n,
+        (1n << 63n) - 1n,
+        (1n << 63n) - 0x400n,
+        (1n << 63n) - (1n << 39n),
+      ),
+    );
     fc.assert(
-      fc.property(fc.bigInt({ min: 0n, max: (1n << 63n) - 1n }), fc.constantFrom<Mode>(0, 1, 2, 3), (frac, mode) => {
-        const v = (0x4005n << 64n) | (1n << 63n) | frac;
-        const want = round(F64, 0n, (1n << 63n) | frac, 0x4005 - 16383 - 63, false, { mode, masks: 63 });
-        const a = m.run((c) => c.op('FST', mem64(DATA), 'st0'), { st: [v], fcw: 0x33f | (mode << 10) });
-        expect([...a.data(DATA, 8)]).toEqual([...bytesOf(want.bits, 8)]);
-        expect(a.fsw & 0x23f).toBe(want.flags);
-      }),
-      { numRuns: 40 },
+      fc.property(
+        fractions,
+        fc.constantFrom<Mode>(0, 1, 2, 3),
+        fc.constantFrom(...exponents),
+        fc.constantFrom(0n, 1n),
+        fc.constantFrom(4, 8),
+        (frac, mode, e, s, size) => {
+          const v = (s << 79n) | (BigInt(e) << 64n) | (1n << 63n) | frac;
+          const want = round(size === 8 ? F64 : F32, s, (1n << 63n) | frac, e - 16383 - 63, false, { mode, masks: 63 });
+          const a = m.run((c) => c.op('FST', size === 8 ? mem64(DATA) : mem32(DATA), 'st0'), {
+            st: [v],
+            fcw: 0x33f | (mode << 10),
+          });
+          const what = `${size} ${v.toString(16)} ${mode}`;
+          expect([what, ...a.data(DATA, size)]).toEqual([what, ...bytesOf(want.bits, size)]);
+          expect([what, a.fsw & 0x23f]).toEqual([what, want.flags]);
+        },
+      ),
+      { numRuns: 1000 },
     );
   });
   it('constants follow the rounding mode (SDM FLD1)', () => {

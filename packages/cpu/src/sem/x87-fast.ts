@@ -19,7 +19,7 @@ import {
   select,
 } from '../wasm/builder.ts';
 import { T0 } from './f80.ts';
-import { addUpper, BIAS, C1, coreDiv, coreMul, largerFirst, newU, PE, param, TOP, type U } from './softfloat.ts';
+import { addUpper, BIAS, C1, coreDiv, coreMul, DE, largerFirst, newU, PE, param, TOP, type U } from './softfloat.ts';
 
 /** How much larger exponents are than in a double. */
 const REBIAS = BIAS - 1023;
@@ -29,46 +29,100 @@ function finiteNormal(e: Node): Node {
   return i32.lt_u(i32.sub(e, c32(1)), c32(0x7ffe));
 }
 
+/** Where the second operand of an operation comes from: a register, or memory as a single, a double or an integer. */
+const SOURCES = ['st', 'f32', 'f64', 'int'] as const;
+export type Source = (typeof SOURCES)[number];
+
+/** Takes the register at the top of the stack off it. */
+export function inlinePop(f: Fn, base: Node): void {
+  const top = f.tmp(ld.i32(base, S.FTOP));
+  f.st32(base, i32.and(ld.i32(base, S.FTW), i32.rotl(c32(-2), top)), S.FTW);
+  f.st32(base, i32.and(i32.add(top, c32(1)), c32(7)), S.FTOP);
+}
+
+/** Takes a double (i64) or a single (i32) apart; leaves for `slow` unless it is normal. */
+function expand(f: Fn, x: U, bits: Node, slow: Label): void {
+  const double = bits.ty === I64;
+  const top = double ? f.tmp(i32.wrap(i64.shr_u(bits, c64(32)))) : bits;
+  f.set(x.e, i32.and(i32.shr_u(top, c32(double ? 20 : 23)), c32(double ? 0x7ff : 0xff)));
+  f.brUnlikely(slow, i32.ge_u(i32.sub(x.e.get, c32(1)), c32(double ? 0x7fe : 0xfe)));
+  f.set(x.e, i32.add(x.e.get, c32(double ? REBIAS : BIAS - 127)));
+  f.set(x.s, i32.shr_u(top, c32(31)));
+  f.set(x.m, i64.or(i64.shl(double ? bits : i64.extend_u(bits), c64(double ? 11 : 40)), TOP()));
+}
+
 /**
- * Emits `op_add`, `op_sub`, `op_subr`, `op_mul`, `op_div`, `op_divr`: (base, dst, source address, source in use, dn, pops), which go on in
- * `core.op`; and `ld32`, `ld64`, `ldInt`: (base, bits), which push a value from memory.
+ * Emits `add_st`, `sub_st`, `subr_st`, `mul_st`, `div_st`, `divr_st`: (base, dst, src, pops), on registers; with `_f32`,
+ * `_f64` and `_int` in place of `_st`: (base, bits), on ST(0) and what was loaded from memory, an integer as 64 bits; and
+ * `ld32`, `ld64`, `ldInt`: (base, bits), which push a value from memory. What does not fit goes on in `core.op`.
  */
 export function emitX87Fast(m: Module, fn: (name: string) => FnRef, div128: FnRef): Record<string, FnRef> {
   const out: Record<string, FnRef> = {};
+  const slot = (f: Fn): Node => i32.add(param(f, 0), c32(T0));
   const arith = (name: string, number: number, compute: (f: Fn, a: U, b: U, slow: Label) => Rounding): void => {
-    const f = m.fn([I32, I32, I32, I32, I32, I32], 0);
-    const [base, dst, src, ok, dn, pops] = [0, 1, 2, 3, 4, 5].map((n) => param(f, n)) as [
-      Node,
-      Node,
-      Node,
-      Node,
-      Node,
-      Node,
-    ];
-    const r = f.tmp(i32.and(i32.add(ld.i32(base, S.FTOP), dst), c32(7)));
-    const at = f.tmp(i32.add(base, i32.shl(r, c32(4))));
+    for (const source of SOURCES) out[`${name}_${source}`] = arithOn(source, number, compute);
+  };
+  const arithOn = (source: Source, number: number, compute: (f: Fn, a: U, b: U, slow: Label) => Rounding): FnRef => {
+    const register = source === 'st';
+    const f = m.fn(register ? [I32, I32, I32, I32] : [I32, source === 'f32' ? I32 : I64], 0);
+    const base = param(f, 0);
+    const bits = param(f, 1);
+    const dst = register ? bits : c32(0);
+    const top = f.tmp(ld.i32(base, S.FTOP));
+    const place = (n: Node): Node => f.tmp(i32.and(i32.add(top, n), c32(7)));
+    const addr = (r: Node): Node => f.tmp(i32.add(base, i32.shl(r, c32(4))));
+    const inUse = (r: Node): Node => i32.shr_u(ld.i32(base, S.FTW), r);
+    const r = register ? place(dst) : top;
+    const from = register ? place(param(f, 2)) : top;
+    const at = addr(r);
+    const src = register ? addr(from) : at;
     f.block((slow) => {
-      f.brUnlikely(slow, i32.eqz(i32.and(i32.and(i32.shr_u(ld.i32(base, S.FTW), r), c32(1)), ok)));
-      f.brUnlikely(slow, dn);
-      f.brUnlikely(slow, i32.ne(i32.and(ld.i32(base, S.FCW), c32(0xf3f)), c32(0x33f)));
+      const both = register ? i32.and(inUse(r), inUse(from)) : inUse(r);
+      f.brUnlikely(slow, i32.eqz(i32.and(both, c32(1))));
+      // Nearest, everything masked, 53 or 64 bits.
+      const fcw = f.tmp(ld.i32(base, S.FCW));
+      f.brUnlikely(slow, i32.ne(i32.and(fcw, c32(0xe3f)), c32(0x23f)));
       const [a, b] = [newU(f), newU(f)];
-      for (const [x, se, sig] of [
-        [a, ld.i32_16u(at, S.FPR + 8), ld.i64(at, S.FPR)],
-        [b, ld.i32_16u(src, 8), ld.i64(src)],
-      ] as const) {
-        f.set(x.s, se);
+      for (const [x, from] of register
+        ? ([
+            [a, at],
+            [b, src],
+          ] as const)
+        : ([[a, at]] as const)) {
+        f.set(x.s, ld.i32_16u(from, S.FPR + 8));
         f.set(x.e, i32.and(x.s.get, c32(0x7fff)));
         f.set(x.s, i32.shr_u(x.s.get, c32(15)));
-        f.set(x.m, sig);
+        f.set(x.m, ld.i64(from, S.FPR));
         f.brUnlikely(slow, i32.eqz(finiteNormal(x.e.get)));
         f.brUnlikely(slow, i64.ge_s(x.m.get, c64(0)));
       }
+      if (source === 'int') {
+        f.brUnlikely(slow, i64.eqz(bits));
+        const sign = f.tmp(i64.shr_s(bits, c64(63)));
+        f.set(b.m, i64.sub(i64.xor(bits, sign), sign));
+        const zeros = f.tmp(i64.clz(b.m.get));
+        f.set(b.m, i64.shl(b.m.get, zeros));
+        f.set(b.e, i32.sub(c32(BIAS + 63), i32.wrap(zeros)));
+        f.set(b.s, i32.and(i32.wrap(sign), c32(1)));
+      } else if (!register) expand(f, b, bits, slow);
       const { s, e, hi, lo } = compute(f, a, b, slow);
-      const up = f.tmp(
-        i32.and(i64.lt_s(lo.get, c64(0)), i32.or(i64.ne(i64.shl(lo.get, c64(1)), c64(0)), i32.wrap(hi.get))),
+      const one = f.local(I32);
+      const up = (odd: Node): Node =>
+        i32.and(i64.lt_s(lo.get, c64(0)), i32.or(i64.ne(i64.shl(lo.get, c64(1)), c64(0)), odd));
+      f.unlikely(
+        i32.eqz(i32.and(fcw, c32(0x100))),
+        () => {
+          // 53 bits: eleven more are rounded off.
+          f.set(lo, i64.or(i64.shl(hi.get, c64(53)), i64.extend_u(i64.ne(lo.get, c64(0)))));
+          f.set(hi, i64.shr_u(hi.get, c64(11)));
+          f.set(one, i32.and(up(i32.wrap(hi.get)), c32(1)));
+          f.set(hi, i64.shl(i64.add(hi.get, i64.extend_u(one.get)), c64(11)));
+        },
+        () => {
+          f.set(one, i32.and(up(i32.wrap(hi.get)), c32(1)));
+          f.set(hi, i64.add(hi.get, i64.extend_u(one.get)));
+        },
       );
-      const one = f.tmp(i32.and(up, c32(1)));
-      f.set(hi, i64.add(hi.get, i64.extend_u(one)));
       f.if(i64.eqz(hi.get), () => {
         f.set(hi, TOP());
         f.set(e, i32.add(e.get, c32(1)));
@@ -80,25 +134,43 @@ export function emitX87Fast(m: Module, fn: (name: string) => FnRef, div128: FnRe
         base,
         i32.or(
           i32.and(ld.i32(base, S.FSW), c32(~C1)),
-          select(i64.eqz(lo.get), c32(0), i32.or(c32(PE), i32.shl(one, c32(9)))),
+          select(i64.eqz(lo.get), c32(0), i32.or(c32(PE), i32.shl(one.get, c32(9)))),
         ),
         S.FSW,
       );
-      f.if(pops, () => f.do(call(fn('pop'), base)));
+      if (register) f.if(param(f, 3), () => inlinePop(f, base));
       f.ret();
     });
-    f.do(call(fn('op'), base, c32(number), dst, src, ok, dn, pops));
-    out[name] = f.ref;
+    if (register)
+      f.do(
+        call(
+          fn('op'),
+          base,
+          c32(number),
+          dst,
+          i32.add(src, c32(S.FPR)),
+          i32.and(inUse(from), c32(1)),
+          c32(0),
+          param(f, 3),
+        ),
+      );
+    else {
+      const flags = f.local(I32);
+      if (source === 'int') f.do(call(fn('fromInt80'), slot(f), bits));
+      else f.set(flags, call(fn(source === 'f32' ? 'expand32' : 'expand64'), slot(f), bits));
+      f.do(call(fn('op'), base, c32(number), c32(0), slot(f), c32(1), i32.and(flags.get, c32(DE)), c32(0)));
+    }
+    return f.ref;
   };
-  arith('op_mul', 1, (f, a, b) => {
+  arith('mul', 1, (f, a, b) => {
     const w = { hi: f.local(I64), lo: f.local(I64) };
     f.set(a.s, i32.xor(a.s.get, b.s.get));
     coreMul(f, a, b, a.e, w);
     return { s: a.s, e: a.e, hi: w.hi, lo: w.lo };
   });
   for (const [name, number] of [
-    ['op_div', 6],
-    ['op_divr', 7],
+    ['div', 6],
+    ['divr', 7],
   ] as const)
     arith(name, number, (f, a, b) => {
       const w = { hi: f.local(I64), lo: f.local(I64) };
@@ -109,9 +181,9 @@ export function emitX87Fast(m: Module, fn: (name: string) => FnRef, div128: FnRe
       return { s: a.s, e, hi: w.hi, lo: w.lo };
     });
   for (const [name, number, negate] of [
-    ['op_add', 0, null],
-    ['op_sub', 4, 'b'],
-    ['op_subr', 5, 'a'],
+    ['add', 0, null],
+    ['sub', 4, 'b'],
+    ['subr', 5, 'a'],
   ] as const)
     arith(name, number, (f, a, b, slow) => {
       if (negate !== null) {
@@ -158,7 +230,6 @@ export function emitX87Fast(m: Module, fn: (name: string) => FnRef, div128: FnRe
       f.ret();
     });
   };
-  const slot = (f: Fn): Node => i32.add(param(f, 0), c32(T0));
   {
     const f = m.fn([I32, I64], 0);
     const bits = param(f, 1);
@@ -230,6 +301,33 @@ interface Side {
   readonly sig: Node;
   readonly e: Node;
   readonly ok: Node;
+}
+
+/**
+ * In a function (base): returns the double or single nearest to the number at `x`, with PE and C1 in the flags, if it is zero
+ * or normal before and after and the control word rounds to nearest; goes on otherwise.
+ */
+export function floatNormal(f: Fn, x: Node, size: 4 | 8, flags: number): void {
+  const base = param(f, 0);
+  const [drop, digits, bias, most] = size === 8 ? [11, 52, REBIAS, 2045] : [40, 23, BIAS - 127, 253];
+  const se = f.tmp(ld.i32_16u(x, 8));
+  const sig = f.tmp(ld.i64(x));
+  const e = f.tmp(i32.sub(i32.and(se, c32(0x7fff)), c32(bias)));
+  const sign = f.tmp(i64.shl(i64.extend_u(i32.shr_u(se, c32(15))), c64(size === 8 ? 63 : 31)));
+  const give = (bits: Node): void => f.ret(size === 8 ? bits : i32.wrap(bits));
+  const near = i32.eqz(i32.and(ld.i32(base, S.FCW), c32(0xc00)));
+  // An exponent that rounding cannot take out of the range.
+  f.if(i32.and(i32.and(near, i64.lt_s(sig, c64(0))), i32.lt_u(i32.sub(e, c32(1)), c32(most))), () => {
+    const keep = f.tmp(i64.shr_u(sig, c64(drop)));
+    const rest = f.tmp(i64.shl(sig, c64(64 - drop)));
+    const tie = i64.or(i64.shl(rest, c64(1)), i64.and(keep, c64(1)));
+    const up = f.tmp(i32.and(i64.lt_s(rest, c64(0)), i64.ne(tie, c64(0))));
+    f.st32(base, select(i64.eqz(rest), c32(0), i32.or(c32(PE), i32.shl(up, c32(9)))), flags);
+    // The leading bit of the significand adds one to the exponent, as a carry does.
+    const whole = i64.add(i64.shl(i64.extend_u(i32.sub(e, c32(1))), c64(digits)), i64.add(keep, i64.extend_u(up)));
+    give(i64.or(sign, whole));
+  });
+  f.if(i64.eqz(i64.or(sig, i64.extend_u(i32.and(se, c32(0x7fff))))), () => give(sign));
 }
 
 /**

@@ -26,7 +26,7 @@ import { probeWrite, setZpc } from './simd-int.ts';
 import { C1, DE, FL, IE, PE, param, SF } from './softfloat.ts';
 import { checkPending } from './vec.ts';
 import { x87ControlSemantics } from './x87-control.ts';
-import { compareNormal, emitX87Fast, integerNormal } from './x87-fast.ts';
+import { compareNormal, emitX87Fast, floatNormal, inlinePop, integerNormal } from './x87-fast.ts';
 
 /** Address of ST(i) (i32 node). */
 function st(base: Node, i: Node): Node {
@@ -35,6 +35,10 @@ function st(base: Node, i: Node): Node {
 /** Whether ST(i) is in use: 0 or 1. */
 function used(base: Node, i: Node): Node {
   return i32.and(i32.shr_u(ld.i32(base, S.FTW), i32.and(i32.add(ld.i32(base, S.FTOP), i), c32(7))), c32(1));
+}
+/** C1 is cleared by what raises no exception; exceptions that a program unmasks afterwards stay pending as they are. */
+function clearC1(f: Fn, base: Node): void {
+  f.st32(base, i32.and(ld.i32(base, S.FSW), c32(~C1)), S.FSW);
 }
 /** Control word for the functions of f80.ts. */
 function control(base: Node): Node {
@@ -105,6 +109,11 @@ function emitCore(m: Module): Record<string, FnRef> {
   {
     const f = load;
     const [b, slot, fl] = [param(f, 0), param(f, 1), param(f, 2)] as const;
+    f.likely(i32.eqz(i32.or(full(b), fl)), () => {
+      clearC1(f, b);
+      f.do(call(pushRaw.ref, b, ld.i64(slot), ld.i32_16u(slot, 8)));
+      f.ret();
+    });
     f.if(full(b), () => {
       f.if(i32.eqz(call(signal.ref, b, c32(IE | SF | C1))), () => f.do(call(pushRaw.ref, b, ...indefinite)));
       f.ret();
@@ -123,7 +132,7 @@ function emitCore(m: Module): Record<string, FnRef> {
     f.if(used(b, i), () => {
       const from = f.tmp(st(b, i));
       f.likely(i32.eqz(full(b)), () => {
-        f.st32(b, i32.and(ld.i32(b, S.FSW), c32(~C1)), S.FSW);
+        clearC1(f, b);
         f.do(call(pushRaw.ref, b, ld.i64(from, S.FPR), ld.i32_16u(from, S.FPR + 8)));
         f.ret();
       });
@@ -166,10 +175,14 @@ function emitCore(m: Module): Record<string, FnRef> {
       f.do(call(under.ref, b, i, pops));
       f.ret();
     });
-    f.do(call(signal.ref, b, c32(0)));
+    clearC1(f, b);
     const a = f.tmp(st(b, c32(0)));
-    f.do(call(put.ref, b, i, ld.i64(a, S.FPR), ld.i32_16u(a, S.FPR + 8)));
-    f.if(pops, () => f.do(call(pop.ref, b)));
+    const r = f.tmp(i32.and(i32.add(ld.i32(b, S.FTOP), i), c32(7)));
+    const to = f.tmp(i32.add(b, i32.shl(r, c32(4))));
+    f.st64(to, ld.i64(a, S.FPR), S.FPR);
+    f.st16(to, ld.i32_16u(a, S.FPR + 8), S.FPR + 8);
+    f.st32(b, i32.or(ld.i32(b, S.FTW), i32.shl(c32(1), r)), S.FTW);
+    f.if(pops, () => inlinePop(f, b));
   }
   // (base, i): FXCH
   const exchange = m.fn([I32, I32], 0);
@@ -216,7 +229,7 @@ function emitCore(m: Module): Record<string, FnRef> {
       f.do(call(under.ref, b, c32(0), c32(0)));
       f.ret();
     });
-    f.do(call(signal.ref, b, c32(0)));
+    clearC1(f, b);
     const a = f.tmp(st(b, c32(0)));
     f.st16(a, i32.xor(i32.and(ld.i32_16u(a, S.FPR + 8), param(f, 1)), param(f, 2)), S.FPR + 8);
   }
@@ -480,6 +493,7 @@ function emitOps(m: Module, core: Record<string, FnRef>, f80: F80Fns): Record<st
     });
     const a = f.tmp(i32.add(st(b, c32(0)), c32(S.FPR)));
     // Integers: (base, bits, rounding bits to set in the control word).
+    if (name === 'get32' || name === 'get64') floatNormal(f, a, name === 'get32' ? 4 : 8, FL);
     if (extra === 0) f.emit(call(target, b, control(b), a));
     else {
       const ctl = f.tmp(i32.or(control(b), param(f, 2)));
@@ -611,31 +625,20 @@ function fetch(c: SemCtx, i: number, integer: boolean): Node {
   return f.tmp(call(c.env.fn(size === 4 ? 'expand32' : 'expand64'), slot(c), v));
 }
 
-/** Functions of x87-fast.ts by operation. */
-const FAST: Readonly<Record<number, string>> = {
-  [ARITH.add]: 'op_add',
-  [ARITH.mul]: 'op_mul',
-  [ARITH.sub]: 'op_sub',
-  [ARITH.subr]: 'op_subr',
-  [ARITH.div]: 'op_div',
-  [ARITH.divr]: 'op_divr',
-};
-
 const arith =
-  (op: number, o: { pop?: boolean; integer?: boolean } = {}): Semantic =>
+  (op: keyof typeof ARITH, o: { pop?: boolean; integer?: boolean } = {}): Semantic =>
   (c) => {
     checkPending(c);
-    const mem = c.isMem(1);
-    const fl = mem ? fetch(c, 1, o.integer === true) : c32(0);
-    pointers(c);
-    const fast = FAST[op];
-    const run = (...args: Node[]): void =>
-      fast === undefined ? doX(c, 'op', c32(op), ...args) : doX(c, fast, ...args);
-    if (mem) run(c32(0), slot(c), c32(1), i32.and(fl, c32(DE)), c32(0));
-    else {
-      const src = c.f.tmp(c.regNum(1));
-      run(c.regNum(0), i32.add(st(c.base, src), c32(S.FPR)), used(c.base, src), c32(0), c32(o.pop === true ? 1 : 0));
+    if (!c.isMem(1)) {
+      pointers(c);
+      doX(c, `${op}_st`, c.regNum(0), c.regNum(1), c32(o.pop === true ? 1 : 0));
+      return;
     }
+    const size = c.sizeOf(1);
+    const v = c.read(1, size);
+    pointers(c);
+    if (o.integer === true) doX(c, `${op}_int`, (NUM[size] as Num).sext64(v));
+    else doX(c, size === 4 ? `${op}_f32` : `${op}_f64`, v);
   };
 
 const compare =
@@ -744,24 +747,24 @@ export function x87Semantics(): Map<number, Semantic> {
   const def = (op: number, s: Semantic): void => {
     m.set(op, s);
   };
-  def(OP.FADD, arith(ARITH.add));
-  def(OP.FMUL, arith(ARITH.mul));
-  def(OP.FSUB, arith(ARITH.sub));
-  def(OP.FSUBR, arith(ARITH.subr));
-  def(OP.FDIV, arith(ARITH.div));
-  def(OP.FDIVR, arith(ARITH.divr));
-  def(OP.FIADD, arith(ARITH.add, { integer: true }));
-  def(OP.FIMUL, arith(ARITH.mul, { integer: true }));
-  def(OP.FISUB, arith(ARITH.sub, { integer: true }));
-  def(OP.FISUBR, arith(ARITH.subr, { integer: true }));
-  def(OP.FIDIV, arith(ARITH.div, { integer: true }));
-  def(OP.FIDIVR, arith(ARITH.divr, { integer: true }));
-  def(OP.FADDP, arith(ARITH.add, { pop: true }));
-  def(OP.FMULP, arith(ARITH.mul, { pop: true }));
-  def(OP.FSUBP, arith(ARITH.sub, { pop: true }));
-  def(OP.FSUBRP, arith(ARITH.subr, { pop: true }));
-  def(OP.FDIVP, arith(ARITH.div, { pop: true }));
-  def(OP.FDIVRP, arith(ARITH.divr, { pop: true }));
+  def(OP.FADD, arith('add'));
+  def(OP.FMUL, arith('mul'));
+  def(OP.FSUB, arith('sub'));
+  def(OP.FSUBR, arith('subr'));
+  def(OP.FDIV, arith('div'));
+  def(OP.FDIVR, arith('divr'));
+  def(OP.FIADD, arith('add', { integer: true }));
+  def(OP.FIMUL, arith('mul', { integer: true }));
+  def(OP.FISUB, arith('sub', { integer: true }));
+  def(OP.FISUBR, arith('subr', { integer: true }));
+  def(OP.FIDIV, arith('div', { integer: true }));
+  def(OP.FIDIVR, arith('divr', { integer: true }));
+  def(OP.FADDP, arith('add', { pop: true }));
+  def(OP.FMULP, arith('mul', { pop: true }));
+  def(OP.FSUBP, arith('sub', { pop: true }));
+  def(OP.FSUBRP, arith('subr', { pop: true }));
+  def(OP.FDIVP, arith('div', { pop: true }));
+  def(OP.FDIVRP, arith('divr', { pop: true }));
 
   def(OP.FCOM, compare({}));
   def(OP.FCOMP, compare({ pops: 1 }));
