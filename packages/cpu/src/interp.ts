@@ -543,7 +543,7 @@ export class Interpreter {
     if (cache !== null && kept === null) cache.put(key, packMain(main));
     this.signatures = main.functions;
     this.names = main.functions.map((f) => f.name);
-    const table = new WebAssembly.Table({ initial: TABLE_SLOTS, element: 'anyfunc' });
+    const table = new WebAssembly.Table({ initial: TABLE_SLOTS, maximum: TABLE_SLOTS, element: 'anyfunc' });
     const instance = new WebAssembly.Instance(main.module, {
       env: { memory, table },
       host: { ...host },

@@ -70,6 +70,8 @@ const MORE_INSNS = 64;
 export const J_LOOKUP = 0;
 export const J_FAULT = 1;
 export const J_BUDGET = 2;
+/** Within a region: it is left for the run loop, as J_LOOKUP or J_INTERPRET. */
+const J_LEFT = 4;
 /** As J_LOOKUP, and the interpreter must run what is there, even if it is translated. */
 export const J_INTERPRET = 3;
 
@@ -272,6 +274,8 @@ export interface Found {
   readonly code: Uint8Array;
   /** Whether blocks besides the entry have regions of their own. */
   readonly shares: boolean;
+  /** Offsets outside that jumps lead to, where the guest has hardly been. */
+  readonly rare: ReadonlySet<number>;
 }
 
 /** What the translator needs of its surroundings. */
@@ -374,13 +378,17 @@ export class RegionTranslator {
     const fans = new Map<number, number[]>();
     let total = 0;
     let shares = false;
+    const rare = new Set<number>();
     // Only where the guest has been often: the rest would cost compile time and registers.
     const add = (o: number): void => {
       if (leaders.has(o) || leaders.size >= MAX_BLOCKS) return;
       const h = hostAt(o);
       if (h === 0) return;
       const runs = this.h.runs(h, mode);
-      if (runs < this.warm) return;
+      if (runs < this.warm) {
+        rare.add(o);
+        return;
+      }
       if (runs === TRANSLATED && leaders.size >= first) return;
       if (leaders.size >= FEW_BLOCKS && runs < this.hot) return;
       if (runs === TRANSLATED) shares = true;
@@ -474,7 +482,7 @@ export class RegionTranslator {
       code.set((copies.get(from >> 12) as Uint8Array).subarray(from & 4095, (from & 4095) + to - from), at);
       at += to - from;
     }
-    return { blocks: ordered, pages, cells: new Map(), code, shares };
+    return { blocks: ordered, pages, cells: new Map(), code, shares, rare };
   }
 
   /** Offsets that the indirect jump before `off` was seen to go to; none if it is none. */
@@ -589,6 +597,8 @@ export class RegionTranslator {
     const xcell = f.local(I32);
     const near = f.local(I32);
     const code = f.local(I32);
+    /** Instructions that were counted but did not run. */
+    const left = f.local(I32);
     const t32 = f.local(I32);
     const e = f.local(I32);
     const dest = f.local(I64);
@@ -816,18 +826,22 @@ export class RegionTranslator {
                 goTo(b, b.taken, c.pending);
               } else exitTo(after + n.immLo, here, n.opSize);
               return;
-            default:
-              f.if(
-                node as Node,
-                () => {
-                  if (b.taken !== NOWHERE) goTo(b, b.taken, c.pending);
-                  else exitTo(after + n.immLo, here, n.opSize);
-                },
-                () => {
-                  if (b.fall !== NOWHERE) goTo(b, b.fall, c.pending);
-                  else exitTo(after, here);
-                },
-              );
+            default: {
+              const unlikely = (to: number, off: number): boolean => to === NOWHERE && found.rare.has(off);
+              const taken = unlikely(b.taken, after + n.immLo);
+              const fall = unlikely(b.fall, after);
+              const on = (): void => {
+                if (b.taken !== NOWHERE) goTo(b, b.taken, c.pending);
+                else exitTo(after + n.immLo, here, n.opSize);
+              };
+              const past = (): void => {
+                if (b.fall !== NOWHERE) goTo(b, b.fall, c.pending);
+                else exitTo(after, here);
+              };
+              if (taken === fall) f.if(node as Node, on, past);
+              else if (taken) f.unlikely(node as Node, on, past);
+              else f.likely(node as Node, on, past);
+            }
           }
         });
         c.lea = n.op === OP.LEA;
@@ -873,10 +887,12 @@ export class RegionTranslator {
     // Fault: FAULT is set, the instruction did not happen.
     const ripOut = (): Node => cut(i64.add(s.pageRip.get, i64.extend_s(i32.shr_s(s.out.get, c32(LEFT_BITS)))));
     f.set(code, c32(J_FAULT));
+    f.set(left, i32.and(s.out.get, c32(LEFT_MASK)));
     f.set(xrip, ripOut());
     f.br(tail);
     f.close();
-    f.set(code, c32(3));
+    f.set(code, c32(J_LEFT));
+    f.set(left, i32.and(s.out.get, c32(LEFT_MASK)));
     f.set(xrip, ripOut());
     f.close();
     // Tail: registers, flags, counters.
@@ -903,11 +919,11 @@ export class RegionTranslator {
       f.st64(base, s.fr.get, S.PEND_R);
     });
     f.st64(base, xrip.get, S.RIP);
-    f.set(t32, i32.sub(i32.sub(bud0.get, bud.get), select(code.get, i32.and(s.out.get, c32(LEFT_MASK)), c32(0))));
-    f.st64(base, i64.add(ld.i64(base, S.ICOUNT), i64.extend_s(t32.get)), S.ICOUNT);
+    f.set(t32, i32.sub(i32.sub(bud0.get, bud.get), left.get));
+    f.st64(base, i64.add(ld.i64(base, S.ICOUNT), i64.extend_u(t32.get)), S.ICOUNT);
     f.st32(base, i32.sub(ld.i32(base, S.BUDGET), t32.get), S.BUDGET);
-    f.unlikely(i32.eq(code.get, c32(J_FAULT)), () => f.ret(c32(J_FAULT)));
-    f.unlikely(i32.eq(code.get, c32(3)), () => {
+    f.unlikely(code.get, () => {
+      f.if(i32.eq(code.get, c32(J_FAULT)), () => f.ret(c32(J_FAULT)));
       f.st32(base, c32(0), S.LINK_SLOT);
       f.ret(select(s.before.get, c32(J_INTERPRET), c32(J_LOOKUP)));
     });
@@ -924,10 +940,13 @@ export class RegionTranslator {
           });
         },
         () => {
-          f.set(e, i32.add(c32(this.h.jumpCache), i32.shl(i32.and(hashHost(t32.get), c32(JC_ENTRIES - 1)), c32(4))));
-          f.if(i32.and(i32.eq(ld.i32(e.get), t32.get), i32.eq(ld.i32(e.get, 4), c32(mode))), () => {
-            f.returnCallIndirect(jitType, ld.i32(e.get, 8), [base]);
-          });
+          const cache = this.h.jumpCache;
+          f.set(e, i32.shl(i32.and(hashHost(t32.get), c32(JC_ENTRIES - 1)), c32(4)));
+          f.if(i32.eq(ld.i32(e.get, cache), t32.get), () =>
+            f.if(i32.eq(ld.i32(e.get, cache + 4), c32(mode)), () =>
+              f.returnCallIndirect(jitType, ld.i32(e.get, cache + 8), [base]),
+            ),
+          );
         },
       );
     });

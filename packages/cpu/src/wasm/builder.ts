@@ -869,7 +869,7 @@ export class Module {
   private onUse = false;
   private finishing = false;
   private elements: readonly FnRef[] | null = null;
-  private tableImport: { min: number } | null = null;
+  private tableImport: { size: number } | null = null;
   private readonly memory: { min: number; max: number; shared: boolean };
 
   /** @param memory limits of the imported memory `env.memory`, in pages */
@@ -956,9 +956,9 @@ export class Module {
     this.elements = fns;
   }
 
-  /** Imports table `env.table` with at least `min` slots instead. */
-  importTable(min: number): void {
-    this.tableImport = { min };
+  /** Imports table `env.table`, of exactly `size` slots, instead. */
+  importTable(size: number): void {
+    this.tableImport = { size };
   }
 
   private writeImports(s: Bytes): void {
@@ -974,8 +974,10 @@ export class Module {
       s.str('table');
       s.u8(1);
       s.u8(0x70);
-      s.u8(0);
-      s.u32(this.tableImport.min);
+      // A table that cannot grow: calls through it compare with a constant.
+      s.u8(1);
+      s.u32(this.tableImport.size);
+      s.u32(this.tableImport.size);
     }
     for (const i of this.imports) {
       s.str(i.module);
