@@ -603,30 +603,40 @@ export abstract class SemCtx {
     const s = this.stackSize;
     return s === 8 ? v : i64.and(v, c64(s === 4 ? 0xffffffff : 0xffff));
   }
-  /** Writes the stack pointer from an i64. */
+  /** Writes the stack pointer from an i64, or what of it there is from an i32. */
   setSp(v: Node): void {
     const s = this.stackSize;
     if (s === 8) this.setGpr64(4, v);
-    else this.setGpr(4, s, i32.wrap(v));
+    else this.setGpr(4, s, v.ty === I32 ? v : i32.wrap(v));
+  }
+  /** The stack pointer and a distance, cut to stack size: as it is set, and as an address. Temporaries. */
+  private spAt(distance: number): { sp: Node; at: Node } {
+    const f = this.f;
+    if (this.stackSize === 4) {
+      // 32-bit arithmetic needs no cutting.
+      const sp = f.tmp(i32.add(this.gpr(4, 4), c32(distance)));
+      return { sp, at: f.tmp(i64.extend_u(sp)) };
+    }
+    const sp = f.tmp(this.spCut(distance === 0 ? this.sp() : i64.add(this.sp(), c64(distance))));
+    return { sp, at: sp };
   }
   /** Pushes a value of `size` bytes; the stack pointer changes only if the store succeeds. */
   push(size: number, v: Node): void {
     const f = this.f;
     const m = f.mark();
     const value = v.isConst ? v : f.tmp(v);
-    const sp = f.tmp(this.spCut(i64.sub(this.sp(), c64(size))));
-    this.storeThen(this.linear(S.SS, sp, size, true), size, value, () => this.setSp(sp));
+    const { sp, at } = this.spAt(-size);
+    this.storeThen(this.linear(S.SS, at, size, true), size, value, () => this.setSp(sp));
     f.release(m);
   }
   /** Reads `size` bytes at SP + `offset` without popping. */
   peek(size: number, offset = 0): Node {
-    const f = this.f;
-    const sp = f.tmp(this.spCut(offset === 0 ? this.sp() : i64.add(this.sp(), c64(offset))));
-    return this.load(this.linear(S.SS, sp, size, false), size);
+    return this.load(this.linear(S.SS, this.spAt(offset).at, size, false), size);
   }
   /** Adds to the stack pointer. */
   addSp(n: number): void {
-    this.setSp(this.spCut(i64.add(this.sp(), c64(n))));
+    if (this.stackSize === 4) this.setGpr(4, 4, i32.add(this.gpr(4, 4), c32(n)));
+    else this.setSp(this.spCut(i64.add(this.sp(), c64(n))));
   }
 
   // --- flags ---------------------------------------------------------------------------------------------------------

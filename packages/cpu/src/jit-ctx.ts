@@ -408,14 +408,26 @@ export class JitCtx extends SemCtx {
   ea(): Node {
     if (this.eaNode !== null) return this.eaNode;
     const n = this.insn;
-    let v: Node = c64hl(n.dispHi, n.dispLo);
     // POP to memory addresses with the stack pointer after the pop.
-    if (n.op === OP.POP && n.base === 4) v = i64.add(v, c64(n.opSize));
-    if (n.ripRelative !== 0) v = i64.add(this.s.pageRip.get, i64.add(v, c64(this.off + n.length)));
-    if (n.base >= 0) v = i64.add(this.getGpr64(n.base), v);
-    if (n.index >= 0) v = i64.add(i64.shl(this.getGpr64(n.index), c64(n.scale)), v);
-    if (n.addrSize === 4) v = i64.and(v, c64(0xffffffff));
-    else if (n.addrSize === 2) v = i64.and(v, c64(0xffff));
+    const popped = n.op === OP.POP && n.base === 4 ? n.opSize : 0;
+    let v: Node;
+    if (n.addrSize === 4 && n.ripRelative === 0) {
+      // 32-bit arithmetic needs no cutting.
+      const terms: Node[] = [];
+      if (n.base >= 0) terms.push(this.getGpr32(n.base));
+      if (n.index >= 0) terms.push(i32.shl(this.getGpr32(n.index), c32(n.scale)));
+      const disp = (n.dispLo + popped) | 0;
+      if (disp !== 0 || terms.length === 0) terms.push(c32(disp));
+      v = i64.extend_u(terms.reduce(i32.add));
+    } else {
+      v = c64hl(n.dispHi, n.dispLo);
+      if (popped !== 0) v = i64.add(v, c64(popped));
+      if (n.ripRelative !== 0) v = i64.add(this.s.pageRip.get, i64.add(v, c64(this.off + n.length)));
+      if (n.base >= 0) v = i64.add(this.getGpr64(n.base), v);
+      if (n.index >= 0) v = i64.add(i64.shl(this.getGpr64(n.index), c64(n.scale)), v);
+      if (n.addrSize === 4) v = i64.and(v, c64(0xffffffff));
+      else if (n.addrSize === 2) v = i64.and(v, c64(0xffff));
+    }
     if (this.needsSegment()) {
       if (this.mode.bits === 64) v = i64.add(v, ld.i64(this.base, S.SEG + n.seg * S.SEG_STRIDE));
       else v = this.checked(this.f.tmp(v));
