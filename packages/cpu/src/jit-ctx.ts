@@ -190,27 +190,50 @@ export class JitCtx extends SemCtx {
   private reg(n: number): Local {
     let l = this.s.regs[n] ?? null;
     if (l === null) {
-      l = this.f.local(I64);
+      l = this.f.local(this.narrow ? I32 : I64);
       this.s.regs[n] = l;
     }
     return l;
   }
+  /** 32-bit code has its registers in locals of 32 bits. */
+  private get narrow(): boolean {
+    return this.s.mode.bits === 32;
+  }
   getGpr64(n: number): Node {
-    return this.reg(n).get;
+    const l = this.reg(n).get;
+    return this.narrow ? i64.extend_u(l) : l;
   }
   getGpr32(n: number): Node {
-    return i32.wrap(this.reg(n).get);
+    const l = this.reg(n).get;
+    return this.narrow ? l : i32.wrap(l);
+  }
+  override setGpr(n: number, size: number, v: Node): void {
+    if (size === 4 && this.narrow) this.setReg(n, v);
+    else super.setGpr(n, size, v);
   }
   setGpr64(n: number, v: Node): void {
+    this.setReg(n, this.narrow ? i32.wrap(v) : v);
+  }
+  /** Writes a register, of the size of its local. */
+  private setReg(n: number, v: Node): void {
     const l = this.reg(n);
     if (this.s.lazy & (1 << n)) {
       this.f.set(l, v);
       this.s.dirty |= 1 << n;
-    } else this.f.st64(this.base, l.tee(v), S.GPR + 8 * n);
+    } else {
+      const kept = l.tee(v);
+      this.f.st64(this.base, this.narrow ? i64.extend_u(kept) : kept, S.GPR + 8 * n);
+    }
+  }
+  /** Replaces the bits of `mask`, which are of the lower half. */
+  private setBits(n: number, mask: number, v: Node): void {
+    const l = this.reg(n).get;
+    const bits = i32.and(v, c32(mask));
+    if (this.narrow) this.setReg(n, i32.or(i32.and(l, c32(~mask)), bits));
+    else this.setReg(n, i64.or(i64.and(l, c64(-1 - mask)), i64.extend_u(bits)));
   }
   setGprLow(n: number, size: 1 | 2, v: Node): void {
-    const mask = size === 1 ? 0xff : 0xffff;
-    this.setGpr64(n, i64.or(i64.and(this.reg(n).get, c64(-1 - mask)), i64.extend_u(i32.and(v, c32(mask)))));
+    this.setBits(n, size === 1 ? 0xff : 0xffff, v);
   }
   private regOf(i: number): number {
     const n = this.insn;
@@ -218,19 +241,16 @@ export class JitCtx extends SemCtx {
   }
   readReg(i: number, size: number): Node {
     const n = this.regOf(i);
-    if (this.kind(i) === Kind.GprHigh) return i32.and(i32.wrap(i64.shr_u(this.reg(n).get, c64(8))), c32(0xff));
+    if (this.kind(i) === Kind.GprHigh) {
+      const l = this.reg(n).get;
+      return i32.and(this.narrow ? i32.shr_u(l, c32(8)) : i32.wrap(i64.shr_u(l, c64(8))), c32(0xff));
+    }
     return this.gpr(n, size);
   }
   writeReg(i: number, size: number, v: Node): void {
     const n = this.regOf(i);
-    if (this.kind(i) === Kind.GprHigh) {
-      this.setGpr64(
-        n,
-        i64.or(i64.and(this.reg(n).get, c64hl(-1, ~0xff00)), i64.extend_u(i32.shl(i32.and(v, c32(0xff)), c32(8)))),
-      );
-      return;
-    }
-    this.setGpr(n, size, v);
+    if (this.kind(i) === Kind.GprHigh) this.setBits(n, 0xff00, i32.shl(v, c32(8)));
+    else this.setGpr(n, size, v);
   }
   regAddr(i: number): Node {
     // XMM registers are in locals.

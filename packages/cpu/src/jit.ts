@@ -896,9 +896,11 @@ export class RegionTranslator {
     f.set(xrip, ripOut());
     f.close();
     // Tail: registers, flags, counters.
+    const narrow = codeMode.bits === 32;
     for (let n = 0; n < 16; n++) {
       const l = s.regs[n];
-      if (l !== null && l !== undefined && s.dirty & (1 << n)) f.st64(base, l.get, S.GPR + 8 * n);
+      if (l !== null && l !== undefined && s.dirty & (1 << n))
+        f.st64(base, narrow ? i64.extend_u(l.get) : l.get, S.GPR + 8 * n);
     }
     for (let n = 0; n < 16; n++) {
       const l = s.xmms[n];
@@ -961,7 +963,7 @@ export class RegionTranslator {
     pro.set(s.pageRip, i64.sub(ld.i64(base, S.RIP), c64(entry.off)));
     for (let n = 0; n < 16; n++) {
       const l = s.regs[n];
-      if (l !== null && l !== undefined) pro.set(l, ld.i64(base, S.GPR + 8 * n));
+      if (l !== null && l !== undefined) pro.set(l, (narrow ? ld.i32 : ld.i64)(base, S.GPR + 8 * n));
       const x = s.xmms[n];
       if (x !== null && x !== undefined) pro.set(x, ld.v128(base, S.XMM + 16 * n));
       const y = s.uppers[n];
