@@ -61,8 +61,11 @@ const FEW_BLOCKS = 24;
  */
 const FIRST_BLOCKS = 16;
 /** Most basic blocks and instructions of a region. */
-const MAX_BLOCKS = 40;
-const MAX_INSNS = 220;
+const MAX_BLOCKS = 16;
+const MAX_INSNS = 110;
+/** And of one that is made anew, as time goes by in entering it. */
+const WIDE_BLOCKS = 40;
+const WIDE_INSNS = 220;
 /** Instructions on top of them until the head of a block comes that there is already: what follows begins there. */
 const MORE_INSNS = 64;
 
@@ -337,13 +340,14 @@ export class RegionTranslator {
    * running address space of the vCPU at `base`. `wide`: many hot blocks are taken in even if they have regions of their own.
    */
   discover(base: number, host: number, page: number, mode: number, wide = false): Found | null {
-    const found = this.gather(base, host, page, mode, wide ? MAX_BLOCKS : FIRST_BLOCKS);
+    const found = this.gather(base, host, page, mode, wide ? WIDE_BLOCKS : FIRST_BLOCKS, wide);
     if (wide || found === null || !found.shares || found.blocks[0]?.loopHead === true) return found;
-    return this.gather(base, host, page, mode, 0);
+    return this.gather(base, host, page, mode, 0, false);
   }
 
   /** What a region has whose first `first` blocks may have regions of their own. */
-  private gather(base: number, host: number, page: number, mode: number, first: number): Found | null {
+  private gather(base: number, host: number, page: number, mode: number, first: number, wide: boolean): Found | null {
+    const [mostBlocks, mostInsns] = wide ? [WIDE_BLOCKS, WIDE_INSNS] : [MAX_BLOCKS, MAX_INSNS];
     const bits = (mode & 3) === 2 ? 64 : 32;
     const pages = new Map<number, number>([[0, host - (host & 4095)]]);
     const hostAt = (off: number): number => {
@@ -381,7 +385,7 @@ export class RegionTranslator {
     const rare = new Set<number>();
     // Only where the guest has been often: the rest would cost compile time and registers.
     const add = (o: number): void => {
-      if (leaders.has(o) || leaders.size >= MAX_BLOCKS) return;
+      if (leaders.has(o) || leaders.size >= mostBlocks) return;
       const h = hostAt(o);
       if (h === 0) return;
       const runs = this.h.runs(h, mode);
@@ -397,7 +401,7 @@ export class RegionTranslator {
     };
     /** A region that ended between the heads of blocks would make new ones, and other regions that overlap with it and each other. */
     const full = (off: number): boolean =>
-      total >= MAX_INSNS && (total >= MAX_INSNS + MORE_INSNS || this.h.runs(hostAt(off), mode) > 0);
+      total >= mostInsns && (total >= mostInsns + MORE_INSNS || this.h.runs(hostAt(off), mode) > 0);
     for (let w = 0; w < work.length; w++) {
       const start = work[w] as number;
       let off = start;
