@@ -455,7 +455,7 @@ export abstract class SemCtx {
       false,
       (p, offset) => f.set(v, this.loadHost(p, size, offset)),
       (at, ways) => {
-        if (size === 16) this.loadVectorCold(ways, at, v);
+        if (size === 16) this.loadVectorCold(at, v);
         else {
           const r = call(ways.read, this.base, at, c32(size));
           f.set(v, size === 8 ? r : i32.wrap(r));
@@ -465,13 +465,10 @@ export abstract class SemCtx {
     );
     return v.settled;
   }
-  /** Loads 16 bytes the slow way, eight at a time. */
-  private loadVectorCold(ways: SlowWays, la: Node, v: Local): void {
-    for (const half of [0, 1]) {
-      const x = call(ways.read, this.base, half === 0 ? la : i64.add(la, c64(8)), c32(8));
-      this.f.set(v, half === 0 ? simd(0x12, [x]) : simdLane(0x1e, 1, [v.get, x], V128));
-      this.checkFault();
-    }
+  /** Loads 16 bytes the slow way. */
+  private loadVectorCold(la: Node, v: Local): void {
+    this.f.set(v, call(this.env.fn('loadVector'), this.base, la));
+    this.checkFault();
   }
   /** Stores likewise. `v` is evaluated once. */
   store(la: Node, size: number, v: Node): void {
@@ -483,7 +480,7 @@ export abstract class SemCtx {
       true,
       (p, offset) => this.storeHost(p, size, value, offset),
       (at, ways) => {
-        if (size === 16) this.storeVectorsCold(ways, at, [value]);
+        if (size === 16) this.storeVectorCold(at, value);
         else {
           const x = size === 8 ? value : i64.extend_u((NUM[size] as Num).trunc(value));
           f.do(call(ways.write, this.base, at, x, c32(size)));
@@ -493,15 +490,9 @@ export abstract class SemCtx {
       },
     );
   }
-  /** Stores vectors side by side the slow way: nothing of them if any byte faults. */
-  private storeVectorsCold(ways: SlowWays, la: Node, vectors: readonly Node[]): void {
-    const f = this.f;
-    f.do(call(this.env.mem.probe, this.base, la, c32(16 * vectors.length), c32(S.ACC_WRITE)));
-    this.checkFault();
-    vectors.forEach((v, n) => {
-      for (const half of [0, 1])
-        f.do(call(ways.write, this.base, i64.add(la, c64(16 * n + 8 * half)), simdLane(0x1d, half, [v], I64), c32(8)));
-    });
+  /** Stores 16 bytes the slow way. */
+  private storeVectorCold(la: Node, v: Node): void {
+    this.f.do(call(this.env.fn('storeVector'), this.base, la, v));
     this.checkFault();
     this.afterSlowStore();
   }
@@ -524,9 +515,9 @@ export abstract class SemCtx {
         f.set(lo, ld.v128(p, offset));
         f.set(hi, ld.v128(p, offset + 16));
       },
-      (at, ways) => {
-        this.loadVectorCold(ways, at, lo);
-        this.loadVectorCold(ways, i64.add(at, c64(16)), hi);
+      (at) => {
+        this.loadVectorCold(at, lo);
+        this.loadVectorCold(i64.add(at, c64(16)), hi);
       },
     );
     return [lo.settled, hi.settled];
@@ -543,7 +534,13 @@ export abstract class SemCtx {
         f.stV(p, lo, offset);
         f.stV(p, hi, offset + 16);
       },
-      (at, ways) => this.storeVectorsCold(ways, at, [lo, hi]),
+      (at) => {
+        // Nothing of the first half if the second one faults.
+        this.f.do(call(this.env.mem.probe, this.base, at, c32(32), c32(S.ACC_WRITE)));
+        this.checkFault();
+        this.f.do(call(this.env.fn('storeVector'), this.base, at, lo));
+        this.storeVectorCold(i64.add(at, c64(16)), hi);
+      },
     );
   }
   /** Code for the cold path of a store, after it: a backend may look whether somebody wants attention. */

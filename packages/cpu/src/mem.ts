@@ -704,12 +704,7 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
     f.if(ld.i32(base, S.FAULT), giveUp);
   };
   /** Accesses that lie in two pages, if both are at hand: `body` gets the parts' host addresses and the first one's length. */
-  const inTwoPages = (
-    f: Fn,
-    size: Node,
-    acc: number,
-    body: (byte: (at: Node) => Node, count: Node, first: Node, second: Node, n1: Node) => void,
-  ): void => {
+  const inTwoPages = (f: Fn, size: Node, acc: number, body: (first: Node, second: Node, n1: Node) => void): void => {
     const base = p(f, 0);
     const la = p(f, 1);
     const n1 = f.local(I32);
@@ -720,29 +715,25 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
       f.set(first, call(tryPtr.ref, base, la, n1.get, c32(acc)));
       f.if(first.get, () => {
         f.set(second, call(tryPtr.ref, base, i64.add(la, i64.extend_u(n1.get)), i32.sub(size, n1.get), c32(acc)));
-        f.if(second.get, () => body((at) => ld.i64_8u(at), size, first.get, second.get, n1.get));
+        f.if(second.get, () => body(first.get, second.get, n1.get));
       });
     });
   };
   {
     const f = readMiss;
-    inTwoPages(f, p(f, 2), 0, (byte, count, first, second, n1) => {
-      const v = f.local(I64);
-      const i = f.local(I32);
-      f.loop((again) => {
-        const at = select(i32.lt_u(i.get, n1), i32.add(first, i.get), i32.add(second, i32.sub(i.get, n1)));
-        f.set(v, i64.or(v.get, i64.shl(byte(at), i64.extend_u(i32.shl(i.get, c32(3))))));
-        f.set(i, i32.add(i.get, c32(1)));
-        f.brIf(again, i32.lt_u(i.get, count));
-      });
-      f.ret(v.get);
+    inTwoPages(f, p(f, 2), 0, (first, second, n1) => {
+      // The first page's last 8 bytes and the second one's first 8, each shifted to its place.
+      const bits = (bytes: Node): Node => i64.extend_u(i32.shl(bytes, c32(3)));
+      const low = i64.shr_u(ld.i64(i32.sub(i32.add(first, n1), c32(8))), bits(i32.sub(c32(8), n1)));
+      const all = i64.or(low, i64.shl(ld.i64(second), bits(n1)));
+      f.ret(i64.and(all, i64.shr_u(c64(-1), bits(i32.sub(c32(8), p(f, 2))))));
     });
     guarded(f, p(f, 1), p(f, 2), 0, () => f.ret(c64(0)));
     f.emit(call(readAt.ref, p(f, 0), p(f, 1), p(f, 2), call(dataAcc.ref, p(f, 0)), ld.i32(p(f, 0), S.TLB_DATA)));
   }
   {
     const f = writeMiss;
-    inTwoPages(f, p(f, 3), 1, (_byte, count, first, second, n1) => {
+    inTwoPages(f, p(f, 3), 1, (first, second, n1) => {
       const i = f.local(I32);
       f.loop((again) => {
         f.st8(
@@ -750,7 +741,7 @@ export function emitMemory(m: Module, L: Layout, imp: MemImports): MemFns {
           i32.wrap(i64.shr_u(p(f, 2), i64.extend_u(i32.shl(i.get, c32(3))))),
         );
         f.set(i, i32.add(i.get, c32(1)));
-        f.brIf(again, i32.lt_u(i.get, count));
+        f.brIf(again, i32.lt_u(i.get, p(f, 3)));
       });
       f.ret();
     });

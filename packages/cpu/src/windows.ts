@@ -1,6 +1,7 @@
 // Accesses of a basic block that lie close together by one base register share one look into the TLB. The first one checks
-// that all bytes between the lowest and the highest of them, the window, are in one page that the vCPU may access so, and
-// keeps the window's host address in a local; the others only ask whether there is one.
+// that all bytes between the lowest and the highest of them, the window, are in one page that the vCPU may access so, or in
+// two that are neighbours in the host's memory as well, and keeps the window's host address in a local; the others only ask
+// whether there is one.
 import { type Insn, Kind, OP, OP_NAMES, ROWS } from '@hyve/x86';
 import { tlbSlot } from './addresses.ts';
 import type { MemFns } from './mem.ts';
@@ -19,6 +20,9 @@ import {
   ld,
   type Module,
   type Node,
+  simd,
+  simdLane,
+  V128,
 } from './wasm/builder.ts';
 
 /** What one instruction does with a window. */
@@ -38,7 +42,7 @@ export interface WindowUse {
   readonly stack: boolean;
 }
 
-/** Most bytes of a window: what is in two pages is looked up access by access. */
+/** Most bytes of a window: two pages that are not neighbours in the host's memory too are looked up access by access. */
 const MAX_SPAN = 256;
 /** Most windows at a time. */
 export const MAX_WINDOWS = 4;
@@ -205,6 +209,10 @@ export interface WindowFns {
   readonly storeAgain: FnRef;
   /** (base, la, size) → host address to modify, as rmwMiss gives. */
   readonly rmwAgain: FnRef;
+  /** (base, la) → 16 bytes as v128, likewise. */
+  readonly loadVector: FnRef;
+  /** (base, la, value of 16 bytes): likewise; nothing is stored if any byte faults. */
+  readonly storeVector: FnRef;
 }
 
 /** Emits the functions into a module. */
@@ -220,8 +228,22 @@ export function emitWindows(m: Module, mem: MemFns): Record<keyof WindowFns, FnR
       () => found(i32.add(i32.wrap(la), ld.i32(e.get, 24))),
     );
   };
+  /** The same where they may be in two pages, if these are neighbours in the host's memory. */
+  const lookAcross = (f: Fn, size: Node, tag: Node, found: (ptr: Node) => void): void => {
+    const la = p(f, 1);
+    const end = f.local(I64);
+    const e = f.local(I32);
+    const e2 = f.local(I32);
+    const has = (entry: Local, at: Node): Node => i64.eq(ld.i64(i32.add(entry.get, tag)), i64.and(at, c64(-4096)));
+    f.set(end, i64.add(la, i64.sub(i64.extend_u(size), c64(1))));
+    f.set(e, tlbSlot(la, ld.i32(p(f, 0), S.TLB_DATA)));
+    f.set(e2, tlbSlot(end.get, ld.i32(p(f, 0), S.TLB_DATA)));
+    f.if(i32.and(i32.and(has(e, la), has(e2, end.get)), i32.eq(ld.i32(e.get, 24), ld.i32(e2.get, 24))), () =>
+      found(i32.add(i32.wrap(la), ld.i32(e.get, 24))),
+    );
+  };
   const window = m.fn([I32, I64, I32, I32], I32, 'window');
-  look(window, p(window, 2), p(window, 3), (ptr) => window.ret(ptr));
+  lookAcross(window, p(window, 2), p(window, 3), (ptr) => window.ret(ptr));
   window.emit(c32(0));
   const loadAgain = m.fn([I32, I64, I32], I64, 'loadAgain');
   {
@@ -259,7 +281,37 @@ export function emitWindows(m: Module, mem: MemFns): Record<keyof WindowFns, FnR
     look(f, p(f, 2), c32(8), (ptr) => f.ret(ptr));
     f.emit(call(mem.rmwMiss, p(f, 0), p(f, 1), p(f, 2)));
   }
-  return { window: window.ref, loadAgain: loadAgain.ref, storeAgain: storeAgain.ref, rmwAgain: rmwAgain.ref };
+  const loadVector = m.fn([I32, I64], V128, 'loadVector');
+  {
+    const f = loadVector;
+    const lo = f.local(I64);
+    lookAcross(f, c32(16), c32(0), (ptr) => f.ret(ld.v128(ptr)));
+    f.set(lo, call(loadAgain.ref, p(f, 0), p(f, 1), c32(8)));
+    f.if(ld.i32(p(f, 0), S.FAULT), () => f.ret(simd(0x12, [lo.get])));
+    const hi = call(loadAgain.ref, p(f, 0), i64.add(p(f, 1), c64(8)), c32(8));
+    f.emit(simdLane(0x1e, 1, [simd(0x12, [lo.get]), hi], V128));
+  }
+  const storeVector = m.fn([I32, I64, V128], 0, 'storeVector');
+  {
+    const f = storeVector;
+    const v = p(f, 2);
+    lookAcross(f, c32(16), c32(8), (ptr) => {
+      f.stV(ptr, v);
+      f.ret();
+    });
+    f.do(call(mem.probe, p(f, 0), p(f, 1), c32(16), c32(S.ACC_WRITE)));
+    f.if(ld.i32(p(f, 0), S.FAULT), () => f.ret());
+    for (const half of [0, 1])
+      f.do(call(storeAgain.ref, p(f, 0), i64.add(p(f, 1), c64(8 * half)), simdLane(0x1d, half, [v], I64), c32(8)));
+  }
+  return {
+    window: window.ref,
+    loadAgain: loadAgain.ref,
+    storeAgain: storeAgain.ref,
+    rmwAgain: rmwAgain.ref,
+    loadVector: loadVector.ref,
+    storeVector: storeVector.ref,
+  };
 }
 
 /** What ADD, SUB and LEA move the stack pointer by; 0 if that is not known. */
