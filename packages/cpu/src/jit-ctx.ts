@@ -126,6 +126,8 @@ export interface RegionState {
   readonly tlb: Local;
   /** Host addresses of windows, 0 for none; see windows.ts. Made when first used. */
   readonly windows: Local[];
+  /** By window: an access whose alignment has been checked. */
+  readonly aligned: ({ readonly at: number; readonly to: number } | null)[];
   /** Bit per window: some access may still come. */
   live: number;
   /** Budget when the region was entered, and now, less the whole running block. */
@@ -165,6 +167,7 @@ export class JitCtx extends SemCtx {
   ) {
     super(s.f, s.env, s.base, insn, s.mode);
     this.use = use;
+    if (use?.first === true) s.aligned[use.slot] = null;
     this.depth = s.f.depth;
     // MMX moves set the state of the x87 after the store.
     if (insn.kind0 === Kind.Mem && insn.kind1 !== Kind.Mmx && MOVES.has(insn.op)) this.rest = () => {};
@@ -625,6 +628,13 @@ export class JitCtx extends SemCtx {
         () => slowly(f.tmp(la)),
       );
     if (u.last) this.s.live &= ~(1 << u.slot);
+  }
+  override requireAligned(n: number): void {
+    const { use } = this;
+    const known = use === null ? null : (this.s.aligned[use.slot] ?? null);
+    if (use !== null && known !== null && known.to >= n && (use.at - known.at) % n === 0) return;
+    super.requireAligned(n);
+    if (use !== null && this.f.depth === this.depth) this.s.aligned[use.slot] = { at: use.at, to: n };
   }
   // --- memory: stores remember that attention may be wanted -----------------------------------------------------------
   override store(la: Node, size: number, v: Node): void {

@@ -643,6 +643,7 @@ export class RegionTranslator {
       before: f.local(I32),
       tlb: f.local(I32),
       windows: [],
+      aligned: [],
       live: 0,
       bud0,
       bud,

@@ -174,7 +174,7 @@ describe('a window', () => {
 });
 
 describe('alignment within a window', () => {
-  it('is looked at for each access', () => {
+  it('is as if looked at for each access', () => {
     const tiers = [new Machine(0), new Machine(1)];
     const r = numbers(7);
     let faults = 0;
