@@ -374,14 +374,14 @@ export class JitCache implements RegionIndex {
         if (start !== null && entry.places !== null) listIn(this.byStart, start).push(entry);
         // Its block may have been decoded before this came.
         const head = this.blocks.find(region.host, region.mode);
-        if (head !== 0 && this.u16[head >> 1] === R.H_HEAD) this.takeKept(head, region.host, region.mode, 0, 0);
+        if (head !== 0 && this.u16[head >> 1] === R.H_HEAD) this.takeKept(head, region.host, region.mode, -1, 0);
       });
     }
   }
 
   /**
    * Gives the block the region that an earlier run made of it, if its bytes are the same now. `later`: there may be one once
-   * more of its pages have run. `base`: the vCPU whose page number `page` the block is in; 0 where none is about to run it.
+   * more of its pages have run. `base`: the vCPU whose page number `page` the block is in; -1 where none is about to run it.
    */
   private takeKept(head: number, host: number, mode: number, base: number, page: number): 'taken' | 'later' | 'none' {
     if (this.nextSlot >= TABLE_SLOTS) return 'none';
@@ -393,7 +393,7 @@ export class JitCache implements RegionIndex {
       const hosts = k.region.pages.map((p) => p[1]);
       if (this.use(k, head, k.region.ranges, hosts)) return 'taken';
     }
-    if (base === 0 || (host & 4095) > 4096 - KEY_BYTES) return 'none';
+    if (base < 0 || (host & 4095) > 4096 - KEY_BYTES) return 'none';
     const alike = this.byStart.get(startKey(this.u8, host, host & 4095, mode)) ?? [];
     let later = false;
     for (let n = alike.length - 1; n >= 0; n--) {

@@ -92,6 +92,7 @@ export function jitHost(
   const units = unitsOfRows();
   return {
     u8: new Uint8Array(buffer),
+    only: L.only,
     semantics,
     decoder,
     special: leftToInterpreter,

@@ -284,6 +284,8 @@ export interface Found {
 /** What the translator needs of its surroundings. */
 export interface JitHost {
   readonly u8: Uint8Array;
+  /** State of the only vCPU that runs the code; -1 if several do. */
+  readonly only: number;
   readonly semantics: ReadonlyMap<number, Semantic>;
   readonly decoder: Decoder;
   /** Whether the instruction runs in TypeScript whatever its operation. */
@@ -593,7 +595,8 @@ export class RegionTranslator {
     const blocks = found.blocks;
     const entry = blocks[0] as Block;
     const f = m.fn([I32], I32, name);
-    const base = (f.params[0] as Local).get;
+    // As a constant it leaves the host's processor one more register.
+    const base = this.h.only < 0 ? (f.params[0] as Local).get : c32(this.h.only);
     const codeMode: CodeMode = { bits: (mode & 3) === 2 ? 64 : 32, ss32: (mode & S.MODE_SS32) !== 0, flat: true };
     const bud = f.local(I32);
     const bud0 = f.local(I32);
@@ -670,7 +673,7 @@ export class RegionTranslator {
         if (cell === 0) outOfCells = true;
       }
       f.set(xcell, c32(cell));
-      f.set(near, c32(off >> 12 === from ? 1 : 0));
+      f.set(near, c32(cell !== 0 && off >> 12 === from ? 1 : 0));
       f.br(tail);
     };
     let misses = 0;

@@ -6,12 +6,17 @@ import { STATE_SIZE, TLB_SIZE } from './state.ts';
 
 /** Addresses of one VM's areas in its linear memory; all i32. */
 export interface Layout {
-  /** First vCPU's state; the others follow at {@link Layout.vcpuStride}. */
+  /**
+   * First vCPU's state; the others follow at {@link Layout.vcpuStride}. It is at 0: translated code has addresses in it as
+   * constants, and small ones make short instructions.
+   */
   readonly vcpu0: number;
   /** Bytes from one vCPU to the next: state, then TLB banks. */
   readonly vcpuStride: number;
   /** Threads that run vCPUs. With more than one, thread n runs vCPU n. */
   readonly threads: number;
+  /** State of the only vCPU that this thread runs; -1 if several take turns. */
+  readonly only: number;
   /** Whose areas those are that each thread has for itself: hash, pageInfo, jump cache, cells, arena. */
   readonly thread: number;
   /** What threads tell each other; see smp.ts. */
@@ -87,7 +92,12 @@ export function threadLayout(L: Layout, n: number): Layout {
   if (L.thread !== 0) throw new HyveError('VM_LAYOUT', `thread ${n} asked for by the layout of thread ${L.thread}`);
   if (n === 0) return L;
   const size = up(ownAreas(0, L.pages, ARENA_BYTES_MORE).arenaEnd, 65536);
-  return { ...L, thread: n, ...ownAreas(L.arenaEnd + (n - 1) * size, L.pages, ARENA_BYTES_MORE) };
+  return {
+    ...L,
+    only: L.vcpu0 + n * L.vcpuStride,
+    thread: n,
+    ...ownAreas(L.arenaEnd + (n - 1) * size, L.pages, ARENA_BYTES_MORE),
+  };
 }
 
 /**
@@ -95,7 +105,7 @@ export function threadLayout(L: Layout, n: number): Layout {
  * @throws HyveError `VM_MEMORY` when it does not fit the 4 GiB that one 32-bit linear memory has
  */
 export function layOut(specs: readonly RegionSpec[], vcpus: number, threads = 1): Layout {
-  const vcpu0 = 0x10000;
+  const vcpu0 = 0;
   const vcpuStride = up(STATE_SIZE + TLB_SIZE, 4096);
   const pages = specs.reduce((n, r) => n + r.size / 4096, 0);
   const smp = up(vcpu0 + vcpus * vcpuStride, 65536);
@@ -107,6 +117,7 @@ export function layOut(specs: readonly RegionSpec[], vcpus: number, threads = 1)
     vcpu0,
     vcpuStride,
     threads,
+    only: vcpus === threads ? vcpu0 : -1,
     thread: 0,
     smp,
     owners,

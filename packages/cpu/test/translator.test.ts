@@ -184,6 +184,7 @@ describe('translation on another thread', () => {
     const translator = new RegionTranslator(
       {
         u8,
+        only: -1,
         semantics: allSemantics(),
         decoder: new Decoder(new Set(FEATURES)),
         special: () => false,
