@@ -33,11 +33,39 @@ function finiteNormal(e: Node): Node {
 const SOURCES = ['st', 'f32', 'f64', 'int'] as const;
 export type Source = (typeof SOURCES)[number];
 
+/** Number of the register that is ST(i). */
+export function registerOf(base: Node, i: Node): Node {
+  return i32.and(i32.add(ld.i32(base, S.FTOP), i), c32(7));
+}
+
+/** C1 is cleared by what raises no exception; exceptions that a program unmasks afterwards stay pending as they are. */
+export function clearC1(f: Fn, base: Node): void {
+  f.st32(base, i32.and(ld.i32(base, S.FSW), c32(~C1)), S.FSW);
+}
+
+/** Writes register `r`, a temporary, and marks it used. */
+export function inlinePut(f: Fn, base: Node, r: Node, sig: Node, se: Node): void {
+  const at = f.tmp(i32.add(base, i32.shl(r, c32(4))));
+  f.st64(at, sig, S.FPR);
+  f.st16(at, se, S.FPR + 8);
+  f.st32(base, i32.or(ld.i32(base, S.FTW), i32.shl(c32(1), r)), S.FTW);
+}
+
 /** Takes the register at the top of the stack off it. */
 export function inlinePop(f: Fn, base: Node): void {
   const top = f.tmp(ld.i32(base, S.FTOP));
   f.st32(base, i32.and(ld.i32(base, S.FTW), i32.rotl(c32(-2), top)), S.FTW);
   f.st32(base, i32.and(i32.add(top, c32(1)), c32(7)), S.FTOP);
+}
+
+/** Takes the number of the register at `at` apart; leaves for `slow` unless it is normal. */
+function takeApart(f: Fn, x: U, at: Node, slow: Label): void {
+  f.set(x.s, ld.i32_16u(at, S.FPR + 8));
+  f.set(x.e, i32.and(x.s.get, c32(0x7fff)));
+  f.set(x.s, i32.shr_u(x.s.get, c32(15)));
+  f.set(x.m, ld.i64(at, S.FPR));
+  f.brUnlikely(slow, i32.eqz(finiteNormal(x.e.get)));
+  f.brUnlikely(slow, i64.ge_s(x.m.get, c64(0)));
 }
 
 /** Takes a double (i64) or a single (i32) apart; leaves for `slow` unless it is normal. */
@@ -83,19 +111,8 @@ export function emitX87Fast(m: Module, fn: (name: string) => FnRef, div128: FnRe
       const fcw = f.tmp(ld.i32(base, S.FCW));
       f.brUnlikely(slow, i32.ne(i32.and(fcw, c32(0xe3f)), c32(0x23f)));
       const [a, b] = [newU(f), newU(f)];
-      for (const [x, from] of register
-        ? ([
-            [a, at],
-            [b, src],
-          ] as const)
-        : ([[a, at]] as const)) {
-        f.set(x.s, ld.i32_16u(from, S.FPR + 8));
-        f.set(x.e, i32.and(x.s.get, c32(0x7fff)));
-        f.set(x.s, i32.shr_u(x.s.get, c32(15)));
-        f.set(x.m, ld.i64(from, S.FPR));
-        f.brUnlikely(slow, i32.eqz(finiteNormal(x.e.get)));
-        f.brUnlikely(slow, i64.ge_s(x.m.get, c64(0)));
-      }
+      takeApart(f, a, at, slow);
+      if (register) takeApart(f, b, src, slow);
       if (source === 'int') {
         f.brUnlikely(slow, i64.eqz(bits));
         const sign = f.tmp(i64.shr_s(bits, c64(63)));
@@ -107,21 +124,23 @@ export function emitX87Fast(m: Module, fn: (name: string) => FnRef, div128: FnRe
       } else if (!register) expand(f, b, bits, slow);
       const { s, e, hi, lo } = compute(f, a, b, slow);
       const one = f.local(I32);
-      const up = (odd: Node): Node =>
-        i32.and(i64.lt_s(lo.get, c64(0)), i32.or(i64.ne(i64.shl(lo.get, c64(1)), c64(0)), odd));
+      /** Makes `hi` the nearest of what its bits can be. */
+      const round = (): void => {
+        const odd = i32.and(i32.wrap(hi.get), c32(1));
+        const up = i32.or(i64.ne(i64.shl(lo.get, c64(1)), c64(0)), odd);
+        f.set(one, i32.and(i64.lt_s(lo.get, c64(0)), up));
+        f.set(hi, i64.add(hi.get, i64.extend_u(one.get)));
+      };
       f.unlikely(
         i32.eqz(i32.and(fcw, c32(0x100))),
         () => {
           // 53 bits: eleven more are rounded off.
           f.set(lo, i64.or(i64.shl(hi.get, c64(53)), i64.extend_u(i64.ne(lo.get, c64(0)))));
           f.set(hi, i64.shr_u(hi.get, c64(11)));
-          f.set(one, i32.and(up(i32.wrap(hi.get)), c32(1)));
-          f.set(hi, i64.shl(i64.add(hi.get, i64.extend_u(one.get)), c64(11)));
+          round();
+          f.set(hi, i64.shl(hi.get, c64(11)));
         },
-        () => {
-          f.set(one, i32.and(up(i32.wrap(hi.get)), c32(1)));
-          f.set(hi, i64.add(hi.get, i64.extend_u(one.get)));
-        },
+        round,
       );
       f.if(i64.eqz(hi.get), () => {
         f.set(hi, TOP());
@@ -219,14 +238,11 @@ export function emitX87Fast(m: Module, fn: (name: string) => FnRef, div128: FnRe
   /** Pushes a number unless the stack is full. */
   const push = (f: Fn, sig: Node, se: Node): void => {
     const base = param(f, 0);
-    const top = f.tmp(i32.and(i32.sub(ld.i32(base, S.FTOP), c32(1)), c32(7)));
+    const top = f.tmp(registerOf(base, c32(-1)));
     f.likely(i32.eqz(i32.and(i32.shr_u(ld.i32(base, S.FTW), top), c32(1))), () => {
-      const at = f.tmp(i32.add(base, i32.shl(top, c32(4))));
-      f.st64(at, sig, S.FPR);
-      f.st16(at, se, S.FPR + 8);
       f.st32(base, top, S.FTOP);
-      f.st32(base, i32.or(ld.i32(base, S.FTW), i32.shl(c32(1), top)), S.FTW);
-      f.st32(base, i32.and(ld.i32(base, S.FSW), c32(~C1)), S.FSW);
+      inlinePut(f, base, top, sig, se);
+      clearC1(f, base);
       f.ret();
     });
   };

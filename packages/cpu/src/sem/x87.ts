@@ -26,19 +26,24 @@ import { probeWrite, setZpc } from './simd-int.ts';
 import { C1, DE, FL, IE, PE, param, SF } from './softfloat.ts';
 import { checkPending } from './vec.ts';
 import { x87ControlSemantics } from './x87-control.ts';
-import { compareNormal, emitX87Fast, floatNormal, inlinePop, integerNormal } from './x87-fast.ts';
+import {
+  clearC1,
+  compareNormal,
+  emitX87Fast,
+  floatNormal,
+  inlinePop,
+  inlinePut,
+  integerNormal,
+  registerOf,
+} from './x87-fast.ts';
 
 /** Address of ST(i) (i32 node). */
 function st(base: Node, i: Node): Node {
-  return i32.add(base, i32.shl(i32.and(i32.add(ld.i32(base, S.FTOP), i), c32(7)), c32(4)));
+  return i32.add(base, i32.shl(registerOf(base, i), c32(4)));
 }
 /** Whether ST(i) is in use: 0 or 1. */
 function used(base: Node, i: Node): Node {
-  return i32.and(i32.shr_u(ld.i32(base, S.FTW), i32.and(i32.add(ld.i32(base, S.FTOP), i), c32(7))), c32(1));
-}
-/** C1 is cleared by what raises no exception; exceptions that a program unmasks afterwards stay pending as they are. */
-function clearC1(f: Fn, base: Node): void {
-  f.st32(base, i32.and(ld.i32(base, S.FSW), c32(~C1)), S.FSW);
+  return i32.and(i32.shr_u(ld.i32(base, S.FTW), registerOf(base, i)), c32(1));
 }
 /** Control word for the functions of f80.ts. */
 function control(base: Node): Node {
@@ -74,32 +79,23 @@ function emitCore(m: Module): Record<string, FnRef> {
   const pop = m.fn([I32], 0);
   {
     const f = pop;
-    const b = param(f, 0);
-    f.st32(b, i32.and(ld.i32(b, S.FTW), i32.xor(i32.shl(c32(1), ld.i32(b, S.FTOP)), c32(-1))), S.FTW);
-    f.st32(b, i32.and(i32.add(ld.i32(b, S.FTOP), c32(1)), c32(7)), S.FTOP);
+    inlinePop(f, param(f, 0));
   }
   // (base, i, sig, se): writes ST(i) and marks it used.
   const put = m.fn([I32, I32, I64, I32], 0);
   {
     const f = put;
     const b = param(f, 0);
-    const r = f.tmp(i32.and(i32.add(ld.i32(b, S.FTOP), param(f, 1)), c32(7)));
-    const at = f.tmp(i32.add(b, i32.shl(r, c32(4))));
-    f.st64(at, param(f, 2), S.FPR);
-    f.st16(at, param(f, 3), S.FPR + 8);
-    f.st32(b, i32.or(ld.i32(b, S.FTW), i32.shl(c32(1), r)), S.FTW);
+    inlinePut(f, b, f.tmp(registerOf(b, param(f, 1))), param(f, 2), param(f, 3));
   }
   // (base, sig, se): pushes; the register must be empty or may be lost.
   const pushRaw = m.fn([I32, I64, I32], 0);
   {
     const f = pushRaw;
     const b = param(f, 0);
-    const top = f.tmp(i32.and(i32.sub(ld.i32(b, S.FTOP), c32(1)), c32(7)));
-    const at = f.tmp(i32.add(b, i32.shl(top, c32(4))));
-    f.st64(at, param(f, 1), S.FPR);
-    f.st16(at, param(f, 2), S.FPR + 8);
+    const top = f.tmp(registerOf(b, c32(-1)));
     f.st32(b, top, S.FTOP);
-    f.st32(b, i32.or(ld.i32(b, S.FTW), i32.shl(c32(1), top)), S.FTW);
+    inlinePut(f, b, top, param(f, 1), param(f, 2));
   }
   const indefinite = [c64hl(0xc0000000, 0), c32(0xffff)] as const;
   const full = (b: Node): Node => used(b, c32(-1));
@@ -168,7 +164,7 @@ function emitCore(m: Module): Record<string, FnRef> {
     f.if(i32.eqz(used(b, c32(0))), () => {
       // D9 D8+i only pops an empty register, without an exception.
       f.if(i32.eq(i32.and(param(f, 3), c32(0x7f8)), c32(0x1d8)), () => {
-        f.st32(b, i32.and(ld.i32(b, S.FSW), c32(~C1)), S.FSW);
+        clearC1(f, b);
         f.do(call(pop.ref, b));
         f.ret();
       });
@@ -177,11 +173,7 @@ function emitCore(m: Module): Record<string, FnRef> {
     });
     clearC1(f, b);
     const a = f.tmp(st(b, c32(0)));
-    const r = f.tmp(i32.and(i32.add(ld.i32(b, S.FTOP), i), c32(7)));
-    const to = f.tmp(i32.add(b, i32.shl(r, c32(4))));
-    f.st64(to, ld.i64(a, S.FPR), S.FPR);
-    f.st16(to, ld.i32_16u(a, S.FPR + 8), S.FPR + 8);
-    f.st32(b, i32.or(ld.i32(b, S.FTW), i32.shl(c32(1), r)), S.FTW);
+    inlinePut(f, b, f.tmp(registerOf(b, i)), ld.i64(a, S.FPR), ld.i32_16u(a, S.FPR + 8));
     f.if(pops, () => inlinePop(f, b));
   }
   // (base, i): FXCH
@@ -191,7 +183,7 @@ function emitCore(m: Module): Record<string, FnRef> {
     const [b, i] = [param(f, 0), param(f, 1)] as const;
     f.if(
       i32.and(used(b, c32(0)), used(b, i)),
-      () => f.st32(b, i32.and(ld.i32(b, S.FSW), c32(~C1)), S.FSW),
+      () => clearC1(f, b),
       () => {
         f.if(call(signal.ref, b, c32(IE | SF)), () => f.ret());
         for (const k of [c32(0), i]) f.if(i32.eqz(used(b, k)), () => f.do(call(put.ref, b, k, ...indefinite)));
@@ -476,51 +468,68 @@ function emitOps(m: Module, core: Record<string, FnRef>, f80: F80Fns): Record<st
     out[name] = f.ref;
   }
 
-  // Values to store, from ST(0); flags in FL. An empty register gives the indefinite value with IE and SF.
-  const value = (
-    name: string,
-    ty: typeof I32 | typeof I64,
-    extra: number,
-    indefinite: (f: Fn, b: Node) => Node,
-    target: FnRef,
-  ): void => {
-    const f = m.fn(extra === 0 ? [I32] : [I32, I32, I32], ty);
+  // Values to store, from ST(0) at `a`; flags in FL. An empty register gives the indefinite value with IE and SF.
+  const value = (name: string, f: Fn, indefinite: (b: Node) => Node, ofNumber: (b: Node, a: Node) => Node): void => {
     const b = param(f, 0);
     f.st32(b, c32(0), FL);
     f.if(i32.eqz(used(b, c32(0))), () => {
       f.st32(b, c32(IE | SF), FL);
-      f.ret(indefinite(f, b));
+      f.ret(indefinite(b));
     });
-    const a = f.tmp(i32.add(st(b, c32(0)), c32(S.FPR)));
-    // Integers: (base, bits, rounding bits to set in the control word).
-    if (name === 'get32' || name === 'get64') floatNormal(f, a, name === 'get32' ? 4 : 8, FL);
-    if (extra === 0) f.emit(call(target, b, control(b), a));
-    else {
-      const ctl = f.tmp(i32.or(control(b), param(f, 2)));
-      integerNormal(f, a, ctl, FL);
-      f.emit(call(target, b, ctl, a, param(f, 1)));
-    }
+    f.emit(ofNumber(b, f.tmp(i32.add(st(b, c32(0)), c32(S.FPR)))));
     out[name] = f.ref;
   };
-  value('get32', I32, 0, () => c32(0xffc00000), fn('store32'));
-  value('get64', I64, 0, () => c64hl(0xfff80000, 0), fn('store64'));
-  value(
-    'getInt',
-    I64,
-    2,
-    (f) => i64.sub(c64(0), i64.shl(c64(1), i64.extend_u(i32.sub(param(f, 1), c32(1))))),
-    fn('toInt80'),
-  );
-  value(
-    'getBcd',
-    I64,
-    0,
-    (f, b) => {
-      f.st32(b, c32(0xffff), R);
-      return c64hl(0xc0000000, 0);
-    },
-    fn('toBcd'),
-  );
+  {
+    const f = m.fn([I32], I32);
+    value(
+      'get32',
+      f,
+      () => c32(0xffc00000),
+      (b, a) => {
+        floatNormal(f, a, 4, FL);
+        return call(fn('store32'), b, control(b), a);
+      },
+    );
+  }
+  {
+    const f = m.fn([I32], I64);
+    value(
+      'get64',
+      f,
+      () => c64hl(0xfff80000, 0),
+      (b, a) => {
+        floatNormal(f, a, 8, FL);
+        return call(fn('store64'), b, control(b), a);
+      },
+    );
+  }
+  {
+    // (base, bits, rounding bits to set in the control word)
+    const f = m.fn([I32, I32, I32], I64);
+    const bits = param(f, 1);
+    value(
+      'getInt',
+      f,
+      () => i64.sub(c64(0), i64.shl(c64(1), i64.extend_u(i32.sub(bits, c32(1))))),
+      (b, a) => {
+        const ctl = f.tmp(i32.or(control(b), param(f, 2)));
+        integerNormal(f, a, ctl, FL);
+        return call(fn('toInt80'), b, ctl, a, bits);
+      },
+    );
+  }
+  {
+    const f = m.fn([I32], I64);
+    value(
+      'getBcd',
+      f,
+      (b) => {
+        f.st32(b, c32(0xffff), R);
+        return c64hl(0xc0000000, 0);
+      },
+      (b, a) => call(fn('toBcd'), b, control(b), a),
+    );
+  }
   {
     // m80: the register as it is; its upper 16 bits go to R + 8.
     const f = m.fn([I32], I64);
@@ -835,14 +844,13 @@ export function x87Semantics(): Map<number, Semantic> {
     });
   def(OP.FCHS, simple('signBit', 0xffff, 0x8000));
   def(OP.FABS, simple('signBit', 0x7fff, 0));
-  const clearC1 = (c: SemCtx): void => c.f.st32(c.base, i32.and(ld.i32(c.base, S.FSW), c32(~C1)), S.FSW);
   const turn =
     (n: number): Semantic =>
     (c) => {
       checkPending(c);
       pointers(c);
       c.f.st32(c.base, i32.and(i32.add(ld.i32(c.base, S.FTOP), c32(n)), c32(7)), S.FTOP);
-      clearC1(c);
+      clearC1(c.f, c.base);
     };
   def(OP.FINCSTP, turn(1));
   def(OP.FDECSTP, turn(-1));
@@ -851,10 +859,10 @@ export function x87Semantics(): Map<number, Semantic> {
     (c) => {
       checkPending(c);
       pointers(c);
-      const r = i32.and(i32.add(ld.i32(c.base, S.FTOP), c.regNum(0)), c32(7));
+      const r = registerOf(c.base, c.regNum(0));
       c.f.st32(c.base, i32.and(ld.i32(c.base, S.FTW), i32.xor(i32.shl(c32(1), r), c32(-1))), S.FTW);
       if (pop) doX(c, 'pop');
-      clearC1(c);
+      clearC1(c.f, c.base);
     };
   def(OP.FFREE, free(false));
   def(OP.FFREEP, free(true));
