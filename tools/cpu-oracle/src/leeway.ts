@@ -53,7 +53,7 @@ export interface Ends {
   /** Vectors: 3 is the INT3 at the program's end. */
   readonly native: number;
   readonly soft: number;
-  /** Whether an unmasked x87 exception is pending on the processor. */
+  /** Whether an unmasked x87 exception is pending on the processor, or may have been until something took it away. */
   readonly pending: boolean;
   /** Whether the processor ended in 32-bit code. */
   readonly narrow: boolean;
